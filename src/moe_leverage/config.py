@@ -1,0 +1,431 @@
+"""What a model is and what a training run is, in the paper's own axes (Section 2.1, Appendix A).
+
+Everything here is frozen data: a config is built, checked at once, and never changed. Fields are
+sizes; the paper's axes are properties derived from them.
+
+    E    num_experts             routed experts of a layer
+    E_a  num_active_experts      routed experts that serve one token
+    E_s  num_shared_experts      experts that serve every token
+    A    activation_ratio        (E_a + E_s) / (E + E_s)
+    S    shared_ratio            E_s / (E_a + E_s)
+    G    granularity             2 d_model / d_expert
+    B    batch_tokens            tokens of one optimiser step
+    D    num_tokens              tokens of the whole run
+    eta  learning_rate           peak learning rate
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Self
+
+AXIS_TOLERANCE = 0.05  # largest relative rounding error that `ModelConfig.from_axes` accepts
+
+
+def require(holds: bool, name: str, value: object, rule: str) -> None:
+    """Raise a ValueError that names the field, its value and the rule it breaks.
+
+    >>> require(3 > 4, "num_steps", 3, "must exceed 4")
+    Traceback (most recent call last):
+    ValueError: num_steps = 3: must exceed 4
+    """
+    if not holds:
+        raise ValueError(f"{name} = {value!r}: {rule}")
+
+
+class Record:
+    """Strict conversion of a frozen dataclass to and from plain JSON values."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name, nested configs as dictionaries."""
+        return {
+            f.name: value.to_dict() if isinstance(value := getattr(self, f.name), Record) else value
+            for f in fields(typing.cast(Any, self))
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config with these field values; unknown, missing and mistyped fields are errors."""
+        known = {f.name: f for f in fields(typing.cast(Any, cls))}
+        for name in values:
+            require(
+                name in known,
+                f"{cls.__name__}.{name}",
+                values[name],
+                "is not a field of this config",
+            )
+        hints = typing.get_type_hints(cls)
+        converted = {n: _convert(f"{cls.__name__}.{n}", v, hints[n]) for n, v in values.items()}
+        for name, f in known.items():
+            required = f.default is MISSING and f.default_factory is MISSING
+            require(not required or name in values, f"{cls.__name__}.{name}", None, "is required")
+        return cls(**converted)
+
+    def departures(self) -> dict[str, Any]:
+        """The fields that differ from their defaults: the identity of a config.
+
+        Fields at their default are left out, so that a new option, off by default, changes no
+        existing identity.
+        """
+        found: dict[str, Any] = {}
+        for f in fields(typing.cast(Any, self)):
+            value = getattr(self, f.name)
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            if value != default:
+                found[f.name] = value.departures() if isinstance(value, Record) else value
+        return found
+
+    def identity(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the canonical JSON of `departures`."""
+        text = json.dumps(self.departures(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotated type `hint`, without silent coercion."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        require(value in options, name, value, f"must be one of {', '.join(map(str, options))}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        (hint,) = [option for option in options if option is not type(None)]
+        return _convert(name, value, hint)
+    if is_dataclass(hint):
+        require(isinstance(value, Mapping), name, value, "must be an object with named fields")
+        return typing.cast(type[Record], hint).from_dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    is_right = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    require(is_right, name, value, f"must be of type {hint.__name__}")
+    return value
+
+
+def _require_counts(config: object, minimum: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(whole and value >= minimum, name, value, f"must be a whole number >= {minimum}")
+
+
+def _require_numbers(config: object, low: float, high: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        rule = f"must be a number from {low:g} to {high:g}"
+        require(isinstance(value, int | float) and low <= value <= high, name, value, rule)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingConfig(Record):
+    """How the router scores, selects and weighs experts, and what keeps their load even.
+
+    The defaults are the paper's recipe (Appendix B): softmax over all experts, top-k, auxiliary
+    gates as printed (not renormalised), auxiliary
+    balance loss 0.01 and z-loss 0.001. `LING2_ROUTING` is the later recipe of Ling 2.0.
+    """
+
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalise: bool = False  # chosen gates divided by their sum; never applied when E_a = 1
+    scaling: float = 1.0  # factor on the chosen gates
+    num_groups: int = 1  # experts are dealt to this many groups ...
+    num_groups_kept: int = 1  # ... and selection is limited to this many of them, per token
+    balance_coefficient: float = 0.01  # x mean over MoE layers of the balance loss, 1 when uniform
+    z_coefficient: float = 0.001  # x mean over MoE layers of mean squared logsumexp of the logits
+    bias_update_rate: float = 0.0  # u of the selection bias, centred sign steps; 0 turns it off
+
+    def __post_init__(self) -> None:
+        options = ("softmax", "sigmoid")
+        require(self.score in options, "score", self.score, f"must be one of {', '.join(options)}")
+        _require_counts(self, 1, "num_groups", "num_groups_kept")
+        rule = f"cannot exceed num_groups = {self.num_groups}"
+        require(
+            self.num_groups_kept <= self.num_groups, "num_groups_kept", self.num_groups_kept, rule
+        )
+        _require_numbers(self, 0.0, 1e3, "balance_coefficient", "z_coefficient", "bias_update_rate")
+        require(self.scaling > 0, "scaling", self.scaling, "must be positive")
+
+
+PAPER_ROUTING = RoutingConfig()
+LING2_ROUTING = RoutingConfig(  # arXiv 2510.22115, Section 2; groups as in its released scripts
+    score="sigmoid",
+    renormalise=True,
+    scaling=2.5,
+    num_groups=8,
+    num_groups_kept=4,
+    balance_coefficient=0.0,
+    z_coefficient=0.0,
+    bias_update_rate=1e-3,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentAttentionConfig(Record):
+    """Widths of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, Section 2.1)."""
+
+    kv_rank: int  # width of the compressed key-value latent
+    d_head_nope: int  # query-key width per head without position
+    d_head_rope: int  # query-key width per head with rotary position, shared by all heads in keys
+    d_head_value: int
+    q_rank: int = 0  # width of the compressed query latent; 0: queries are not compressed
+
+    def __post_init__(self) -> None:
+        _require_counts(self, 1, "kv_rank", "d_head_nope", "d_head_rope", "d_head_value")
+        _require_counts(self, 0, "q_rank")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(Record):
+    """The shape of one decoder-only transformer, dense (E = 0) or mixture-of-experts.
+
+    `d_head` and `d_shared` may be left out; they are then resolved to d_model / num_heads and to
+    E_s d_expert, and read back resolved.
+
+    >>> baseline = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
+    ...     num_kv_heads=2, num_experts=64, num_active_experts=2, num_shared_experts=1, d_expert=64)
+    >>> round(baseline.activation_ratio, 4), round(baseline.shared_ratio, 3), baseline.granularity
+    (0.0462, 0.333, 2.0)
+    """
+
+    vocab_size: int
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    d_head: int = 0  # 0: d_model / num_heads
+    d_ffn: int = 0  # SwiGLU width of the dense layers
+    num_experts: int = 0
+    num_active_experts: int = 0
+    num_shared_experts: int = 0
+    d_expert: int = 0
+    d_shared: int = 0  # SwiGLU width of all shared experts together; 0: E_s d_expert
+    num_dense_layers: int = 0  # first layers of an MoE model that keep a dense FFN
+    num_mtp_layers: int = 0  # multi-token-prediction layers after the last one
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    latent_attention: LatentAttentionConfig | None = None
+    qk_norm: Literal["none", "head", "width"] = "none"  # RMSNorm of each head, or of all heads
+    rope_fraction: float = 1.0  # leading share of each head that is rotated
+    rope_theta: float = 10_000.0
+    attention_bias: bool = False  # on the query, key and value projections
+    attention_output_bias: bool = False
+    attention_sinks: bool = False  # one learned logit a head (gpt-oss)
+    ffn_bias: bool = False  # on every FFN and expert matrix
+    router_bias: bool = False  # a learned bias of the router's linear map, not the balancing bias
+    tie_embeddings: bool = False
+    norm_eps: float = 1e-6
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require_counts(self, 1, "vocab_size", "num_layers", "d_model", "num_heads", "num_kv_heads")
+        _require_counts(
+            self, 0, "d_head", "d_ffn", "num_experts", "num_active_experts", "num_shared_experts",
+            "d_expert", "d_shared", "num_dense_layers", "num_mtp_layers",
+        )  # fmt: skip
+        self._check_attention()
+        if self.is_moe:
+            self._check_experts()
+        else:
+            self._check_dense()
+        _require_numbers(self, 0.0, 1.0, "rope_fraction", "init_std")
+        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "must be positive")
+        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must exceed 1")
+
+    def _check_attention(self) -> None:
+        divides = self.num_heads % self.num_kv_heads == 0
+        rule = f"must divide num_heads = {self.num_heads}"
+        require(divides, "num_kv_heads", self.num_kv_heads, rule)
+        if self.d_head == 0:
+            rule = f"must be a multiple of num_heads = {self.num_heads}, or d_head be given"
+            require(self.d_model % self.num_heads == 0, "d_model", self.d_model, rule)
+            object.__setattr__(self, "d_head", self.d_model // self.num_heads)
+        options = ("none", "head", "width")
+        rule = f"must be one of {', '.join(options)}"
+        require(self.qk_norm in options, "qk_norm", self.qk_norm, rule)
+
+    def _check_experts(self) -> None:
+        _require_counts(self, 1, "num_active_experts", "d_expert")
+        top_k, experts = self.num_active_experts, self.num_experts
+        require(top_k <= experts, "num_active_experts", top_k, f"exceeds num_experts = {experts}")
+        groups, kept = self.routing.num_groups, self.routing.num_groups_kept
+        rule = f"must be a multiple of routing.num_groups = {groups}"
+        require(experts % groups == 0, "num_experts", experts, rule)
+        reachable = experts // groups * kept
+        rule = f"exceeds the {reachable} experts of the {kept} groups kept"
+        require(top_k <= reachable, "num_active_experts", top_k, rule)
+        rule = f"leaves no MoE layer among num_layers = {self.num_layers}"
+        require(
+            self.num_dense_layers < self.num_layers, "num_dense_layers", self.num_dense_layers, rule
+        )
+        rule = "must be positive: the model has dense layers"
+        require(self.num_dense_layers == 0 or self.d_ffn > 0, "d_ffn", self.d_ffn, rule)
+        if self.d_shared == 0:
+            object.__setattr__(self, "d_shared", self.num_shared_experts * self.d_expert)
+        has_shared = self.num_shared_experts > 0
+        rule = f"contradicts num_shared_experts = {self.num_shared_experts}"
+        require(has_shared == (self.d_shared > 0), "d_shared", self.d_shared, rule)
+
+    def _check_dense(self) -> None:
+        for name in ("num_active_experts", "num_shared_experts", "d_expert", "d_shared"):
+            value = getattr(self, name)
+            require(value == 0, name, value, "must be 0 in a dense model (num_experts = 0)")
+        require(self.d_ffn > 0, "d_ffn", self.d_ffn, "must be positive in a dense model")
+        if self.num_dense_layers == 0:
+            object.__setattr__(self, "num_dense_layers", self.num_layers)
+        rule = f"must equal num_layers = {self.num_layers} in a dense model"
+        require(
+            self.num_dense_layers == self.num_layers,
+            "num_dense_layers",
+            self.num_dense_layers,
+            rule,
+        )
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether any layer routes tokens to experts."""
+        return self.num_experts > 0
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Layers whose FFN is a mixture of experts, multi-token-prediction layers left out."""
+        return self.num_layers - self.num_dense_layers
+
+    @property
+    def activation_ratio(self) -> float:
+        """A = (E_a + E_s) / (E + E_s) (Section 2.1); 1 for a dense model."""
+        if not self.is_moe:
+            return 1.0
+        active = self.num_active_experts + self.num_shared_experts
+        return active / (self.num_experts + self.num_shared_experts)
+
+    @property
+    def shared_ratio(self) -> float:
+        """S = E_s / (E_a + E_s) (Section 2.1); 0 for a dense model."""
+        if not self.is_moe:
+            return 0.0
+        return self.num_shared_experts / (self.num_active_experts + self.num_shared_experts)
+
+    @property
+    def granularity(self) -> float:
+        """G = 2 d_model / d_expert (Section 2.1); for a dense model d_ffn takes d_expert's place."""
+        return 2 * self.d_model / (self.d_expert if self.is_moe else self.d_ffn)
+
+    @property
+    def d_active_ffn(self) -> int:
+        """SwiGLU width that one token passes in an MoE layer; d_ffn for a dense model."""
+        if not self.is_moe:
+            return self.d_ffn
+        return self.num_active_experts * self.d_expert + self.d_shared
+
+    @classmethod
+    def from_axes(
+        cls,
+        *,
+        activation_ratio: float,
+        granularity: float,
+        shared_ratio: float = 1 / 3,
+        d_model: int,
+        active_ffn_ratio: float = 3.0,
+        **sizes: Any,
+    ) -> Self:
+        """The MoE model at (A, G, S) whose active FFN width is `active_ffn_ratio` d_model.
+
+        d_expert = 2 d_model / G; E_a + E_s = active_ffn_ratio G / 2; E_s = S (E_a + E_s);
+        E + E_s = (E_a + E_s) / A, each rounded to a whole number. The defaults keep the paper's
+        baseline (2 + 1 active experts of width d_model) at every G, as Table 8 does. An axis that
+        rounding moves by more than 5 % is an error.
+
+        >>> shape = ModelConfig.from_axes(activation_ratio=3 / 65, granularity=8, d_model=64,
+        ...     vocab_size=1024, num_layers=4, num_heads=4, num_kv_heads=2)
+        >>> shape.num_experts, shape.num_active_experts, shape.num_shared_experts, shape.d_expert
+        (256, 8, 4, 16)
+        """
+        rule = "must be above 0 and at most 1"
+        require(0 < activation_ratio <= 1, "activation_ratio", activation_ratio, rule)
+        require(granularity > 0, "granularity", granularity, "must be positive")
+        require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, "must be from 0 to below 1")
+        active = round(active_ffn_ratio * granularity / 2)
+        shared = round(shared_ratio * active)
+        shape = cls(
+            d_model=d_model,
+            d_expert=round(2 * d_model / granularity),
+            num_active_experts=active - shared,
+            num_shared_experts=shared,
+            num_experts=round(active / activation_ratio) - shared,
+            **sizes,
+        )
+        wanted = {"activation_ratio": activation_ratio, "granularity": granularity}
+        for name, value in (wanted | {"shared_ratio": shared_ratio}).items():
+            got = getattr(shape, name)
+            rule = f"whole experts give {got:.4g}, more than {AXIS_TOLERANCE:.0%} away"
+            require(abs(got - value) <= AXIS_TOLERANCE * value, name, value, rule)
+        return shape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig(Record):
+    """One training run, complete: the model, the data it sees and how it is optimised.
+
+    The defaults are the paper's recipe (Appendix B); decay_fraction is our choice, since the paper
+    does not print where its decay begins. What does not change the result beyond floating-point
+    order (device, threads, dispatch) is not part of a run.
+    """
+
+    model: ModelConfig
+    corpus: str  # tier of the corpus, "smoke" or "full"
+    sequence_length: int
+    batch_sequences: int
+    num_steps: int
+    learning_rate: float
+    seed: int = 0
+    warmup_fraction: float = 0.01
+    min_warmup_steps: int = 10
+    decay: Literal["exponential", "linear", "cosine", "sqrt", "none"] = "exponential"
+    decay_fraction: float = 0.2  # last share of the steps, over which the rate decays
+    final_rate_fraction: float = 0.1  # learning rate of the last step over the peak
+    merge_checkpoints: int = 0  # equally weighted checkpoints merged at the end (WSM); 0: none
+    merge_interval: int = 1  # steps between two merged checkpoints
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    gradient_clip: float = 1.0
+    mtp_coefficient: float = 0.1  # x mean cross-entropy of the multi-token-prediction layers
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        _require_counts(
+            self, 1, "sequence_length", "batch_sequences", "num_steps", "merge_interval"
+        )
+        _require_counts(self, 0, "seed", "min_warmup_steps", "merge_checkpoints")
+        _require_numbers(
+            self, 0.0, 1.0, "warmup_fraction", "decay_fraction", "final_rate_fraction",
+            "weight_decay", "adam_beta1", "adam_beta2",
+        )  # fmt: skip
+        require(
+            0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "must be in (0, 10)"
+        )
+        require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "must be positive")
+        merged_steps = self.merge_checkpoints * self.merge_interval
+        rule = f"with merge_interval = {self.merge_interval} needs more steps than num_steps"
+        require(merged_steps <= self.num_steps, "merge_checkpoints", self.merge_checkpoints, rule)
+
+    @property
+    def batch_tokens(self) -> int:
+        """B in tokens: batch_sequences x sequence_length."""
+        return self.batch_sequences * self.sequence_length
+
+    @property
+    def num_tokens(self) -> int:
+        """D: tokens seen in the whole run."""
+        return self.num_steps * self.batch_tokens
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run from another seed of weights and batches."""
+        return replace(self, seed=seed)
