@@ -313,7 +313,7 @@ class ModelConfig(Record):
 
     @property
     def granularity(self) -> float:
-        """G = 2 d_model / d_expert (Section 2.1); for a dense model d_ffn takes d_expert's place."""
+        """G = 2 d_model / d_expert (Section 2.1); d_ffn for d_expert if dense."""
         return 2 * self.d_model / (self.d_expert if self.is_moe else self.d_ffn)
 
     @property

@@ -1,0 +1,39 @@
+"""The verbs of `moe-leverage`, one module a group; a user's mistake ends in one line and exit 2.
+
+Verb modules import the package inside their functions, so that the command answers at once and
+torch is loaded only by the verbs that train.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+app = typer.Typer(
+    name="moe-leverage",
+    help="Count, predict, design, train and fit mixture-of-experts language models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; ValueError and OSError are the user's, anything else is ours."""
+    try:
+        code = app(standalone_mode=False)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except click.ClickException as error:
+        fail(error.format_message())
+    except click.exceptions.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def fail(message: str) -> None:
+    """Print one line to the error stream and exit with 2."""
+    print(f"moe-leverage: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
