@@ -1,0 +1,128 @@
+"""A config refuses what cannot be built, and its identity and JSON do not drift."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_leverage.config import (
+    LING2_ROUTING,
+    LatentAttentionConfig,
+    ModelConfig,
+    RoutingConfig,
+    RunConfig,
+)
+
+SIZES = {"vocab_size": 1024, "num_layers": 4, "d_model": 64, "num_heads": 4, "num_kv_heads": 2}
+EXPERTS = {"num_experts": 64, "num_active_experts": 2, "num_shared_experts": 1, "d_expert": 64}
+RUN = {"corpus": "smoke", "sequence_length": 256, "batch_sequences": 8, "num_steps": 100}
+
+
+def dense() -> ModelConfig:
+    return ModelConfig(**SIZES, d_ffn=192)
+
+
+def moe(**changes: object) -> ModelConfig:
+    return ModelConfig(**(SIZES | EXPERTS | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "value"),
+    [
+        ({"num_heads": 5, "num_kv_heads": 1}, "d_model", 64),
+        ({"num_kv_heads": 3}, "num_kv_heads", 3),
+        ({"num_active_experts": 65}, "num_active_experts", 65),
+        ({"num_active_experts": 0}, "num_active_experts", 0),
+        ({"d_shared": 64, "num_shared_experts": 0}, "d_shared", 64),
+        ({"num_dense_layers": 4, "d_ffn": 64}, "num_dense_layers", 4),
+        ({"num_dense_layers": 1}, "d_ffn", 0),
+        ({"num_experts": 0}, "num_active_experts", 2),
+        ({"vocab_size": 0}, "vocab_size", 0),
+        ({"d_model": 64.0}, "d_model", 64.0),
+        ({"rope_fraction": float("nan")}, "rope_fraction", float("nan")),
+        ({"num_experts": 60, "routing": LING2_ROUTING}, "num_experts", 60),
+        (
+            {"num_active_experts": 33, "routing": LING2_ROUTING},
+            "num_active_experts",
+            33,
+        ),
+    ],
+)
+def test_impossible_models_name_field_and_value(changes, field, value):
+    with pytest.raises(ValueError, match=rf"^{field} = {value!r}: ".replace(".", r"\.")):
+        moe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"merge_checkpoints": 11, "merge_interval": 10}, "merge_checkpoints"),
+    ],
+)
+def test_impossible_runs_name_the_field(changes, field):
+    with pytest.raises(ValueError, match=f"^{field} = "):
+        RunConfig(**({"model": moe(), "learning_rate": 1e-3} | RUN | changes))
+
+
+def test_json_round_trip_is_exact_and_strict():
+    latent = LatentAttentionConfig(kv_rank=16, d_head_nope=16, d_head_rope=8, d_head_value=16)
+    run = RunConfig(
+        model=moe(routing=LING2_ROUTING, latent_attention=latent), learning_rate=1e-3, **RUN
+    )
+    values = json.loads(json.dumps(run.to_dict()))
+    assert RunConfig.from_dict(values) == run
+    with pytest.raises(ValueError, match=r"RunConfig\.speed = 3: is not a field"):
+        RunConfig.from_dict(values | {"speed": 3})
+    with pytest.raises(ValueError, match=r"ModelConfig\.d_model = '64': must be of type int"):
+        RunConfig.from_dict(values | {"model": values["model"] | {"d_model": "64"}})
+    with pytest.raises(ValueError, match=r"RoutingConfig\.score = 'max': must be one of"):
+        RoutingConfig.from_dict({"score": "max"})
+    del values["corpus"]
+    with pytest.raises(ValueError, match=r"RunConfig\.corpus = None: is required"):
+        RunConfig.from_dict(values)
+
+
+def test_identities_are_stable_and_tell_runs_apart():
+    run = RunConfig(model=dense(), learning_rate=1e-3, **RUN)
+    assert run.identity() == "e6240f5da7cc"  # a new value here orphans every run of the ledger
+    assert run.with_seed(1).identity() != run.identity()
+    assert replace(run, model=moe()).identity() != run.identity()
+    assert replace(run, weight_decay=0.1).identity() == run.identity()
+
+
+@pytest.mark.parametrize("granularity", [2, 4, 6, 8, 12, 16])
+def test_axes_give_the_rows_of_table_8(granularity):
+    shape = ModelConfig.from_axes(
+        activation_ratio=3 / 65, granularity=granularity, **(SIZES | {"d_model": 384})
+    )
+    half = granularity // 2
+    assert (shape.num_experts, shape.num_active_experts) == (64 * half, 2 * half)
+    assert (shape.num_shared_experts, shape.d_expert) == (half, 768 // granularity)
+
+
+@given(st.integers(1, 12), st.integers(0, 4), st.integers(1, 256), st.sampled_from([8, 16, 32, 64]))
+def test_axes_and_counts_are_inverse(active, shared, experts, d_expert):
+    shape = moe(
+        num_experts=max(experts, active),
+        num_active_experts=active,
+        num_shared_experts=shared,
+        d_expert=d_expert,
+    )
+    again = ModelConfig.from_axes(
+        activation_ratio=shape.activation_ratio,
+        granularity=shape.granularity,
+        shared_ratio=shape.shared_ratio,
+        active_ffn_ratio=(active + shared) * d_expert / 64,
+        **SIZES,
+    )
+    assert again == shape
+
+
+def test_axes_that_whole_experts_cannot_meet_are_refused():
+    with pytest.raises(ValueError, match=r"^activation_ratio = 0\.9: whole experts give"):
+        ModelConfig.from_axes(activation_ratio=0.9, granularity=2, **SIZES)
