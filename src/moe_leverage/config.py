@@ -412,6 +412,9 @@ class RunConfig(Record):
             0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "must be in (0, 10)"
         )
         require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "must be positive")
+        rule = "must be positive: a step at rate 0 would be wasted"
+        rate = self.final_rate_fraction
+        require(self.decay == "none" or rate > 0, "final_rate_fraction", rate, rule)
         merged_steps = self.merge_checkpoints * self.merge_interval
         rule = f"with merge_interval = {self.merge_interval} needs more steps than num_steps"
         require(merged_steps <= self.num_steps, "merge_checkpoints", self.merge_checkpoints, rule)
