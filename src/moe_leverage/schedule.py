@@ -14,7 +14,7 @@ arXiv 2507.17634).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from moe_leverage.config import RunConfig, require
 
 # Decay from 1 to the floor f, of the share r of the decay that is done.
-DECAYS = {
+DECAYS: Mapping[str, Callable[[float, float], float]] = {
     "exponential": lambda r, f: f**r,
     "linear": lambda r, f: 1 - (1 - f) * r,
     "cosine": lambda r, f: f + (1 - f) * (1 + math.cos(math.pi * r)) / 2,
@@ -71,7 +71,7 @@ def learning_rate_multiplier(step: int, run: RunConfig) -> float:
     done = step + 1 - warmup - stable
     if done <= 0:
         return 1.0
-    return float(DECAYS[run.decay](done / decay, run.final_rate_fraction))
+    return DECAYS[run.decay](done / decay, run.final_rate_fraction)
 
 
 def merged_steps(run: RunConfig) -> list[int]:
