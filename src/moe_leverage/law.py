@@ -1,0 +1,150 @@
+"""What every law shares: its source, the range it was fitted in, and its coefficients as `theta`.
+
+A law is a frozen dataclass whose numeric fields are its coefficients (`laws` for the paper's forms,
+`rivals` for the others); this base calls it, checks inputs and warns outside the fitted range.
+
+    theta   coefficients as a fit sees them, shape (..., P): those named in `positive` as natural
+            logarithms, the others as they are
+    n       rows of inputs
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from moe_leverage.config import require
+
+Array = NDArray[np.float64]
+Inputs = Mapping[str, Array]
+
+UNITS = {"compute": " FLOPs", "num_params": " parameters", "num_tokens": " tokens"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a law's coefficients come from and where they may be trusted."""
+
+    equation: str = ""
+    locator: str = ""
+    output: str = ""
+    unit: str = ""
+    convention: str = ""  # how compute was counted: "paper", "exact" or "six_n"
+    note: str = ""
+    logarithm_bases: Mapping[str, float] = field(default_factory=dict)
+    domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+UNSOURCED = Source()
+
+
+class Law:
+    """What all laws share: calling, the range they were fitted in, and coefficients as `theta`."""
+
+    __slots__ = ()
+    coefficient_names: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]]
+    positive: ClassVar[frozenset[str]] = frozenset()
+    source: Source
+
+    @classmethod
+    def log_value(cls, theta: Array, inputs: Inputs) -> Array:
+        """Natural logarithm of the law: theta (..., P) and inputs (n,) give (..., n)."""
+        raise NotImplementedError
+
+    @classmethod
+    def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
+        """Derivatives of `log_value` by theta, shape (..., n, P)."""
+        raise NotImplementedError
+
+    @classmethod
+    def to_theta(cls, coefficients: ArrayLike) -> Array:
+        """Coefficients (..., P) with the logarithm taken of the positive ones."""
+        return _transform(cls, coefficients, np.log)
+
+    @classmethod
+    def from_theta(cls, theta: ArrayLike) -> Array:
+        """The inverse of `to_theta`."""
+        with np.errstate(over="ignore"):
+            return _transform(cls, theta, np.exp)
+
+    @classmethod
+    def from_coefficients(cls, values: ArrayLike, source: Source | None = None) -> Self:
+        """The law with these coefficients, in the order of `coefficient_names`."""
+        named = zip(cls.coefficient_names, np.asarray(values, dtype=float), strict=True)
+        return cls(**{name: float(v) for name, v in named}, source=source or UNSOURCED)  # type: ignore[call-arg]
+
+    @property
+    def coefficients(self) -> Array:
+        """The coefficients in the order of `coefficient_names`."""
+        return np.array([getattr(self, name) for name in self.coefficient_names])
+
+    @property
+    def domain(self) -> Mapping[str, tuple[float, float]]:
+        """Smallest and largest value of each quantity among the runs behind the law."""
+        return self.source.domain
+
+    def evaluate(self, **inputs: ArrayLike) -> Any:
+        """The law at inputs that broadcast together; a float when all of them are scalars."""
+        arrays = self._checked(inputs)
+        flat = {name: values.ravel() for name, values in arrays.items()}
+        shape = next(iter(arrays.values())).shape
+        return plain(np.exp(self.log_value(self.to_theta(self.coefficients), flat)).reshape(shape))
+
+    def outside(self, **inputs: ArrayLike) -> list[str]:
+        """One warning for each quantity that leaves the fitted range, the output included."""
+        arrays: dict[str, Array] = dict(self._checked(inputs))
+        if "efficiency_leverage" in self.domain:
+            arrays["efficiency_leverage"] = np.asarray(self.evaluate(**inputs))
+        warnings = []
+        for name, (low, high) in self.domain.items():
+            values = arrays.get(name, np.empty(0))
+            warnings += [_warning(name, values.min(), low, high)] if np.any(values < low) else []
+            warnings += [_warning(name, values.max(), low, high)] if np.any(values > high) else []
+        return warnings
+
+    def _checked(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        for name in set(self.inputs).symmetric_difference(inputs):
+            require(False, name, inputs.get(name), f"the law takes {', '.join(self.inputs)}")
+        arrays = [np.asarray(inputs[name], dtype=float) for name in self.inputs]
+        for name, values in zip(self.inputs, arrays, strict=True):
+            bad = ~((values > 0) & (values < np.inf))
+            if bad.any():
+                require(False, name, float(values[bad].flat[0]), "must be positive and finite")
+            if name == "activation_ratio" and (values > 1).any():
+                require(False, name, float(values.max()), "must not exceed 1")
+        return dict(zip(self.inputs, np.broadcast_arrays(*arrays), strict=True))
+
+
+def columns(theta: Array, *columns: ArrayLike) -> Array:
+    """Derivatives stacked along a last axis, broadcast to the shape (..., n, P) of theta."""
+    size = max(np.shape(column)[-1] for column in columns if np.ndim(column))
+    gradient = np.empty((*theta.shape[:-1], size, len(columns)))
+    for i, column in enumerate(columns):
+        gradient[..., i] = column
+    return gradient
+
+
+def plain(values: ArrayLike) -> Any:
+    """A Python float for a scalar, the array otherwise."""
+    return float(values) if np.ndim(values) == 0 else values  # type: ignore[arg-type]
+
+
+def _transform(law: Any, values: ArrayLike, function: np.ufunc) -> Array:
+    values = np.array(values, dtype=float)
+    columns = [i for i, name in enumerate(law.coefficient_names) if name in law.positive]
+    values[..., columns] = function(values[..., columns])
+    return values
+
+
+def _warning(name: str, value: float, low: float, high: float) -> str:
+    factor = max(low / value if value else math.inf, value / high)
+    return (
+        f"{name} = {value:.4g}{UNITS.get(name, '')} is {factor:.3g} times beyond the range "
+        f"{low:.4g} to {high:.4g} of the runs behind this law: an extrapolation"
+    )
