@@ -86,3 +86,25 @@ def test_a_table_is_a_copy() -> None:
 def test_unknown_table_is_named(number: object) -> None:
     with pytest.raises(ValueError, match=f"table = {number!r}: must be from 1 to 11"):
         paper.table(number)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", paper.MODEL_TABLES)
+def test_every_row_is_a_model(number: int) -> None:
+    models = paper.models(number)
+    assert len(models) == ROWS[number]
+    for model, row in zip(models, paper.table(number).to_dict("records"), strict=True):
+        assert (model.num_layers, model.d_model) == (row["num_layers"], row["d_model"])
+        assert model.vocab_size == 126_464
+
+
+def test_axes_of_the_listed_models() -> None:
+    assert {m.granularity for m in paper.models(9)} == {8.0}
+    assert [m.activation_ratio for m in paper.models(7)[:2]] == [1.0, 0.6]
+    assert paper.models(10)[3].num_moe_layers == 57
+    with pytest.raises(ValueError, match="table = 4: must be one of 3, 7, 8"):
+        paper.models(4)
+
+
+def test_printed_cells_keep_their_digits() -> None:
+    assert paper.printed(7).loc[47, "learning_rate"] == "7.0e-4"
+    assert paper.printed(3).loc[0, "d_expert"] == ""

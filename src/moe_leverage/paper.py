@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import tomllib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from moe_leverage.config import require
+from moe_leverage.config import ModelConfig, require
 from moe_leverage.paths import DATA
 
 NUM_TABLES = 11
+MODEL_TABLES = (3, 7, 8, 9, 10, 11)
+VOCABULARY_SIZE = 126_464  # Appendix B
+SEQUENCE_LENGTH = 4_096  # tokens, Appendix B
+LONG_SEQUENCE_LENGTH = 8_192  # tokens, "8K" of Section 5.1
+_KV_HEADS = {8: 2, 10: 2, 12: 4, 16: 4, 20: 4}  # by query heads in Tables 7 and 11
 
 
 def table(number: int) -> pd.DataFrame:
@@ -52,6 +58,28 @@ def notes(number: int | None = None) -> pd.DataFrame:
     return found[found["table"] == number].reset_index(drop=True)
 
 
+def models(number: int) -> list[ModelConfig]:
+    """The model of each row of Table 3, 7, 8, 9, 10 or 11, in the order of the rows.
+
+    Tables 8 to 10 print no key-value heads: they take those that Tables 7 and 11 give the same
+    query heads. Ling-mini-beta's first layer is dense, the choice that returns the printed 17.5
+    billion parameters.
+
+    >>> models(8)[0].granularity, models(8)[5].granularity
+    (2.0, 16.0)
+    """
+    rule = f"must be one of {', '.join(map(str, MODEL_TABLES))}"
+    require(number in MODEL_TABLES, "table", number, rule)
+    return [_model(number, row) for row in table(number).to_dict("records")]
+
+
+def printed(number: int) -> pd.DataFrame:
+    """Table `number` with every cell as the string that the paper prints, for its precision."""
+    rule = f"must be from 1 to {NUM_TABLES}"
+    require(isinstance(number, int) and 1 <= number <= NUM_TABLES, "table", number, rule)
+    return pd.read_csv(_path(number), dtype=str, keep_default_na=False)
+
+
 @cache
 def _descriptions() -> dict[str, Any]:
     return tomllib.loads((DATA / "paper" / "tables.toml").read_text(encoding="utf-8"))
@@ -59,7 +87,7 @@ def _descriptions() -> dict[str, Any]:
 
 @cache
 def _read(number: int) -> pd.DataFrame:
-    frame = pd.read_csv(DATA / "paper" / f"table_{number:02d}.csv")
+    frame = pd.read_csv(_path(number))
     for column in frame.columns[frame.columns.str.match(r"num_|d_(model|ffn|expert)$")]:
         if frame[column].isna().any():
             frame[column] = frame[column].astype("Int64")
@@ -67,3 +95,19 @@ def _read(number: int) -> pd.DataFrame:
     units = {column: _descriptions()["columns"][column] for column in frame}
     frame.attrs = {"number": number, **description, "units": units}
     return frame
+
+
+def _path(number: int) -> Path:
+    return DATA / "paper" / f"table_{number:02d}.csv"
+
+
+def _model(number: int, row: dict[Any, Any]) -> ModelConfig:
+    names = ("num_layers", "d_model", "num_heads", "d_expert", "d_ffn", "num_experts",
+             "num_active_experts", "num_shared_experts", "num_dense_layers")  # fmt: skip
+    sizes = {name: int(row[name]) for name in names if name in row and pd.notna(row[name])}
+    if number == 3 and "num_experts" in sizes:
+        sizes["num_dense_layers"] = 1
+    num_kv_heads = int(row.get("num_kv_heads") or _KV_HEADS[sizes["num_heads"]])
+    return ModelConfig.from_dict(
+        {"vocab_size": VOCABULARY_SIZE, "num_kv_heads": num_kv_heads, **sizes}
+    )
