@@ -1,0 +1,101 @@
+/* The laws and the accounting of the package, again in plain JavaScript, for pages without a kernel.
+   A test evaluates both on one grid and holds them equal to a relative 1e-9; the coefficients are
+   written at build into leverage-data.js. Symbols: A activation ratio, G granularity, C compute. */
+"use strict";
+
+(function () {
+  const log2 = (x) => Math.log(x) / Math.LN2;
+  const log10 = (x) => Math.log(x) / Math.LN10;
+
+  /* Equation (10): 1/A^ = 1/(A + 1/(1/A_start - 1/A_max)) + 1/A_max */
+  function saturatedActivationRatio(law, A) {
+    const shift = 1 / (1 / law.a_start - 1 / law.a_max);
+    return 1 / (1 / (A + shift) + 1 / law.a_max);
+  }
+
+  function granularityTerm(law, G) {
+    const g = log2(G);
+    return law.gamma * g * g + law.beta * g;
+  }
+
+  /* Equation (13): EL = A^ to the power a + d log10 C + gamma (log2 G)^2 + beta log2 G */
+  function leverage(law, A, G, C) {
+    const exponent = law.a + law.d * log10(C) + granularityTerm(law, G);
+    return Math.exp(exponent * Math.log(saturatedActivationRatio(law, A)));
+  }
+
+  /* The C at which the exponent of (13) vanishes, so that EL = 1 whatever A is */
+  function breakEvenCompute(law, G) {
+    return Math.pow(10, -(law.a + granularityTerm(law, G)) / law.d);
+  }
+
+  function optimumGranularity(law) {
+    return Math.pow(2, -law.beta / (2 * law.gamma));
+  }
+
+  const powerLaw = (law, C) => law.coefficient * Math.pow(C, law.exponent);
+
+  /* The q-quantile of sorted values, linear between order statistics as in NumPy */
+  function quantile(sorted, q) {
+    const place = q * (sorted.length - 1);
+    const below = Math.floor(place);
+    const above = Math.min(below + 1, sorted.length - 1);
+    return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
+  }
+
+  function interval(samples, A, G, C, level) {
+    if (!samples || samples.length === 0) return null;
+    const values = samples.map((law) => leverage(law, A, G, C)).sort((x, y) => x - y);
+    return [quantile(values, (1 - level) / 2), quantile(values, (1 + level) / 2)];
+  }
+
+  /* The paper's axes of a shape (Section 2.1) */
+  function axes(m) {
+    if (!m.num_experts) return { A: 1, S: 0, G: (2 * m.d_model) / m.d_ffn };
+    const active = m.num_active_experts + m.num_shared_experts;
+    return {
+      A: active / (m.num_experts + m.num_shared_experts),
+      S: m.num_shared_experts / active,
+      G: (2 * m.d_model) / m.d_expert,
+    };
+  }
+
+  /* Matrices of one token's way through the model, grouped-query attention, no biases:
+     parameters, and FLOPs a token under the convention `exact` */
+  function count(m, sequence) {
+    const attention = 2 * m.d_model * m.d_head * (m.num_heads + m.num_kv_heads);
+    const scores = 4 * sequence * m.num_heads * m.d_head;
+    const moeLayers = m.num_experts ? m.num_layers - m.num_dense_layers : 0;
+    const denseLayers = m.num_layers - moeLayers;
+    const expert = 3 * m.d_model * m.d_expert;
+    const shared = m.num_shared_experts * expert;
+    const router = m.d_model * m.num_experts;
+    const norms = 2 * m.d_model * m.num_layers + m.d_model;
+    const common =
+      m.num_layers * attention + denseLayers * 3 * m.d_model * m.d_ffn +
+      moeLayers * (router + shared);
+    const active = common + moeLayers * m.num_active_experts * expert;
+    const logits = m.d_model * m.vocab_size;
+    return {
+      total: common + moeLayers * m.num_experts * expert + norms,
+      active: active + norms,
+      vocabulary: 2 * logits,
+      flopsPerToken: 2 * active + m.num_layers * scores + 2 * logits,
+    };
+  }
+
+  const trainingCompute = (m, sequence, tokens) => 3 * count(m, sequence).flopsPerToken * tokens;
+
+  /* What lies outside the ranges that the law was fitted on, in words */
+  function outside(domain, A, G, C) {
+    const names = { activation_ratio: ["A", A], granularity: ["G", G], compute: ["C", C] };
+    return Object.entries(names)
+      .filter(([key, [, value]]) => value < domain[key][0] || value > domain[key][1])
+      .map(([key, [symbol]]) => ({ key, symbol, low: domain[key][0], high: domain[key][1] }));
+  }
+
+  window.moeLeverage = Object.assign(window.moeLeverage || {}, {
+    axes, breakEvenCompute, count, interval, leverage, optimumGranularity, outside, powerLaw,
+    quantile, saturatedActivationRatio, trainingCompute,
+  });
+})();
