@@ -22,6 +22,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ValueError and OSError are the user's, anything else is ours."""
+    from moe_leverage.cli import corpus  # noqa: F401
+
     try:
         code = app(standalone_mode=False)
     except (ValueError, OSError) as error:
