@@ -1,0 +1,212 @@
+"""The ledger: one JSON line a run, appended safely, read as one tidy table, checked throughout.
+
+Every measured number of the book comes from these lines (data/ledger/<study>.jsonl). Runs are never
+deleted; one that is left out of an analysis carries its reason in `excluded`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import pandas as pd
+
+from moe_leverage import paths
+from moe_leverage.accounting import count_forward_flops, count_parameters, count_training_flops
+from moe_leverage.config import RunConfig, require
+
+SCHEMA = 1  # of a line; a reader refuses any other
+DIRECTORY = paths.DATA / "ledger"
+STATUSES = ("ok", "diverged")
+RESULTS = (  # None in the record of a diverged run
+    "validation_loss_nats", "validation_standard_error_nats", "validation_bits_per_byte",
+    "validation", "load", "unmerged_validation_loss_nats",
+)  # fmt: skip
+UNPREFIXED = ("config", "model", "axes")  # sections whose leaves are columns of their own name
+CHUNK_LINES = 2_000  # parsed at once: few enough to stay in cache, many enough to amortise
+
+
+def describe(run: RunConfig) -> dict[str, Any]:
+    """The part of a record that follows from the config alone: identity, axes, counts.
+
+    N and N_a are `total_params` and `active_params`, M is `flops_per_token`, C `training_flops`.
+
+    >>> from moe_leverage.config import ModelConfig
+    >>> model = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
+    ...     num_kv_heads=2, d_ffn=192)
+    >>> described = describe(RunConfig(model=model, corpus="smoke", sequence_length=256,
+    ...     batch_sequences=8, num_steps=100, learning_rate=1e-3))
+    >>> described["num_tokens"], described["axes"]["granularity"]
+    (204800, 0.6666666666666666)
+    """
+    parameters = count_parameters(run.model)
+    forward = count_forward_flops(run.model, run.sequence_length)
+    return {
+        "schema": SCHEMA,
+        "run_id": run.identity(),
+        "study": None,
+        "excluded": None,
+        "config": run.to_dict(),
+        "axes": {
+            "activation_ratio": run.model.activation_ratio,
+            "granularity": run.model.granularity,
+            "shared_ratio": run.model.shared_ratio,
+            "total_params": parameters.non_vocabulary,
+            "active_params": parameters.active_non_vocabulary,
+            "flops_per_token": forward.non_embedding,
+        },
+        "num_tokens": run.num_tokens,
+        "training_flops": count_training_flops(run),
+        "parameters": asdict(parameters),
+        "forward_flops": asdict(forward),
+    }
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to the ledger at `path`: locked against other writers, on the disk at return.
+
+    What a killed writer left of a line is cut off first.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     append(Path(folder) / "toy.jsonl", {"schema": 1, "run_id": "c0ffee"})
+    ...     load(directory=Path(folder))["run_id"].tolist()
+    ['c0ffee']
+    """
+    line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(_end_of_last_line(file))
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of one file in order; a last line still being written is left out.
+
+    Raises ValueError naming file and line where a line is no record of this schema.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            place = f"{path.name}:{number}"
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"ledger = {place!r}: not JSON: {error}") from None
+            is_record = isinstance(record, dict) and "schema" in record
+            require(is_record, "ledger", place, "not the record of a run")
+            rule = f"schema {record['schema']!r}, this version reads {SCHEMA}"
+            require(record["schema"] == SCHEMA, "ledger", place, rule)
+            yield record
+
+
+def load(study: str | None = None, directory: Path = DIRECTORY) -> pd.DataFrame:
+    """One row a run, of one study or of all; columns are the leaves of the records.
+
+    A leaf of `config`, `config.model` or `axes` is a column of its own name; others carry their
+    path: `routing.score`, `validation.code.loss_nats`, `environment.threads`. Lists stay lists.
+    """
+    files = sorted(directory.glob("*.jsonl")) if study is None else [directory / f"{study}.jsonl"]
+    if study is not None:
+        require(files[0].is_file(), "study", study, f"has no ledger in {directory.name}/")
+    found = (record for path in files for record in records(path))
+    return _table(found)
+
+
+def verify(directory: Path = DIRECTORY) -> list[str]:
+    """What is wrong with the ledger, one sentence each; empty if every line holds.
+
+    Identity and counts are computed again from each config, so that a change of code that would
+    change their meaning is found.
+    """
+    problems = []
+    for path in sorted(directory.glob("*.jsonl")):
+        seen: Counter[str] = Counter()
+        try:
+            for number, record in enumerate(records(path), start=1):
+                place = f"{path.name}:{number}"
+                problems += [f"{place}: {problem}" for problem in _problems(record, path.stem)]
+                seen[str(record.get("run_id"))] += 1
+        except ValueError as error:
+            problems.append(str(error))
+        twice = [run_id for run_id, times in seen.items() if times > 1]
+        problems += [f"{path.name}: run {run_id} stands more than once" for run_id in twice]
+    return problems
+
+
+def _problems(record: Mapping[str, Any], study: str) -> Iterator[str]:
+    """What one record gets wrong."""
+    try:
+        run = RunConfig.from_dict(record["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"config: {error}"
+        return
+    expected = describe(run) | {"study": study, "excluded": record.get("excluded")}
+    for name, value in expected.items():
+        if record.get(name) != value:
+            yield f"{name} is {record.get(name)!r}, its config gives {value!r}"
+    if record.get("status") not in STATUSES:
+        yield f"status is {record.get('status')!r}, not one of {', '.join(STATUSES)}"
+    loss, is_ok = record.get("validation_loss_nats"), record.get("status") == "ok"
+    if is_ok and not (isinstance(loss, float) and math.isfinite(loss) and loss > 0):
+        yield f"validation_loss_nats is {loss!r} in a run that is ok"
+    if is_ok and record.get("steps_done") != run.num_steps:
+        yield f"steps_done is {record.get('steps_done')!r} of {run.num_steps} in a run that is ok"
+    if not is_ok and loss is not None:
+        yield f"validation_loss_nats is {loss!r} in a run that is not ok"
+
+
+def _end_of_last_line(file: IO[bytes]) -> int:
+    """Place after the last newline: where a writer that was killed began its line."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def _table(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Columns of leaves, gathered chunk by chunk so that only columns, not records, pile up."""
+    columns: dict[str, list[Any]] = {}
+    for done, chunk in enumerate(_chunks(found)):
+        for name, values in _leaves("", chunk):
+            # A leaf that earlier or later chunks lack is None there.
+            column = columns.setdefault(name, [])
+            column += [None] * (done * CHUNK_LINES - len(column)) + values
+    length = max(map(len, columns.values()), default=0)
+    for column in columns.values():
+        column += [None] * (length - len(column))
+    return pd.DataFrame(columns)
+
+
+def _chunks(found: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    iterator = iter(found)
+    while chunk := list(itertools.islice(iterator, CHUNK_LINES)):
+        yield chunk
+
+
+def _leaves(prefix: str, sections: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Name and values of every leaf below `sections`, the same section of many records."""
+    for key in dict.fromkeys(itertools.chain.from_iterable(sections)):
+        values = [section.get(key) for section in sections]
+        path = f"{prefix}.{key}" if prefix else key
+        if any(type(value) is dict for value in values):
+            yield from _leaves("" if path in UNPREFIXED else path, [v or {} for v in values])
+        else:
+            yield path, values
