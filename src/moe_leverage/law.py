@@ -50,6 +50,8 @@ class Law:
     coefficient_names: ClassVar[tuple[str, ...]]
     inputs: ClassVar[tuple[str, ...]]
     positive: ClassVar[frozenset[str]] = frozenset()
+    min_values: ClassVar[Mapping[str, int]]  # different values an input needs to be fitted
+    start_box: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of theta; empty: a convex fit
     source: Source
 
     @classmethod
@@ -61,6 +63,16 @@ class Law:
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """Derivatives of `log_value` by theta, shape (..., n, P)."""
         raise NotImplementedError
+
+    @classmethod
+    def starts(
+        cls, inputs: Inputs, log_target: Array, count: int, generator: np.random.Generator
+    ) -> Array:
+        """Starting points (count, P) of a fit; a convex law needs a single one."""
+        if not cls.start_box:
+            return np.zeros((1, len(cls.coefficient_names)))
+        low, high = np.array([cls.start_box[name] for name in cls.coefficient_names]).T
+        return generator.uniform(low, high, (count, len(low)))
 
     @classmethod
     def to_theta(cls, coefficients: ArrayLike) -> Array:
@@ -121,13 +133,13 @@ class Law:
         return dict(zip(self.inputs, np.broadcast_arrays(*arrays), strict=True))
 
 
-def columns(theta: Array, *columns: ArrayLike) -> Array:
+def columns(theta: Array, *values: ArrayLike) -> Array:
     """Derivatives stacked along a last axis, broadcast to the shape (..., n, P) of theta."""
-    size = max(np.shape(column)[-1] for column in columns if np.ndim(column))
-    gradient = np.empty((*theta.shape[:-1], size, len(columns)))
-    for i, column in enumerate(columns):
-        gradient[..., i] = column
-    return gradient
+    size = max(np.shape(column)[-1] for column in values if np.ndim(column))
+    gradient = np.empty((*theta.shape[:-1], len(values), size))  # rows are what the fit multiplies
+    for i, column in enumerate(values):
+        gradient[..., i, :] = column
+    return np.swapaxes(gradient, -1, -2)
 
 
 def plain(values: ArrayLike) -> Any:

@@ -24,6 +24,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from moe_leverage.config import require
 from moe_leverage.law import UNSOURCED, Array, Inputs, Law, Source, columns, plain
 
 COEFFICIENTS = paths.DATA / "paper" / "coefficients.toml"
+SATURATION_BOX = {"a_start": (math.log(1e-3), math.log(0.3)), "a_max": (0.0, math.log(1e6))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class PowerLaw(Law):
     coefficient_names = ("coefficient", "exponent")
     inputs = ("compute",)
     positive = frozenset({"coefficient"})
+    min_values = MappingProxyType({"compute": 2})
 
     def __call__(self, compute: ArrayLike) -> Any:
         """The law at `compute` FLOPs."""
@@ -106,6 +109,8 @@ class SaturatedActivationLaw(Law):
     coefficient_names = ("exponent", "a_start", "a_max")
     inputs = ("activation_ratio",)
     positive = frozenset({"a_start", "a_max"})
+    min_values = MappingProxyType({"activation_ratio": 4})
+    start_box = MappingProxyType({"exponent": (-2.0, 0.0)} | SATURATION_BOX)
 
     def __call__(self, *, activation_ratio: ArrayLike) -> Any:
         """EL at these activation ratios."""
@@ -140,6 +145,8 @@ class GranularityLaw(Law):
     source: Source = UNSOURCED
     coefficient_names = ("a_g", "b_g", "c_g")
     inputs = ("granularity",)
+    min_values = MappingProxyType({"granularity": 4})
+    start_box = MappingProxyType({"a_g": (-1.0, 2.0), "b_g": (-0.3, 0.1), "c_g": (-10.0, 0.0)})
 
     def __call__(self, *, granularity: ArrayLike) -> Any:
         """EL at these granularities."""
@@ -178,6 +185,7 @@ class ComputeLaw(Law):
     source: Source = UNSOURCED
     coefficient_names = ("a_c", "c_c")
     inputs = ("compute",)
+    min_values = MappingProxyType({"compute": 2})
 
     def __call__(self, *, compute: ArrayLike) -> Any:
         """EL at these computes."""
@@ -224,6 +232,11 @@ class JointLaw(Law):
     coefficient_names = ("a", "d", "gamma", "beta", "a_start", "a_max")
     inputs = ("activation_ratio", "granularity", "compute")
     positive = frozenset({"a_start", "a_max"})
+    min_values = MappingProxyType({"activation_ratio": 3, "granularity": 3, "compute": 2})
+    start_box = MappingProxyType(
+        {"a": (-1.0, 3.0), "d": (-0.2, 0.2), "gamma": (-0.1, 0.1), "beta": (-0.5, 0.5)}
+        | SATURATION_BOX
+    )
 
     def __call__(
         self, *, activation_ratio: ArrayLike, granularity: ArrayLike, compute: ArrayLike

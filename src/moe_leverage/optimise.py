@@ -1,0 +1,168 @@
+"""Fit one law to many weightings of one table at once: Huber loss on log residuals (Section 4.2.2).
+
+Starts and bootstrap resamples are a leading axis of arrays, so one iteration moves all of them;
+blocks of that axis that fit the cache are shared among threads.
+
+    K   problems: starting points, resamples, folds or profile points
+    n   rows of the table
+    P   coefficients of the law
+
+The step is quasi-Newton. Where residuals lie within delta the Gauss-Newton matrix is the curvature
+of the Huber loss; outside it the loss is linear and that curvature vanishes, so the matrix is
+blended with the one of iteratively reweighted least squares, which bounds the loss from above and
+makes every full step safe. `damping` moves between them, per problem, with success.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_leverage.law import Array, Inputs, Law
+
+BLOCK_VALUES = 200_000  # derivatives held at once by a thread, 1.6 MB: the size of an L2 cache
+MAX_ITERATIONS = 200
+DECREASE_TOLERANCE = 1e-7  # relative decrease a full step would still bring
+FIRST_DAMPING = 0.1
+SMALLEST_BLEND = 1e-3  # share of the quadratic bound that always stays in the matrix
+RIDGE = 1e-11  # of the scaled matrix: directions flatter than this do not move
+LARGEST_DAMPING = 1e10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solution:
+    """Where each of K problems ended."""
+
+    theta: Array  # (K, P)
+    objective: Array  # (K,) weighted sum of the Huber loss
+    converged: NDArray[np.bool_]  # (K,)
+    iterations: NDArray[np.int64]  # (K,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One table and the law to be fitted to it."""
+
+    law: type[Law]
+    inputs: Inputs  # (n,) arrays
+    log_target: Array  # (n,)
+    delta: float  # Huber threshold of the log residual
+
+    def residuals(self, theta: Array) -> Array:
+        """Ln law - ln target, (..., n)."""
+        with np.errstate(all="ignore"):  # a step too far may overflow: its value is then refused
+            return self.law.log_value(theta, self.inputs) - self.log_target
+
+    def huber(self, residuals: Array) -> Array:
+        """r^2 / 2 within delta, delta (|r| - delta / 2) outside."""
+        size = np.abs(residuals)
+        inside = np.minimum(size, self.delta)
+        return inside * (size - 0.5 * inside)
+
+
+def minimise(
+    problem: Problem, theta: Array, *, weights: Array | None = None, fixed: int = -1
+) -> Solution:
+    """Minimise sum_i w_i huber(r_i) from every row of theta (K, P), under row weights (K, n).
+
+    The coefficient numbered `fixed`, if not negative, keeps its starting value.
+
+    >>> from moe_leverage.laws import PowerLaw
+    >>> compute = np.array([1e12, 1e13, 1e14])
+    >>> exact = Problem(law=PowerLaw, inputs={"compute": compute},
+    ...     log_target=np.log(PowerLaw(9.0, -0.1)(compute)), delta=0.1)
+    >>> PowerLaw.from_theta(minimise(exact, np.zeros((1, 2))).theta).round(6).tolist()
+    [[9.0, -0.1]]
+    """
+    count, rows = len(theta), len(problem.log_target)
+    weights = np.ones((1, rows)) if weights is None else weights
+    size = max(1, BLOCK_VALUES // (rows * theta.shape[1]))
+    blocks = [slice(i, i + size) for i in range(0, count, size)]
+
+    def solve(block: slice) -> Solution:
+        own = weights if len(weights) == 1 else weights[block]
+        return _solve_block(problem, np.array(theta[block], dtype=float), own, fixed)
+
+    if len(blocks) == 1:
+        return solve(blocks[0])
+    with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+        parts = list(pool.map(solve, blocks))
+    return Solution(
+        theta=np.concatenate([part.theta for part in parts]),
+        objective=np.concatenate([part.objective for part in parts]),
+        converged=np.concatenate([part.converged for part in parts]),
+        iterations=np.concatenate([part.iterations for part in parts]),
+    )
+
+
+def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int) -> Solution:
+    """Every array below has the problems still moving as its first axis; `left` numbers them."""
+    left = np.arange(len(theta))
+    final, objective = theta.copy(), np.full(len(theta), np.inf)
+    converged, iterations = np.zeros(len(theta), dtype=bool), np.zeros(len(theta), dtype=int)
+    damping, growth = np.full(len(theta), FIRST_DAMPING), np.full(len(theta), 2.0)
+    residuals = problem.residuals(theta)
+    value = _total(problem, residuals, weights)
+    for iteration in range(1, MAX_ITERATIONS + 1):
+        step, promised = _step(problem, theta, residuals, weights, damping, fixed)
+        trial = problem.residuals(theta + step)
+        trial_value = _total(problem, trial, weights)
+        with np.errstate(all="ignore"):
+            gain = np.where(promised > 0, (value - trial_value) / promised, 0.0)
+        settled = promised <= DECREASE_TOLERANCE * value + np.finfo(float).tiny
+        better = (gain > 1e-4) | (settled & (trial_value <= value))
+        theta = np.where(better[:, None], theta + step, theta)
+        residuals = np.where(better[:, None], trial, residuals)
+        value = np.where(better, trial_value, value)
+        factor = np.where(better, np.where(gain > 0.7, 0.1, np.where(gain > 0.2, 0.5, 2.0)), growth)
+        damping, growth = damping * factor, np.where(better, 2.0, 2.0 * growth)
+        leave = settled | (damping > LARGEST_DAMPING) | ~np.isfinite(value)
+        leave |= iteration == MAX_ITERATIONS
+        if not leave.any():
+            continue
+        out = left[leave]
+        final[out], objective[out] = theta[leave], value[leave]
+        converged[out], iterations[out] = settled[leave], iteration
+        stay = ~leave
+        if not stay.any():
+            break
+        left, theta, residuals, value = left[stay], theta[stay], residuals[stay], value[stay]
+        damping, growth = damping[stay], growth[stay]
+        weights = weights if len(weights) == 1 else weights[stay]
+    return Solution(theta=final, objective=objective, converged=converged, iterations=iterations)
+
+
+def _total(problem: Problem, residuals: Array, weights: Array) -> Array:
+    with np.errstate(all="ignore"):
+        total = (weights * problem.huber(residuals)).sum(-1)
+    return np.where(np.isfinite(total), total, np.inf)
+
+
+def _step(
+    problem: Problem, theta: Array, residuals: Array, weights: Array, damping: Array, fixed: int
+) -> tuple[Array, Array]:
+    """The step of each problem and the decrease its quadratic model promises."""
+    with np.errstate(all="ignore"):
+        slopes = np.swapaxes(problem.law.log_gradient(theta, problem.inputs), -1, -2)  # (K, P, n)
+        if fixed >= 0:
+            slopes[:, fixed] = 0.0
+        size = np.abs(residuals)
+        pull = weights * np.clip(residuals, -problem.delta, problem.delta)
+        blend = np.clip(damping, SMALLEST_BLEND, 1.0)[:, None]
+        inside = size <= problem.delta
+        curvature = weights * np.where(inside, 1.0, blend * problem.delta / size)
+        gradient = (slopes @ pull[..., None])[..., 0]
+        matrix = (slopes * curvature[:, None, :]) @ np.swapaxes(slopes, -1, -2)
+    sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
+    matrix[~sound], gradient[~sound] = 0.0, 0.0
+    diagonal = np.einsum("kii->ki", matrix)
+    scale = 1 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(-1, keepdims=True) + 1e-300))
+    matrix *= scale[:, :, None] * scale[:, None, :]
+    diagonal += RIDGE + 1e-3 * damping[:, None]
+    gradient *= scale
+    step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
+    return step * scale, -0.5 * (step * gradient).sum(-1)
