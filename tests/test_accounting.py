@@ -4,8 +4,11 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from moe_leverage.accounting import (
     CONVENTIONS,
@@ -14,6 +17,7 @@ from moe_leverage.accounting import (
     count_training_flops,
 )
 from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig
+from moe_leverage.model import build_model
 
 SEQUENCE_LENGTH = 256
 BASELINE = ModelConfig(
@@ -239,3 +243,37 @@ def test_granularity_leaves_parameters_and_expert_flops_alone():
     ]
     assert len({count_parameters(shape).routed_experts for shape in shapes}) == 1
     assert len({count_forward_flops(shape, 8).routed_experts for shape in shapes}) == 1
+
+
+def trainable(model):
+    """The nearest shape that is built here: latent attention, sinks and FFN biases are not."""
+    return replace(model, latent_attention=None, attention_sinks=False, ffn_bias=False)
+
+
+def counted_flops(model, run):
+    """FLOPs as torch counts them; its counter sees the plain attention kernel and the loop only."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run(model)
+    return counter.get_total_flops()
+
+
+@settings(max_examples=40, deadline=None)
+@given(models(latent=False), st.integers(1, 3), st.integers(3, 9))
+def test_counts_equal_the_built_model_and_the_flop_counter(shape, batch, length):
+    shape = trainable(shape)
+    model = build_model(shape, seed=0, dispatch="loop")
+    assert count_parameters(shape).total == sum(p.numel() for p in model.parameters())
+    tokens = torch.zeros(batch, length, dtype=torch.int64)
+    with torch.no_grad():
+        flops = counted_flops(model, lambda built: built(tokens))
+    assert flops == count_forward_flops(shape, length).total * batch * length
+
+
+def test_a_training_step_is_three_forward_passes_for_the_flop_counter():
+    model, tokens = build_model(BASELINE, seed=0, dispatch="loop"), torch.zeros(2, 16).long()
+
+    def step(built):
+        built(tokens).logits.float().logsumexp(-1).sum().backward()
+
+    forward = count_forward_flops(BASELINE, 16).total * tokens.numel()
+    assert counted_flops(model, step) == 3 * forward

@@ -1,7 +1,8 @@
 """Parameters and FLOPs of a model by component, in closed form (Section 2.1, Appendix C).
 
 Arithmetic on the sizes of a `ModelConfig` alone: nothing is built and nothing beyond the standard
-library is imported, so counts are exact and cost microseconds.
+library is imported, so counts are exact and cost microseconds. It is elementwise: `search` passes
+arrays in place of sizes and counts a hundred thousand shapes at once.
 
     N, N_a   total and active parameters without vocabulary matrices
     M        non-embedding FLOPs of one token's forward pass
@@ -25,7 +26,7 @@ Training is three forward passes in every convention; what a fused kernel recomp
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig, require
@@ -107,7 +108,17 @@ class ForwardFlops:
     @property
     def total(self) -> float:
         """All components."""
-        return float(sum(getattr(self, component.name) for component in fields(self)))
+        return (
+            self.attention_projections
+            + self.attention_scores
+            + self.router
+            + self.routed_experts
+            + self.shared_experts
+            + self.dense_ffn
+            + self.norms
+            + self.logits
+            + self.mtp
+        )
 
     @property
     def non_embedding(self) -> float:
@@ -128,8 +139,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
     vocabulary = model.vocab_size * model.d_model
     expert = _ffn_parameters(model, model.d_expert)
     routed, active_routed = model.num_experts * expert, model.num_active_experts * expert
-    shared = _ffn_parameters(model, model.d_shared) if model.d_shared else 0
-    dense = _ffn_parameters(model, model.d_ffn) if model.d_ffn else 0
+    shared, dense = _ffn_parameters(model, model.d_shared), _ffn_parameters(model, model.d_ffn)
     attention = _attention_weights(model) + _attention_extras(model)
     norms = 2 * model.d_model + _inner_norms(model)
     router = _router_parameters(model)
@@ -163,7 +173,7 @@ def count_forward_flops(
     >>> model = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
     ...     num_kv_heads=2, num_experts=64, num_active_experts=2, num_shared_experts=1, d_expert=64)
     >>> [count_forward_flops(model, 256, name).non_embedding for name in CONVENTIONS]
-    [688128.0, 606208.0, 427136.0]
+    [688128, 606208.0, 427136]
     """
     whole = isinstance(sequence_length, int) and sequence_length >= 1
     require(whole, "sequence_length", sequence_length, "must be a whole number >= 1")
@@ -296,8 +306,11 @@ def _inner_norms(model: ModelConfig) -> int:
 
 
 def _ffn_parameters(model: ModelConfig, width: int) -> int:
-    """One SwiGLU FFN: three matrices, and a bias for each output if the model has them."""
-    biases = model.ffn_bias * (2 * width + model.d_model)
+    """One SwiGLU FFN: three matrices, and a bias for each output if the model has them.
+
+    Nothing if the width is 0, without a branch, so that arrays of widths pass as well.
+    """
+    biases = model.ffn_bias * (width > 0) * (2 * width + model.d_model)
     return FFN_MATRICES * model.d_model * width + biases
 
 
