@@ -25,7 +25,7 @@ from moe_leverage.corpus import Corpus
 from moe_leverage.execution import Machine
 from moe_leverage.routing import load_statistics
 
-VALIDATION_TOKENS = 262_144  # scored at the end of a run, or all there are if fewer
+VALIDATION_TOKENS = 131_072  # scored at the end of a run, or all there are if fewer
 PASS_TOKENS = 8_192  # of one forward pass
 
 
