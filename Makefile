@@ -1,0 +1,86 @@
+# Everything this project does, from a clean clone. `make help` lists it.
+#
+# The environment is the active virtual or conda environment, or else .venv, which is made here.
+# Conda's base is left alone: it belongs to conda.
+
+ENV := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)),$(CURDIR)/.venv)
+BIN := $(ENV)/bin
+PY := $(BIN)/python
+STAMP := $(ENV)/.moe-leverage-installed
+PIP := $(PY) -m pip --disable-pip-version-check
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell command -v python$(v) 2>/dev/null)))
+
+# parameters of the chapters: make book PROFILE=retrain SEED=1
+PARAMETERS := $(if $(PROFILE),-p profile $(PROFILE)) $(if $(SEED),-p seed $(SEED)) $(PARAMETERS)
+PYTEST_FLAGS ?=
+PORT ?= 8000
+# the version that trained the runs of data/ledger; make lock moves everything else
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help env corpus book test serve lock lint format sync bench fits clean FORCE
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+	  || sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## install the package and the pinned versions, once for each lock
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "make: python = none found: install Python 3.11, 3.12 or 3.13" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] < (3, 14))' \
+	  || { echo "make: python = $$($(PYTHON) -V): use 3.11, 3.12 or 3.13: make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(ENV)
+
+$(STAMP): requirements.lock pyproject.toml | $(PY)
+	$(PIP) install --quiet --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@echo $(CURDIR) > $@
+
+# an environment that was last installed for another checkout is installed anew
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+endif
+
+corpus: env ## fetch the small corpus that the chapters train on, hashes checked
+	@$(BIN)/moe-leverage corpus build --tier smoke
+
+book: env corpus ## execute the chapters that changed and render the site to build/html
+	@$(PY) book/build.py $(PARAMETERS)
+
+test: env corpus ## run every test; those of the site need `make book` first, else they are skipped
+	@$(PY) -m pytest $(PYTEST_FLAGS)
+
+serve: env ## show the site on this machine
+	@test -f build/html/index.html || { echo "make: build/html = missing: run make book first" >&2; exit 2; }
+	@echo "http://127.0.0.1:$(PORT)/"
+	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory build/html
+
+lint: env ## style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: env ## put the code into the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+sync: env ## bring both halves of each chapter in step, the newer one wins
+	@$(BIN)/jupytext --sync notebooks/*.md
+
+bench: env corpus ## time the package side by side with its peers
+	@$(PY) -m pytest bench $(PYTEST_FLAGS)
+
+lock: ## resolve the dependencies anew and write requirements.lock
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet --editable '.[book,dev]' 'setuptools>=77' '$(TORCH)'
+	@{ echo "# Every version the project runs with, for Python 3.11. Written by make lock."; \
+	  build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel \
+	  | grep -v -E '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.partial
+	@mv requirements.lock.partial requirements.lock
+	rm -rf build/lock
+
+clean: ## remove everything built, but not the environment and the corpus
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,96 @@
+"""The chapters as files: which there are, whether a pair agrees, what a chapter can be told.
+
+A chapter is a pair, `NN-name.md` (MyST, the source for people) and `NN-name.ipynb` (the same
+without outputs, for Jupyter, Binder and Colab). The newer half wins when the two differ.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+from jupytext.cli import jupytext as jupytext_command
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMETERS = "parameters"  # the tag of the one cell that papermill may override
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One notebook of the table of contents."""
+
+    name: str
+
+    @property
+    def notebook(self) -> Path:
+        """The half of the pair that is executed."""
+        return ROOT / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def text(self) -> Path:
+        """The half of the pair that is written and reviewed."""
+        return ROOT / "notebooks" / f"{self.name}.md"
+
+
+def chapters(toc: Path = ROOT / "_toc.yml") -> list[Chapter]:
+    """Every notebook that the table of contents names, in its order."""
+    parts = yaml.safe_load(toc.read_text(encoding="utf-8"))["parts"]
+    files = [entry["file"] for part in parts for entry in part["chapters"]]
+    return [Chapter(Path(f).name) for f in files if f.startswith("notebooks/")]
+
+
+def read(chapter: Chapter) -> NotebookNode:
+    """The chapter as it is to be executed, after its pair has been brought in step."""
+    for half in (chapter.notebook, chapter.text):
+        if not half.is_file():
+            remedy = "make sync writes it" if chapter.text.is_file() else "_toc.yml names it"
+            raise ValueError(f"chapter = {half.relative_to(ROOT)}: no such file; {remedy}")
+    if differences(chapter):
+        print(f"  {chapter.name}: the pair differs, the newer half wins", flush=True)
+        jupytext_command(["--quiet", "--sync", str(chapter.text)])
+    return nbformat.read(chapter.notebook, as_version=4)
+
+
+def differences(chapter: Chapter) -> list[str]:
+    """Where the two halves of a pair disagree, one line each; empty when they agree."""
+    text = [_essence(c) for c in jupytext.read(chapter.text).cells]
+    notebook = [_essence(c) for c in nbformat.read(chapter.notebook, as_version=4).cells]
+    found = [f"{len(text)} cells in .md, {len(notebook)} in .ipynb"]
+    found = found if len(text) != len(notebook) else []
+    pairs = enumerate(zip(text, notebook, strict=False))
+    return found + [f"cell {i}: .md {a!r}, .ipynb {b!r}" for i, (a, b) in pairs if a != b]
+
+
+def parameters(notebook: NotebookNode) -> dict[str, Any]:
+    """The names and defaults in the cell tagged `parameters`."""
+    tagged = [c for c in notebook.cells if PARAMETERS in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"cells tagged '{PARAMETERS}' = {len(tagged)}: a chapter has exactly one")
+    found = {}
+    for statement in ast.parse(tagged[0].source).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            found[statement.targets[0].id] = ast.literal_eval(statement.value)
+    return found
+
+
+def overrides(chapter: Chapter, notebook: NotebookNode, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given parameters that differ from the chapter's defaults; unknown names are errors."""
+    known = parameters(notebook)
+    for name, value in given.items():
+        if name not in known:
+            names = ", ".join(known)
+            raise ValueError(f"{name} = {value!r}: {chapter.name} knows only {names}")
+    return {name: value for name, value in given.items() if known[name] != value}
+
+
+def _essence(cell: NotebookNode) -> tuple[str, str, dict[str, Any]]:
+    """What must agree between the halves: kind, source and metadata, not ids and outputs."""
+    metadata = {k: v for k, v in cell.metadata.items() if v and k not in ("trusted", "collapsed")}
+    return cell.cell_type, cell.source.rstrip(), metadata

@@ -1,0 +1,161 @@
+"""Lays out what Sphinx reads: the executed chapters, the book's own pages and generated tables.
+
+The stage mirrors the repository's paths, so that links to sources come out right. A file is
+written only where its content differs, so that Sphinx renders only what changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import chapters
+import execution
+import fingerprint
+import nbformat
+import yaml
+from chapters import ROOT
+from nbformat import NotebookNode
+
+from moe_leverage.figures.notation import notation
+from moe_leverage.paths import BUILD, write_atomically
+
+STAGE = BUILD / "stage"
+PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
+FRAME = ("_config.yml", "_toc.yml", "book/_ext", "book/_static", "requirements.lock")
+
+
+def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
+    """Write the stage and return the hash of what it holds."""
+    wanted = dict(_pages())
+    wanted["provenance.json"] = json.dumps(dict(provenance)).encode()
+    wanted["generated/notation.md"] = _notation_table().encode()
+    wanted["generated/timings.md"] = _timings_table(given).encode()
+    for chapter in chapters.chapters():
+        executed = nbformat.read(execution.executed_path(chapter), as_version=4)
+        for name in execution.drawn(executed):
+            wanted[f"figures/{name}"] = (execution.FIGURES / name).read_bytes()
+        wanted[f"notebooks/{chapter.name}.ipynb"] = _chapter_page(executed).encode()
+    _mirror(wanted)
+    return fingerprint.of_files(STAGE, ".")
+
+
+def frame() -> str:
+    """The hash of what Sphinx does not watch by itself: settings, extensions, style, versions."""
+    return fingerprint.of_files(ROOT, *FRAME)
+
+
+def _mirror(wanted: Mapping[str, bytes]) -> None:
+    """Make the stage hold these files and no others."""
+    for name, content in wanted.items():
+        path = STAGE / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
+    for path in [p for p in STAGE.rglob("*") if p.is_file()]:
+        if path.relative_to(STAGE).as_posix() not in wanted:
+            path.unlink()
+
+
+def _pages() -> Iterator[tuple[str, bytes]]:
+    for folder, pattern in PAGES:
+        for path in sorted((ROOT / folder).glob(pattern)):
+            if path.is_file():
+                yield path.relative_to(ROOT).as_posix(), path.read_bytes()
+
+
+def _chapter_page(executed: NotebookNode) -> str:
+    """An executed chapter as the site shows it."""
+    page = copy.deepcopy(executed)
+    page.cells = [shown for cell in page.cells for shown in _shown(cell)]
+    return nbformat.writes(page) + "\n"
+
+
+def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
+    """The cell, and after it one cell for each figure, since a caption belongs to a whole cell."""
+    if cell.cell_type != "code":
+        yield cell
+        return
+    tags = set(cell.metadata.get("tags", []))
+    parts = list(_parts(cell.outputs))
+    if execution.INJECTED in tags or any("figure" in _facts(p[0]) for p in parts if p):
+        tags |= set() if any(t.startswith(("hide-", "remove-")) for t in tags) else {"hide-input"}
+    for number, outputs in enumerate(parts):
+        part = copy.deepcopy(cell)
+        part.outputs, part.metadata["tags"] = outputs, sorted(tags)
+        if number:
+            # myst-nb leaves out cells without source
+            part.id, part.source = f"{cell.id}-{number}", f"# output {number}"
+            part.metadata["tags"] = sorted(tags - {"hide-input"} | {"remove-input"})
+        if outputs and "figure" in _facts(outputs[0]):
+            part.metadata["mystnb"] = {"figure": _figure(_facts(outputs[0]))}
+        yield part
+
+
+def _parts(outputs: list[NotebookNode]) -> Iterator[list[NotebookNode]]:
+    """Outputs in order, every figure alone; the first part belongs to the code."""
+    part: list[NotebookNode] = []
+    for output in outputs:
+        facts = _facts(output)
+        if "table" in facts:
+            output.data["text/markdown"] += f"\n{_downloads(facts['table'], 'csv')}\n"
+        if "figure" in facts:
+            if part:
+                yield part
+            yield [output]
+            part = []
+        else:
+            part.append(output)
+    if part or not outputs:
+        yield part
+
+
+def _facts(output: NotebookNode) -> dict[str, str]:
+    return output.get("metadata", {}).get("moe_leverage", {})
+
+
+def _figure(facts: Mapping[str, str]) -> dict[str, str]:
+    """The options of a numbered figure: its name, its caption with the finding, its files."""
+    links = [_downloads(facts["figure"], "svg", "png", "csv")]
+    if facts.get("function", "").startswith("moe_leverage."):
+        links.append(f"[source]({_source_address(facts['function'])})")
+    caption = f"{facts['caption']} {facts['finding']}\n\n{' · '.join(links)}"
+    return {"name": f"fig-{facts['figure']}", "caption": caption}
+
+
+def _downloads(name: str, *suffixes: str) -> str:
+    links = (f"{{download}}`{s.upper()} <../figures/{name}.{s}>`" for s in suffixes)
+    return " · ".join(links)
+
+
+def _source_address(function: str) -> str:
+    """Where the repository shows the lines of a function that is named with its module."""
+    module, name = function.rsplit(".", 1)
+    path = Path("src", *module.split(".")).with_suffix(".py")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
+    lines = f"#L{found[0].lineno}-L{found[0].end_lineno}" if found else ""
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    return f"{repository['url']}/blob/{repository['branch']}/{path.as_posix()}{lines}"
+
+
+def _notation_table() -> str:
+    """Every symbol of data/notation.toml with its meaning, its name in code and its place."""
+    rows = [
+        f"| {f'${s.tex}$' if s.tex else ''} | {s.meaning} | `{s.code}` | {s.unit} | {s.source} |"
+        for s in notation().itertuples()
+    ]
+    head = ["| Symbol | Meaning | In code | Unit | Defined in |", "|:--|:--|:--|:--|:--|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _timings_table(given: Mapping[str, Any]) -> str:
+    """How long each chapter took when it was last executed."""
+    taken = {c: execution.seconds_taken(c) for c in chapters.chapters()}
+    rows = [f"| {{doc}}`../notebooks/{c.name}` | {s:.1f} |" for c, s in taken.items()]
+    told = ", ".join(f"`{k} = {v!r}`" for k, v in given.items()) or "the defaults"
+    head = [f"Parameters: {told}.", "", "| Chapter | Seconds |", "|:--|--:|"]
+    return "\n".join([*head, *rows, f"| all | {sum(taken.values()):.1f} |"]) + "\n"
