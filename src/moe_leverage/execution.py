@@ -1,7 +1,8 @@
 """Where a run executes: device, threads, processes, and what the machine can do at best.
 
 Nothing here changes a result beyond floating-point order, which is why none of it is part of a
-`RunConfig`; the record of a run states it all.
+`RunConfig`; the record of a run states it all. What only several processes need is imported when
+there are several: it would double the time that the package takes to load.
 """
 
 from __future__ import annotations
@@ -16,16 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from moe_leverage import __version__
 from moe_leverage.config import Record, require
@@ -57,6 +54,9 @@ class Execution(Record):
             require(value >= 0, name, value, "must be a whole number >= 0")
         value = self.checkpoint_seconds
         require(value > 0, "checkpoint_seconds", value, "must be positive")
+        for name, options in (("dispatch", ("grouped", "loop")), ("parallel", ("ddp", "fsdp"))):
+            value = getattr(self, name)
+            require(value in options, name, value, f"must be one of {', '.join(options)}")
         if self.device != "auto":
             is_there = self.device in available_devices()
             rule = f"not on this machine, which has {', '.join(available_devices())}"
@@ -98,12 +98,14 @@ class Machine:
     @contextlib.contextmanager
     def exchange_gradients(self, model: nn.Module, *, when: bool) -> Iterator[None]:
         """Average the gradients of a backward pass inside over the processes, if `when`."""
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(when)
-        with contextlib.ExitStack() as stack:
-            if isinstance(model, DistributedDataParallel) and not when:
-                stack.enter_context(model.no_sync())
+        if self.num_processes == 1:
             yield
+        elif self.execution.parallel == "fsdp":
+            cast(Any, model).set_requires_gradient_sync(when)
+            yield
+        else:
+            with contextlib.nullcontext() if when else cast(Any, model).no_sync():
+                yield
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model`, on the device, compiled if wanted, its gradients averaged over processes."""
@@ -113,7 +115,12 @@ class Machine:
         if self.num_processes == 1:
             return model
         if self.execution.parallel == "ddp":
+            from torch.nn.parallel import DistributedDataParallel
+
             return DistributedDataParallel(model, broadcast_buffers=False)
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         mesh = init_device_mesh(self.device.type, (self.num_processes,))
         for layer in model.get_submodule("layers").children():
             fully_shard(layer, mesh=mesh)
@@ -165,15 +172,19 @@ def available_devices() -> list[str]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of the model or optimiser as it would be in a single process."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    gathered: Tensor = cast(Any, tensor).full_tensor() if _is_sharded(tensor) else tensor
+    return gathered
 
 
 def like(tensor: Tensor, value: Tensor) -> Tensor:
     """`value`, a whole tensor, on the device and in the shards of `tensor`."""
     value = value.to(tensor.device)
-    if isinstance(tensor, DTensor):
-        return distribute_tensor(value, tensor.device_mesh, tensor.placements)
-    return value
+    if not _is_sharded(tensor):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = cast(Any, tensor)
+    return distribute_tensor(value, sharded.device_mesh, sharded.placements)
 
 
 def measured_peak(machine: Machine, precision: str) -> float:
@@ -199,6 +210,11 @@ def environment(machine: Machine) -> dict[str, Any]:
         "dispatch": machine.dispatch,
         "micro_batch_sequences": machine.execution.micro_batch_sequences,
     }
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    """Whether this is a DTensor, asked without importing the class."""
+    return hasattr(tensor, "full_tensor")
 
 
 def _dispatch(

@@ -127,6 +127,18 @@ def curve_steps(num_steps: int) -> list[int]:
     return grid
 
 
+def own_share(run: RunConfig, corpus: Corpus, step: int, machine: Machine) -> torch.Tensor:
+    """This process's sequences of the batch of `step`."""
+    tokens = batch(
+        corpus.train,
+        seed=run.seed,
+        step=step,
+        batch_sequences=run.batch_sequences,
+        sequence_length=run.sequence_length,
+    )
+    return torch.from_numpy(np.split(tokens, machine.num_processes)[machine.rank])
+
+
 def _run_steps(
     state: State,
     run: RunConfig,
@@ -140,7 +152,7 @@ def _run_steps(
     kept_at, kept_steps = time.monotonic(), state.steps_done
     while state.steps_done < run.num_steps:
         begun = time.perf_counter()
-        is_finite = learn(state, run, _own_share(run, corpus, state.steps_done, machine), machine)
+        is_finite = learn(state, run, own_share(run, corpus, state.steps_done, machine), machine)
         state.seconds += time.perf_counter() - begun
         if not is_finite:
             return False
@@ -156,18 +168,6 @@ def _run_steps(
     if directory is not None and kept_steps < state.steps_done:
         _keep(state, run, machine, directory)
     return True
-
-
-def _own_share(run: RunConfig, corpus: Corpus, step: int, machine: Machine) -> torch.Tensor:
-    """This process's sequences of the batch of `step`."""
-    tokens = batch(
-        corpus.train,
-        seed=run.seed,
-        step=step,
-        batch_sequences=run.batch_sequences,
-        sequence_length=run.sequence_length,
-    )
-    return torch.from_numpy(np.split(tokens, machine.num_processes)[machine.rank])
 
 
 def _keep(state: State, run: RunConfig, machine: Machine, directory: Path) -> None:

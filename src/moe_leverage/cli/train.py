@@ -1,0 +1,78 @@
+"""`moe-leverage train`: one run from a JSON config, its record out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moe_leverage.cli import app
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="JSON file with the fields of RunConfig.")],
+    out: Annotated[Path | None, typer.Option(help="Ledger file to append the record to.")] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Directory of this run's checkpoint; resumes from it.")
+    ] = None,
+    execution: Annotated[
+        Path | None, typer.Option(help="JSON file with fields of Execution: device, threads ...")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Train one run. Ctrl-C or SIGTERM keeps a checkpoint; the same command then goes on.
+
+    Example: moe-leverage train --config run.json --out record.jsonl --checkpoints run/
+
+    Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
+    """
+    from moe_leverage import corpus, ledger
+    from moe_leverage.config import RunConfig
+    from moe_leverage.execution import Execution
+    from moe_leverage.training import Stopped
+    from moe_leverage.training import train as train_run
+
+    run = RunConfig.from_dict(_read(config, "config"))
+    how = Execution.from_dict({} if execution is None else _read(execution, "execution"))
+    tokens = corpus.load(run.corpus)
+    try:
+        record = train_run(run, corpus=tokens, execution=how, checkpoint_directory=checkpoints)
+    except Stopped as stopped:
+        print(f"moe-leverage: {stopped}; the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(128 + stopped.signal_number) from None
+    if int(os.environ.get("RANK", "0")) > 0:  # the first of torchrun's processes speaks for all
+        return
+    if out is not None:
+        ledger.append(out, record | {"study": out.stem})
+    typer.echo(json.dumps(record) if as_json else _summary(record))
+
+
+def _summary(record: dict[str, Any]) -> str:
+    speed = (
+        f"{record['num_tokens']:,} tokens in {record['seconds']:.1f} s, "
+        f"{record['tokens_per_second']:,.0f} tokens/s, "
+        f"{record['peak_share']:.0%} of the measured matrix-multiply peak"
+    )
+    if record["status"] == "diverged":
+        return f"{record['run_id']} diverged after step {record['steps_done']}; {speed}"
+    return (
+        f"{record['run_id']} validation loss {record['validation_loss_nats']:.4f} nats a token "
+        f"(standard error {record['validation_standard_error_nats']:.4f}), "
+        f"{record['validation_bits_per_byte']:.3f} bits a byte; {speed}"
+    )
+
+
+def _read(path: Path, option: str) -> dict[str, Any]:
+    """The JSON object in a file that an option names."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option} = {str(path)!r}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{option} = {str(path)!r}: must be a JSON object with named fields")
+    return values

@@ -1,0 +1,109 @@
+"""`moe-leverage train`: record out, ledger line, resume after a signal, one line for a mistake."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from toy import CORPUS, DENSE, HERE, run_of
+
+from moe_leverage import cli, corpus, ledger
+from moe_leverage.config import RunConfig
+
+
+@pytest.fixture
+def run_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "load", lambda tier: CORPUS)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run_of(DENSE).to_dict()))
+    return path
+
+
+def call(monkeypatch, *arguments):
+    """The exit code of the command line."""
+    monkeypatch.setattr(sys, "argv", ["moe-leverage", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+def test_record_as_json_and_in_the_ledger(run_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "mine.jsonl"
+    assert call(monkeypatch, "train", "--config", run_file, "--out", out, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert RunConfig.from_dict(printed["config"]) == run_of(DENSE)
+    (stored,) = ledger.records(out)
+    assert stored == printed | {"study": "mine"}
+    assert ledger.verify(tmp_path) == []
+
+
+def test_summary_says_loss_and_speed(run_file, tmp_path, monkeypatch, capsys):
+    how = tmp_path / "how.json"
+    how.write_text(json.dumps({"device": "cpu", "threads": 1}))
+    assert call(monkeypatch, "train", "--config", run_file, "--execution", how) == 0
+    captured = capsys.readouterr()
+    assert "nats a token (standard error" in captured.out
+    assert "tokens/s" in captured.out
+    assert captured.err == ""  # no progress bar where the error stream is no terminal
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object"),
+        ('{"colour": 1}', "RunConfig.colour = 1: is not a field"),
+        (json.dumps(run_of(DENSE).to_dict() | {"num_steps": 0}), "num_steps = 0"),
+        (
+            json.dumps(dataclasses.replace(run_of(DENSE), sequence_length=9999).to_dict()),
+            "sequence_length = 9999: must be below the 4096 training tokens",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(run_file, monkeypatch, capsys, text, message):
+    run_file.write_text(text)
+    assert call(monkeypatch, "train", "--config", run_file) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_file_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
+    assert call(monkeypatch, "train", "--config", tmp_path / "none.json") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+CHILD = """
+import os, signal, sys
+from moe_leverage import cli, corpus, training
+from toy import CORPUS
+corpus.load = lambda tier: CORPUS
+read, must_stop = training.batch, "stop" in sys.argv
+def batch(tokens, *, step, **rest):
+    if step == 3 and must_stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return read(tokens, step=step, **rest)
+training.batch = batch
+sys.argv = [a for a in sys.argv if a != "stop"]
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_command_stops_cleanly_and_the_same_command_goes_on(run_file, tmp_path):
+    arguments = ["train", "--config", run_file, "--checkpoints", tmp_path / "run", "--json"]
+
+    def child(*extra):
+        command = [sys.executable, "-c", CHILD, *map(str, arguments), *extra]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE)
+
+    stopped = child("stop")
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert stopped.stderr.startswith("moe-leverage: SIGTERM: stopped after step 4 of 12;")
+    assert stopped.stderr.count("\n") == 1
+    assert stopped.stdout == ""
+    finished = child()
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["steps_done"] == 12

@@ -1,0 +1,213 @@
+"""Lines are appended whole or not at all, read as one tidy table, and checked."""
+
+import copy
+import json
+import multiprocessing
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage import ledger
+from moe_leverage.config import ModelConfig, RunConfig
+from moe_leverage.ledger import append, describe, load, records, verify
+
+DENSE = ModelConfig(vocab_size=64, num_layers=2, d_model=16, num_heads=2, num_kv_heads=1, d_ffn=32)
+
+
+def record_of(seed=0, loss=2.5, study="toy", **changes):
+    run = RunConfig(
+        model=DENSE,
+        corpus="smoke",
+        sequence_length=16,
+        batch_sequences=8,
+        num_steps=12,
+        learning_rate=1e-2,
+        seed=seed,
+    )
+    measured = {
+        "study": study,
+        "status": "ok",
+        "steps_done": 12,
+        "validation_loss_nats": loss,
+        "validation": {"code": {"loss_nats": loss, "num_tokens": 10}},
+        "load": None,
+        "training_loss_curve_nats": [4.0, 3.0],
+        "environment": {"threads": 1},
+    }
+    return describe(run) | measured | changes
+
+
+def test_axes_and_counts_follow_from_the_config():
+    record = record_of()
+    assert record["num_tokens"] == 12 * 8 * 16
+    assert record["axes"]["total_params"] == record["axes"]["active_params"]
+    forward = sum(record["forward_flops"].values())
+    assert record["axes"]["flops_per_token"] == forward - record["forward_flops"]["logits"]
+    assert record["training_flops"] == 3 * forward * record["num_tokens"]
+
+
+def test_what_is_appended_is_read_back(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    written = [record_of(seed) for seed in range(3)]
+    for record in written:
+        append(path, record)
+    assert list(records(path)) == written
+
+
+def test_columns_have_plain_names_for_the_config_and_paths_for_the_rest(tmp_path):
+    append(tmp_path / "toy.jsonl", record_of(seed=4))
+    row = load("toy", tmp_path).iloc[0]
+    assert row["seed"] == 4
+    assert row["d_model"] == 16
+    assert row["learning_rate"] == 1e-2
+    assert row["activation_ratio"] == 1
+    assert row["routing.score"] == "softmax"
+    assert row["validation.code.loss_nats"] == 2.5
+    assert row["environment.threads"] == 1
+    assert row["training_loss_curve_nats"] == [4.0, 3.0]
+
+
+def test_studies_are_joined_and_leaves_that_some_lack_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "CHUNK_LINES", 2)
+    for seed in range(5):
+        append(tmp_path / "a.jsonl", record_of(seed, study="a"))
+    extra = {"validation": {"prose": {"loss_nats": 1.5}}, "load": {"entropy": [1.0]}}
+    append(tmp_path / "b.jsonl", record_of(9, study="b", **extra))
+    table = load(directory=tmp_path)
+    assert table["study"].tolist() == ["a"] * 5 + ["b"]
+    assert table["seed"].tolist() == [0, 1, 2, 3, 4, 9]
+    assert table["validation.prose.loss_nats"].isna().tolist() == [True] * 5 + [False]
+    assert table["validation.code.loss_nats"].isna().tolist() == [False] * 5 + [True]
+    assert table["load.entropy"].iloc[-1] == [1.0]
+
+
+def test_the_table_equals_a_plain_reading(tmp_path):
+    rng = np.random.default_rng(0)
+    losses = rng.uniform(1, 5, size=50).tolist()
+    for seed, loss in enumerate(losses):
+        append(tmp_path / "toy.jsonl", record_of(seed, loss))
+    table = load("toy", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    plain = pd.json_normalize(lines)
+    assert table["validation_loss_nats"].tolist() == losses
+    assert table["run_id"].tolist() == plain["run_id"].tolist()
+    assert table["training_flops"].tolist() == plain["training_flops"].tolist()
+    assert table["d_ffn"].tolist() == plain["config.model.d_ffn"].tolist()
+
+
+def test_an_empty_ledger_is_an_empty_table(tmp_path):
+    assert load(directory=tmp_path).empty
+
+
+def test_an_unknown_study_is_named(tmp_path):
+    with pytest.raises(ValueError, match="study = 'nowhere': has no ledger"):
+        load("nowhere", tmp_path)
+
+
+def test_a_line_cut_by_a_kill_is_dropped_and_the_next_append_is_whole(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    append(path, record_of(0))
+    with path.open("ab") as file:
+        file.write(json.dumps(record_of(1)).encode()[:-40])
+    assert len(load("toy", tmp_path)) == 1
+    append(path, record_of(2))
+    assert load("toy", tmp_path)["seed"].tolist() == [0, 2]
+    path.write_bytes(b'{"schema":')
+    append(path, record_of(3))
+    assert load("toy", tmp_path)["seed"].tolist() == [3]
+
+
+def write_many(path, first):
+    for seed in range(first, first + 50):
+        append(path, record_of(seed))
+
+
+def test_writers_beside_each_other_lose_nothing(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    context = multiprocessing.get_context("forkserver")
+    writers = [context.Process(target=write_many, args=(path, 50 * n)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert sorted(load("toy", tmp_path)["seed"]) == list(range(150))
+    assert verify(tmp_path) == []
+
+
+def test_not_a_number_never_enters(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        append(tmp_path / "toy.jsonl", record_of(loss=float("nan")))
+    assert load(directory=tmp_path).empty
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"not json\n", "toy.jsonl:2.*not JSON"),
+        (b"[1]\n", "toy.jsonl:2.*not the record of a run"),
+        (b'{"schema":99}\n', "toy.jsonl:2.*schema 99, this version reads 1"),
+    ],
+)
+def test_a_foreign_line_is_refused_with_its_place(tmp_path, line, message):
+    path = tmp_path / "toy.jsonl"
+    append(path, record_of())
+    with path.open("ab") as file:
+        file.write(line)
+    with pytest.raises(ValueError, match=message):
+        load("toy", tmp_path)
+    assert len(verify(tmp_path)) == 1
+
+
+def test_a_good_ledger_verifies(tmp_path):
+    append(tmp_path / "toy.jsonl", record_of())
+    diverged = {"status": "diverged", "validation_loss_nats": None, "steps_done": 3}
+    append(tmp_path / "toy.jsonl", record_of(1, **diverged))
+    append(tmp_path / "toy.jsonl", record_of(2, excluded="machine was suspended"))
+    assert verify(tmp_path) == []
+
+
+def spoil(record, path, value):
+    spoiled = copy.deepcopy(record)
+    section = spoiled
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("run_id",), "0" * 12, "run_id is '000000000000'"),
+        (("config", "seed"), 1, "run_id is"),
+        (("config", "seed"), "one", "config: RunConfig.seed"),
+        (("config", "colour"), 1, "config: RunConfig.colour"),
+        (("axes", "activation_ratio"), 0.5, "axes is"),
+        (("parameters", "router"), 1, "parameters is"),
+        (("forward_flops", "logits"), 1, "forward_flops is"),
+        (("training_flops",), 1.0, "training_flops is"),
+        (("num_tokens",), 1, "num_tokens is"),
+        (("study",), "other", "study is 'other'"),
+        (("status",), "fine", "status is 'fine'"),
+        (("validation_loss_nats",), None, "validation_loss_nats is None in a run that is ok"),
+        (("validation_loss_nats",), -1.0, "validation_loss_nats is -1.0 in a run that is ok"),
+        (("steps_done",), 11, "steps_done is 11 of 12"),
+        (("status",), "diverged", "validation_loss_nats is 2.5 in a run that is not ok"),
+    ],
+)
+def test_verify_finds_what_is_wrong(tmp_path, path, value, message):
+    append(tmp_path / "toy.jsonl", spoil(record_of(), path, value))
+    found = verify(tmp_path)
+    assert any(problem.startswith(f"toy.jsonl:1: {message}") for problem in found), found
+
+
+def test_verify_finds_a_run_that_stands_twice(tmp_path):
+    for _ in range(2):
+        append(tmp_path / "toy.jsonl", record_of())
+    assert verify(tmp_path) == [f"toy.jsonl: run {record_of()['run_id']} stands more than once"]
+
+
+def test_the_ledger_of_this_project_verifies():
+    assert verify() == []
