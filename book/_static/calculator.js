@@ -207,7 +207,7 @@
     const rows = [
       ["Efficiency leverage EL", sides.map((s) => s.EL.toFixed(2) + (s.range ? ` (${s.range[0].toFixed(2)} to ${s.range[1].toFixed(2)})` : ""))],
       ["Dense compute of equal loss, FLOPs", sides.map((s) => large(s.EL * state.C))],
-      ["Break-even compute at this G, FLOPs", sides.map((s) => large(ml.breakEvenCompute(s.law, state.G)))],
+      ["Break-even compute, FLOPs", sides.map((s) => large(ml.breakEvenCompute(s.law, state.A, state.G)))],
       ["Granularity of highest EL", sides.map((s) => large(ml.optimumGranularity(s.law)))],
       ["Learning rate, MoE", only(large(ml.powerLaw(published.learning_rate, state.C)))],
       ["Batch, MoE, tokens", only(large(ml.powerLaw(published.batch_tokens, state.C)))],

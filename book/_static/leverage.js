@@ -24,13 +24,14 @@
     return Math.exp(exponent * Math.log(saturatedActivationRatio(law, A)));
   }
 
-  /* The C at which the exponent of (13) vanishes, so that EL = 1 whatever A is */
-  function breakEvenCompute(law, G) {
+  /* The C at which the exponent of (13) vanishes, so that EL = 1; NaN where EL falls with C */
+  function breakEvenCompute(law, A, G) {
+    if (Math.log(saturatedActivationRatio(law, A)) * law.d <= 0) return NaN;
     return Math.pow(10, -(law.a + granularityTerm(law, G)) / law.d);
   }
 
   function optimumGranularity(law) {
-    return Math.pow(2, -law.beta / (2 * law.gamma));
+    return law.gamma > 0 ? Math.pow(2, -law.beta / (2 * law.gamma)) : NaN;
   }
 
   const powerLaw = (law, C) => law.coefficient * Math.pow(C, law.exponent);

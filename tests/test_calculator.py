@@ -1,0 +1,121 @@
+"""The page's JavaScript gives the package's numbers to a relative 1e-9, edges included.
+
+Node runs the very file that the site ships; the browser tests drive the form itself.
+"""
+
+import itertools
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from moe_leverage import calculator, huggingface, paths
+from moe_leverage.accounting import count_forward_flops, count_parameters
+from moe_leverage.config import ModelConfig
+from moe_leverage.laws import PUBLISHED
+
+SCRIPT = paths.DATA.parent / "book" / "_static" / "leverage.js"
+LIMIT_BYTES = 40_000
+RELATIVE = 1e-9
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+
+
+def in_javascript(expression: str, values: object) -> list:
+    """The value of a JavaScript expression in `ml` (the page's functions) and `values`."""
+    program = f"""
+        globalThis.window = globalThis;
+        {calculator.script()}
+        {SCRIPT.read_text()}
+        const ml = window.moeLeverage, values = JSON.parse(require("fs").readFileSync(0, "utf8"));
+        process.stdout.write(JSON.stringify({expression}));
+    """
+    done = subprocess.run(
+        ["node", "-e", program],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_the_joint_law_and_its_inverses_are_equal():
+    grid = itertools.product(
+        [1e-4, 0.0078, 0.0117, 0.031, 0.2, 1.0],
+        [0.25, 1.0, 2.0, 6.0, 12.0, 16.0, 128.0],
+        [1e10, 1e13, 1e18, 3e20, 1e22, 1e24, 1e27],
+    )
+    points = [list(point) for point in grid] + np.random.default_rng(0).uniform(
+        [0.001, 0.5, 1e11], [1, 64, 1e26], (300, 3)
+    ).tolist()
+    assert len(points) >= 500
+    got = in_javascript(
+        "values.map(([A, G, C]) => [ml.leverage(ml.data.published, A, G, C), "
+        "ml.breakEvenCompute(ml.data.published, A, G), ml.optimumGranularity(ml.data.published), "
+        "ml.powerLaw(ml.data.laws.learning_rate, C), ml.powerLaw(ml.data.laws.batch_tokens, C)])",
+        points,
+    )
+    a, g, c = np.array(points).T
+    law = PUBLISHED.joint
+    wanted = np.stack(
+        [
+            law(activation_ratio=a, granularity=g, compute=c),
+            law.break_even_compute(a, g),
+            np.full(len(points), law.optimum_granularity),
+            PUBLISHED.learning_rate(c),
+            PUBLISHED.batch_tokens(c),
+        ],
+        axis=1,
+    )
+    got = np.array(got, dtype=float)  # null, JSON's NaN, becomes NaN
+    np.testing.assert_allclose(got, wanted, rtol=RELATIVE)
+
+
+def test_counts_of_shapes_are_equal_up_to_the_norms_inside_attention():
+    models = {name: huggingface.load(name).model for name in huggingface.names()}
+    shapes = {name: m for name, m in models.items() if calculator._is_counted_by_the_page(m)}
+    assert len(shapes) >= 8
+    fields = [{f: getattr(m, f) for f in calculator.SHAPE_FIELDS} for m in shapes.values()]
+    got = in_javascript("values.map((m) => ml.count(m, 4096))", fields)
+    for model, counted in zip(shapes.values(), got, strict=True):
+        wanted = count_parameters(model)
+        inner = extras_of_attention(model)
+        assert counted["total"] == wanted.non_vocabulary - inner
+        assert counted["active"] == wanted.active_non_vocabulary - inner
+        assert counted["flopsPerToken"] == count_forward_flops(model, 4096).total
+
+
+def extras_of_attention(model: ModelConfig) -> int:
+    """Gains, biases and sinks of attention, which the page's shape does not ask for."""
+    heads = model.num_heads + model.num_kv_heads
+    norms = {"none": 0, "head": 2 * model.d_head, "width": model.d_head * heads}[model.qk_norm]
+    biases = model.attention_bias * model.d_head * (heads + model.num_kv_heads)
+    output = model.attention_output_bias * model.d_model
+    sinks = model.attention_sinks * model.num_heads
+    router = model.router_bias * model.num_experts * model.num_moe_layers
+    return model.num_layers * (norms + biases + output + sinks) + router
+
+
+def test_intervals_are_numpy_quantiles_of_the_samples():
+    rng = np.random.default_rng(1)
+    base = calculator.payload()["published"]
+    samples = [{k: v * f for k, v in base.items()} for f in rng.uniform(0.97, 1.03, 37)]
+    got = in_javascript("ml.interval(values, 0.031, 12, 1e20, 0.9)", samples)
+    leverage = [
+        type(PUBLISHED.joint)(**s)(activation_ratio=0.031, granularity=12, compute=1e20)
+        for s in samples
+    ]
+    np.testing.assert_allclose(got, np.quantile(leverage, [0.05, 0.95]), rtol=RELATIVE)
+
+
+def test_presets_agree_with_the_package_and_scripts_stay_small():
+    payload = calculator.payload()
+    names = [preset["name"] for preset in payload["presets"]]
+    assert {"Ling-mini-2.0", "DeepSeek-V3", "Ling-mini-beta"} <= set(names)
+    for preset in payload["presets"]:
+        assert ("axes" in preset) != ("shape" in preset)
+    scripts = sum((SCRIPT.parent / n).stat().st_size for n in ("leverage.js", "calculator.js"))
+    assert scripts < LIMIT_BYTES
