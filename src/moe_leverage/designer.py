@@ -36,7 +36,7 @@ DENSE_HEAD = 128
 DENSE_KV_GROUP = 4  # query heads for each key-value head, as in Dense-6.1B (Table 3)
 DENSE_FFN_RATIO = 3.5  # d_ffn / d_model of Dense-6.1B (Table 3)
 DENSE_ASPECT = 128  # d_model / num_layers aimed at; Dense-6.1B has 146
-NO_INTERVAL = "no interval: data/fits has no fit of the joint law and the paper prints none"
+NO_INTERVAL = "data/fits has no fit of the joint law yet, and the paper prints no interval"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +254,7 @@ def _predict_model(model: ModelConfig, compute: float) -> Prediction:
         compute=compute,
         efficiency_leverage=1.0,
         interval=None,
-        interval_note="none needed: a dense model has EL = 1 by definition",
+        interval_note="none needed, a dense model has EL = 1 by definition",
         in_domain=True,
         warnings=(),
     )

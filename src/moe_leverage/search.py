@@ -210,7 +210,7 @@ def _with(model: SimpleNamespace, **changes: Any) -> SimpleNamespace:
 
 
 def _size(model: SimpleNamespace, limits: Limits) -> tuple[Column, Column]:
-    """3 M over that of Table 1 at C, or C over the budget at the D asked; attention's share of M."""
+    """3 M over that of Table 1, or C at the D asked over the budget; and attention's share of M."""
     flops: Any = count_forward_flops(cast(ModelConfig, model), SEQUENCE_LENGTH)
     share = (flops.attention_projections + flops.attention_scores) / flops.non_embedding
     if limits.tokens is None:
@@ -308,6 +308,8 @@ def _binding(
             f"{experts} experts a layer; {experts + step} would take it beyond "
             f"{limit:.4g}{unit}, and EL grows with experts"
         )
+        if limits.tokens is None and name != "min_activation_ratio":
+            reason += "; more tokens would leave room for more of them, each smaller"
         found.append(Binding(constraint=name, limit=limit, value=value, reason=reason))
     if limits.expert_parallel > EXPERT_STEP:
         reason = f"the experts of a layer come in multiples of {step}"
