@@ -59,6 +59,10 @@ FORMS: dict[str, type[Law]] = {
 }
 
 
+class UnidentifiedError(ValueError):
+    """The table cannot tell a law's coefficients; the message says what it lacks."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convergence:
     """How the optimiser fared; `warnings` is empty when nothing is doubtful."""
@@ -226,7 +230,8 @@ def fit(
 
     Minimises sum_i huber(ln law_i - ln target_i). `clusters` names the column that tells dependent
     rows; without it every row is its own. `delta` = 0 takes 1.345 robust standard deviations of the
-    least-squares residuals. Raises ValueError with the reason when the table cannot identify it.
+    least-squares residuals. Raises UnidentifiedError when the table cannot tell the coefficients,
+    ValueError when a value is missing, not positive or not finite.
 
     >>> compute = 10.0 ** np.arange(11, 15)
     >>> exact = fit(laws.PowerLaw, {"compute": compute, "loss": 9 * compute**-0.1}, "loss")
@@ -269,16 +274,22 @@ def fit(
 
 
 def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None:
-    """Raise a ValueError with the reason if these rows cannot identify the law."""
+    """Raise an UnidentifiedError if these rows cannot tell the law's coefficients."""
     for name, needed in law.min_values.items():
         values = len(np.unique(np.round(np.log(inputs[name]), 6)))
-        rule = f"takes {values} value(s); {law.__name__} needs {needed} or more"
-        require(values >= needed, name, _shown(inputs[name]), rule)
-    rows = np.unique(np.round(np.log(np.stack(list(inputs.values()))), 6), axis=1).shape[1]
+        if values < needed:
+            seen = f"{name} = {_shown(inputs[name])}: {values} different value(s)"
+            raise UnidentifiedError(f"{seen}; {law.__name__} needs {needed} or more")
     size = len(law.coefficient_names)
-    rule = f"{law.__name__} has {size} coefficients and needs at least {size + 1}"
-    require(rows > size or (size == 1 and rows), "different rows", rows, rule)
-    require(num_clusters > size, "independent runs", num_clusters, rule)
+    points = np.round(np.log(np.stack(list(inputs.values()))), 6)
+    counts = {
+        "independent runs": num_clusters,
+        "different rows": np.unique(points, axis=1).shape[1],
+    }
+    for name, count in counts.items():
+        if count <= size and not (size == 1 and name == "different rows"):
+            rule = f"{law.__name__} has {size} coefficients and needs at least {size + 1}"
+            raise UnidentifiedError(f"{name} = {count}: {rule}")
 
 
 def _column(table: Mapping[str, Any], name: str) -> Array:

@@ -65,6 +65,11 @@ class Law:
         raise NotImplementedError
 
     @classmethod
+    def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
+        """Both at once, for laws that share work between them."""
+        return cls.log_value(theta, inputs), cls.log_gradient(theta, inputs)
+
+    @classmethod
     def starts(
         cls, inputs: Inputs, log_target: Array, count: int, generator: np.random.Generator
     ) -> Array:

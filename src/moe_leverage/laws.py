@@ -255,9 +255,14 @@ class JointLaw(Law):
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """By a, d, gamma, beta, log A_start and log A_max."""
+        return cls.log_value_and_gradient(theta, inputs)[1]
+
+    @classmethod
+    def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
+        """Both from one evaluation of the transform."""
         log_saturated, by_start, by_max = _saturation(theta[..., -2:], inputs["activation_ratio"])
         exponent, log_g = _exponent(theta, inputs), np.log2(inputs["granularity"])
-        return columns(
+        gradient = columns(
             theta,
             log_saturated,
             log_saturated * np.log10(inputs["compute"]),
@@ -266,6 +271,7 @@ class JointLaw(Law):
             exponent * by_start,
             exponent * by_max,
         )
+        return exponent * log_saturated, gradient
 
     @property
     def optimum_granularity(self) -> float:

@@ -54,7 +54,7 @@ class Problem:
 
     def residuals(self, theta: Array) -> Array:
         """Ln law - ln target, (..., n)."""
-        with np.errstate(all="ignore"):  # a step too far may overflow: its value is then refused
+        with np.errstate(all="ignore"):
             return self.law.log_value(theta, self.inputs) - self.log_target
 
     def huber(self, residuals: Array) -> Array:
@@ -81,7 +81,7 @@ def minimise(
     count, rows = len(theta), len(problem.log_target)
     weights = np.ones((1, rows)) if weights is None else weights
     size = max(1, BLOCK_VALUES // (rows * theta.shape[1]))
-    blocks = [slice(i, i + size) for i in range(0, count, size)]
+    blocks = [slice(i, i + size) for i in range(0, max(count, 1), size)]
 
     def solve(block: slice) -> Solution:
         own = weights if len(weights) == 1 else weights[block]
@@ -100,69 +100,95 @@ def minimise(
 
 
 def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int) -> Solution:
-    """Every array below has the problems still moving as its first axis; `left` numbers them."""
-    left = np.arange(len(theta))
-    final, objective = theta.copy(), np.full(len(theta), np.inf)
-    converged, iterations = np.zeros(len(theta), dtype=bool), np.zeros(len(theta), dtype=int)
-    damping, growth = np.full(len(theta), FIRST_DAMPING), np.full(len(theta), 2.0)
-    residuals = problem.residuals(theta)
-    value = _total(problem, residuals, weights)
+    """Move all problems until each settles; the first axis of `state` holds those still moving."""
+    count = len(theta)
+    final, objective = theta.copy(), np.full(count, np.inf)
+    converged, iterations = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.int64)
+    left = np.arange(count)
+    state = _State(problem, theta, weights)
     for iteration in range(1, MAX_ITERATIONS + 1):
-        step, promised = _step(problem, theta, residuals, weights, damping, fixed)
-        trial = problem.residuals(theta + step)
-        trial_value = _total(problem, trial, weights)
-        with np.errstate(all="ignore"):
-            gain = np.where(promised > 0, (value - trial_value) / promised, 0.0)
-        settled = promised <= DECREASE_TOLERANCE * value + np.finfo(float).tiny
-        better = (gain > 1e-4) | (settled & (trial_value <= value))
-        theta = np.where(better[:, None], theta + step, theta)
-        residuals = np.where(better[:, None], trial, residuals)
-        value = np.where(better, trial_value, value)
-        factor = np.where(better, np.where(gain > 0.7, 0.1, np.where(gain > 0.2, 0.5, 2.0)), growth)
-        damping, growth = damping * factor, np.where(better, 2.0, 2.0 * growth)
-        leave = settled | (damping > LARGEST_DAMPING) | ~np.isfinite(value)
+        settled = state.advance(problem, weights, fixed)
+        leave = settled | (state.damping > LARGEST_DAMPING) | ~np.isfinite(state.value)
         leave |= iteration == MAX_ITERATIONS
-        if not leave.any():
-            continue
-        out = left[leave]
-        final[out], objective[out] = theta[leave], value[leave]
-        converged[out], iterations[out] = settled[leave], iteration
-        stay = ~leave
-        if not stay.any():
+        if leave.any():
+            out = left[leave]
+            final[out], objective[out] = state.theta[leave], state.value[leave]
+            converged[out], iterations[out] = settled[leave], iteration
+            left = left[~leave]
+            state.keep(~leave)
+            weights = weights if len(weights) == 1 else weights[~leave]
+        if len(left) == 0:
             break
-        left, theta, residuals, value = left[stay], theta[stay], residuals[stay], value[stay]
-        damping, growth = damping[stay], growth[stay]
-        weights = weights if len(weights) == 1 else weights[stay]
     return Solution(theta=final, objective=objective, converged=converged, iterations=iterations)
+
+
+class _State:
+    """Where the problems that still move stand."""
+
+    def __init__(self, problem: Problem, theta: Array, weights: Array) -> None:
+        self.theta = theta
+        self.residuals, self.slopes = _linearise(problem, theta)
+        self.value = _total(problem, self.residuals, weights)
+        self.damping = np.full(len(theta), FIRST_DAMPING)
+        self.growth = np.full(len(theta), 2.0)  # of the damping, at the next failure
+
+    def advance(self, problem: Problem, weights: Array, fixed: int) -> NDArray[np.bool_]:
+        """Try one step of every problem; say which had nothing left to gain."""
+        step, promised = self.step(problem.delta, weights, fixed)
+        residuals, slopes = _linearise(problem, self.theta + step)
+        value = _total(problem, residuals, weights)
+        with np.errstate(all="ignore"):
+            gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
+        settled = promised <= DECREASE_TOLERANCE * self.value + np.finfo(float).tiny
+        better = (gain > 1e-4) | (settled & (value <= self.value))
+        if better.all():
+            self.theta, self.value = self.theta + step, value
+            self.residuals, self.slopes = residuals, slopes
+        else:
+            self.theta[better] += step[better]
+            self.value[better] = value[better]
+            self.residuals[better], self.slopes[better] = residuals[better], slopes[better]
+        trusted = np.where(gain > 0.7, 0.1, np.where(gain > 0.2, 0.5, 2.0))
+        self.damping = self.damping * np.where(better, trusted, self.growth)
+        self.growth = np.where(better, 2.0, 2.0 * self.growth)
+        return np.asarray(settled)
+
+    def step(self, delta: float, weights: Array, fixed: int) -> tuple[Array, Array]:
+        """The next step of each problem and the decrease its quadratic model promises."""
+        slopes, size = self.slopes, np.abs(self.residuals)
+        with np.errstate(all="ignore"):
+            blend = np.clip(self.damping, SMALLEST_BLEND, 1.0)[:, None]
+            curvature = weights * np.where(size <= delta, 1.0, blend * delta / size)
+            pull = weights * np.clip(self.residuals, -delta, delta)
+            gradient = (slopes @ pull[..., None])[..., 0]
+            matrix = (slopes * curvature[:, None, :]) @ np.swapaxes(slopes, -1, -2)
+        if fixed >= 0:
+            gradient[:, fixed], matrix[:, fixed], matrix[:, :, fixed] = 0.0, 0.0, 0.0
+        sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
+        matrix[~sound], gradient[~sound] = 0.0, 0.0
+        diagonal = np.einsum("kii->ki", matrix)
+        scale = 1 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(-1, keepdims=True) + 1e-300))
+        matrix *= scale[:, :, None] * scale[:, None, :]
+        diagonal += RIDGE + 1e-3 * self.damping[:, None]
+        gradient *= scale
+        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
+        return step * scale, -0.5 * (step * gradient).sum(-1)
+
+    def keep(self, stay: NDArray[np.bool_]) -> None:
+        """Drop the problems that are done."""
+        self.theta, self.value = self.theta[stay], self.value[stay]
+        self.residuals, self.slopes = self.residuals[stay], self.slopes[stay]
+        self.damping, self.growth = self.damping[stay], self.growth[stay]
+
+
+def _linearise(problem: Problem, theta: Array) -> tuple[Array, Array]:
+    """Residuals (K, n) and their derivatives (K, P, n)."""
+    with np.errstate(all="ignore"):  # a step too far may overflow: its value is then refused
+        log_value, gradient = problem.law.log_value_and_gradient(theta, problem.inputs)
+    return log_value - problem.log_target, np.swapaxes(gradient, -1, -2)
 
 
 def _total(problem: Problem, residuals: Array, weights: Array) -> Array:
     with np.errstate(all="ignore"):
         total = (weights * problem.huber(residuals)).sum(-1)
     return np.where(np.isfinite(total), total, np.inf)
-
-
-def _step(
-    problem: Problem, theta: Array, residuals: Array, weights: Array, damping: Array, fixed: int
-) -> tuple[Array, Array]:
-    """The step of each problem and the decrease its quadratic model promises."""
-    with np.errstate(all="ignore"):
-        slopes = np.swapaxes(problem.law.log_gradient(theta, problem.inputs), -1, -2)  # (K, P, n)
-        if fixed >= 0:
-            slopes[:, fixed] = 0.0
-        size = np.abs(residuals)
-        pull = weights * np.clip(residuals, -problem.delta, problem.delta)
-        blend = np.clip(damping, SMALLEST_BLEND, 1.0)[:, None]
-        inside = size <= problem.delta
-        curvature = weights * np.where(inside, 1.0, blend * problem.delta / size)
-        gradient = (slopes @ pull[..., None])[..., 0]
-        matrix = (slopes * curvature[:, None, :]) @ np.swapaxes(slopes, -1, -2)
-    sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
-    matrix[~sound], gradient[~sound] = 0.0, 0.0
-    diagonal = np.einsum("kii->ki", matrix)
-    scale = 1 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(-1, keepdims=True) + 1e-300))
-    matrix *= scale[:, :, None] * scale[:, None, :]
-    diagonal += RIDGE + 1e-3 * damping[:, None]
-    gradient *= scale
-    step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
-    return step * scale, -0.5 * (step * gradient).sum(-1)

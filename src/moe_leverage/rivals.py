@@ -91,12 +91,18 @@ class ChinchillaLaw(Law):
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """By log floor, log a, log b, alpha and beta: each term's share of the loss."""
+        return cls.log_value_and_gradient(theta, inputs)[1]
+
+    @classmethod
+    def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
+        """Both from one evaluation of the three terms."""
         floor, of_params, of_tokens = _chinchilla_terms(theta, inputs)
         total = floor + of_params + of_tokens
         params, tokens = of_params / total, of_tokens / total
         by_alpha = -params * np.log(inputs["num_params"])
         by_beta = -tokens * np.log(inputs["num_tokens"])
-        return columns(theta, floor / total, params, tokens, by_alpha, by_beta)
+        gradient = columns(theta, floor / total, params, tokens, by_alpha, by_beta)
+        return np.log(total), gradient
 
     @classmethod
     def starts(
