@@ -10,6 +10,7 @@ beside shared ones); QK-norm, half RoPE and multi-token prediction are those of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
             ahead = self.embedding(tokens.roll(-depth, dims=1))
             hidden, normed, seen = predict(hidden, ahead, rope)
             routed.append(seen)
-            mtp_logits.append(self.unembed(normed)[:, :-depth])
+            mtp_logits.append(self.unembed(normed[:, :-depth]))
         return _output(logits, tuple(mtp_logits), [seen for seen in routed if seen is not None])
 
     def routers(self) -> list[MixtureOfExperts]:
@@ -220,6 +221,8 @@ class MixtureOfExperts(nn.Module):
         self.down = nn.Parameter(torch.empty(experts, inner, width))
         self.shared = SwiGLU(width, config.d_shared) if config.num_shared_experts else None
         has_bias = config.routing.bias_update_rate > 0
+        # Processes that share a batch balance the loads of the batch, not each its own part's.
+        self.sum_counts: Callable[[Tensor], Tensor] = lambda counts: counts
         self.selection_bias: Tensor | None  # saved, not trained; moved by `step_biases`
         self.register_buffer("selection_bias", torch.zeros(experts) if has_bias else None)
 
@@ -245,7 +248,7 @@ class MixtureOfExperts(nn.Module):
             )
             gates = routing.weigh(scores, chosen, self.routing)
             counts = routing.count(chosen, scores.shape[-1])
-            balance = routing.balance_loss(scores, counts, self.routing)
+            balance = routing.balance_loss(scores, self.sum_counts(counts), self.routing)
             return chosen, gates, Routed(balance, routing.z_loss(logits), counts)
 
 
