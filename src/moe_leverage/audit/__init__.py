@@ -1,0 +1,12 @@
+"""The audit: every published number checked, and the questions its numbers leave open settled.
+
+`claims` holds what the paper says, `checks` recomputes it, `measured` asks our runs, `verdicts`
+puts it together, `leads` settles twelve places where printed numbers do not obviously agree.
+"""
+
+from moe_leverage.audit.claims import LABELS, Claim, load_claims
+from moe_leverage.audit.verdicts import Verdict, audit, counts, decide, html_table, table
+
+__all__ = [
+    "LABELS", "Claim", "Verdict", "audit", "counts", "decide", "html_table", "load_claims", "table",
+]  # fmt: skip

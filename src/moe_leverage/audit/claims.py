@@ -1,0 +1,161 @@
+"""The paper's quantitative claims as data, and the rule that turns a finding into a verdict.
+
+data/paper/claims.toml holds each claim with its locator, our wording, what is published and the
+check that decides it; a claim about training names its study, test and threshold, and those were
+written down before any fit was made.
+
+    published     the value as printed, "55.8", "2.93e-4", or "8 to 12" for a range
+    half unit     half of the last printed digit: 0.05 for "55.8"
+    tolerance     what a word such as "about" allows beyond it, stated in the claim
+    uncertainty   how far rounded inputs of a check can move its result
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from functools import cache
+from typing import Any, Literal
+
+from moe_leverage.config import require
+from moe_leverage.paths import DATA
+
+KINDS = ("arithmetic", "law", "trend", "training result", "evaluation")
+RELATIONS = ("equals", "above", "below", "between", "holds")
+
+Label = Literal[
+    "reproduced",
+    "consistent",
+    "discrepant",
+    "measured: agrees",
+    "measured: disagrees",
+    "measured: cannot tell",
+    "not checkable",
+]
+LABELS: tuple[Label, ...] = (
+    "reproduced", "consistent", "discrepant", "measured: agrees", "measured: disagrees",
+    "measured: cannot tell", "not checkable",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a check computed from the paper's own numbers."""
+
+    value: float
+    uncertainty: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What our own runs say: an effect with its 90 % interval, or why there is none."""
+
+    effect: float | None
+    low: float = float("-inf")
+    high: float = float("inf")
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """One published statement; `check` names the function that decides it and its arguments."""
+
+    id: str
+    locator: str
+    says: str
+    kind: str
+    chapter: str
+    check: Mapping[str, Any]
+    published: str = ""
+    unit: str = ""
+    relation: str = "equals"
+    tolerance: float = 0.0
+    because: str = ""  # why the tolerance
+    matters: str = ""  # what follows when the claim does not hold, or does not hold as written
+    reading_of: str = ""  # another reading of the claim of this id, not a claim of its own
+    region: tuple[float, float] | None = None  # of a measured claim: effects that agree with it
+    arguments: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        require(self.kind in KINDS, f"{self.id}.kind", self.kind, f"must be one of {KINDS}")
+        rule = f"must be one of {RELATIONS}"
+        require(self.relation in RELATIONS, f"{self.id}.relation", self.relation, rule)
+        require("name" in self.check, f"{self.id}.check", dict(self.check), "must name a check")
+        reason = "needs a reason in `because`"
+        has_reason = not self.tolerance or bool(self.because)
+        require(has_reason, f"{self.id}.tolerance", self.tolerance, reason)
+        arguments = {name: value for name, value in self.check.items() if name != "name"}
+        object.__setattr__(self, "arguments", arguments)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether our own runs decide it."""
+        return bool(self.check["name"] == "measured")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The values that agree with what is printed, rounding included."""
+        if self.relation == "holds":
+            return 1.0, 1.0
+        if self.relation == "between":
+            low, high = self.published.split(" to ")
+            return float(low), float(high)
+        value, half = float(self.published), half_unit(self.published)
+        return {
+            "equals": (value - half, value + half),
+            "above": (value, float("inf")),
+            "below": (float("-inf"), value),
+        }[self.relation]
+
+    def judge(self, finding: Finding | Measurement | None) -> Label:
+        """The verdict that follows from what was found."""
+        if finding is None:
+            return "not checkable"
+        if isinstance(finding, Measurement):
+            return self._judge_measurement(finding)
+        (low, high), slack = self.bounds, finding.uncertainty + self.tolerance
+        rounding = 1e-9 * max(abs(bound) for bound in (low, high) if abs(bound) < float("inf"))
+        if low - rounding <= finding.value <= high + rounding:
+            return "reproduced"
+        if low - slack - rounding <= finding.value <= high + slack + rounding:
+            return "consistent"
+        return "discrepant"
+
+    def _judge_measurement(self, found: Measurement) -> Label:
+        if found.effect is None or self.region is None:
+            return "measured: cannot tell"
+        low, high = self.region
+        if low <= found.low and found.high <= high:
+            return "measured: agrees"
+        outside = found.high < low or found.low > high
+        return "measured: disagrees" if outside else "measured: cannot tell"
+
+
+def half_unit(printed: str) -> float:
+    """Half of the last printed digit.
+
+    >>> half_unit("55.8"), half_unit("2.93e-4")
+    (0.05, 5e-07)
+    """
+    exponent = Decimal(printed).as_tuple().exponent
+    return 0.5 * 10.0 ** int(exponent)
+
+
+@cache
+def load_claims() -> tuple[Claim, ...]:
+    """Every claim of data/paper/claims.toml, in the order of the paper."""
+    text = (DATA / "paper" / "claims.toml").read_text(encoding="utf-8")
+    return tuple(_claim(entry) for entry in tomllib.loads(text)["claim"])
+
+
+def _claim(entry: dict[str, Any]) -> Claim:
+    known = {f.name for f in fields(Claim) if f.init}
+    for name in entry:
+        rule = "is not a field of a claim"
+        require(name in known, f"{entry.get('id', 'claim')}.{name}", entry[name], rule)
+    if "region" in entry:
+        entry = {**entry, "region": tuple(map(float, entry["region"]))}
+    return Claim(**entry)

@@ -1,0 +1,107 @@
+"""Our own runs as the table that claims about training are decided on.
+
+Finished runs of the ledger, none left out but those that carry their reason, with the columns that
+a claim may name: axes of the paper, nominal budget, family, shares of compute, and responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage import ledger
+from moe_leverage.config import PAPER_ROUTING, require
+from moe_leverage.laws import PUBLISHED
+
+BUDGETS_PER_DECADE = 2  # the ladder is 3e11, 1e12, 3e12, ...
+EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
+RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
+
+
+def runs(studies: Sequence[str]) -> pd.DataFrame:
+    """Finished runs of these studies; empty while the ledger has none."""
+    files = [study for study in studies if (ledger.DIRECTORY / f"{study}.jsonl").is_file()]
+    tables = [ledger.load(study) for study in files]
+    if not tables or not sum(map(len, tables)):
+        return pd.DataFrame()
+    frame = pd.concat(tables, ignore_index=True)
+    frame = frame[(frame["status"] == "ok") & frame["excluded"].isna()]
+    return with_columns(frame.reset_index(drop=True))
+
+
+def with_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with the columns that claims name beside those of the ledger."""
+    compute = frame["training_flops"].astype(float)
+    rounded = np.round(BUDGETS_PER_DECADE * np.log10(compute)) / BUDGETS_PER_DECADE
+    forward = {
+        name: frame[f"forward_flops.{name}"].astype(float)
+        for name in ("attention_projections", "attention_scores")
+    }
+    axes = ["activation_ratio", "granularity", "shared_ratio", "num_dense_layers"]
+    places = frame[axes].astype(float).round(4).astype(str)
+    budget = pd.Series(rounded, index=frame.index).map("1e{:.1f}".format)
+    return frame.assign(
+        loss=frame["validation_loss_nats"].astype(float),
+        compute_flops=compute,
+        budget=budget,
+        is_moe=(frame["num_experts"] > 0).astype(int),
+        batch_tokens=frame["batch_sequences"] * frame["sequence_length"],
+        attention_share=sum(forward.values()) / frame["flops_per_token"],
+        is_weakly_balanced=(
+            frame["routing.balance_coefficient"] < PAPER_ROUTING.balance_coefficient
+        ).astype(int),
+        architecture=places.agg("/".join, axis=1),
+        budget_and_granularity=budget + "/" + places["granularity"],
+        published_leverage=_published_leverage(frame, compute),
+    )
+
+
+def with_response(frame: pd.DataFrame, response: str) -> pd.DataFrame:
+    """The table with a column `response`: nats, ln nats or ln EL."""
+    require(response in RESPONSES, "response", response, f"must be one of {', '.join(RESPONSES)}")
+    if response == "log_leverage":
+        return frame.assign(response=_log_leverage(frame))
+    if response == "early_loss":
+        return frame.assign(response=frame["training_loss_curve_nats"].map(_early))
+    loss = frame["loss"]
+    return frame.assign(response=np.log(loss) if response == "log_loss" else loss)
+
+
+def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
+    """Ln EL of each run: ln C of the dense frontier at its loss, less ln C of the run.
+
+    Missing where the loss lies outside the range of the dense runs: nothing is extrapolated.
+    """
+    dense = _dense_runs()
+    best = dense.groupby("budget")[["loss", "compute_flops"]].min().sort_values("compute_flops")
+    best = best[best["loss"] < best["loss"].shift(fill_value=np.inf).cummin()]
+    if len(best) < 2:
+        return pd.Series(np.nan, index=frame.index)
+    log_dense = np.interp(
+        np.log(frame["loss"]),
+        np.log(best["loss"].to_numpy()[::-1]),
+        np.log(best["compute_flops"].to_numpy()[::-1]),
+        left=np.nan,
+        right=np.nan,
+    )
+    own = np.log(frame["compute_flops"].to_numpy(dtype=float))
+    return pd.Series(log_dense - own, index=frame.index)
+
+
+def _dense_runs() -> pd.DataFrame:
+    """Every finished dense run of the ledger."""
+    studies = sorted(path.stem for path in ledger.DIRECTORY.glob("*.jsonl"))
+    frame = runs(studies)
+    return frame if frame.empty else frame[frame["is_moe"] == 0]
+
+
+def _published_leverage(frame: pd.DataFrame, compute: pd.Series[float]) -> pd.Series[float]:
+    axes = {name: frame[name].astype(float) for name in ("activation_ratio", "granularity")}
+    return pd.Series(PUBLISHED.joint(**axes, compute=compute), index=frame.index)
+
+
+def _early(curve: list[float]) -> float:
+    """Training loss when a tenth of the tokens is seen; the curve's grid is quadratic in i."""
+    return float(curve[max(round(len(curve) * EARLY_SHARE**0.5) - 1, 0)])

@@ -1,0 +1,228 @@
+"""What our own runs say about a claim: one regression, an effect, and a 90 % interval.
+
+A claim registers its study, statistic and the region of effects that agree with it. Every statistic
+is a function of the coefficients of one least-squares fit with an intercept per group (a budget, or
+an architecture); its interval comes from a bootstrap of the residuals with a fixed seed. A study
+without enough runs gives no effect but the reason.
+
+    x    the axis under study, ln by default       z    ln of a second variable, `by`
+    y    loss in nats, ln loss, or ln EL           optimum    x at the bottom of the parabola
+
+    slope          y = group + b x                              b
+    curvature      y = group + b x + c x^2                      c
+    optimum        y = group + b x + c x^2                      exp(-b / 2c)
+    drift          y = group + b x + b' x z + c x^2             -b' / 2c: ln optimum per unit of z
+    shift          the same with z = 0 or 1                     -b' / 2c: ln ratio of the two optima
+    interaction    y = group + b x + b' x z                     b'
+    level          y = group                                    smallest or largest group mean
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from moe_leverage.audit import evidence
+from moe_leverage.audit.claims import Measurement
+from moe_leverage.config import require
+
+Array = npt.NDArray[np.float64]
+
+DRAWS = 2_000
+COVERAGE = 0.90
+SPARE_RUNS = 3  # runs beyond the number of coefficients, below which no interval is given
+SEED = 0
+PAPER_COMPUTE_FLOPS = 3e20  # largest budget at which the paper reads loss off (Section 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Design:
+    """Which runs, which columns and which statistic: the arguments a claim registers."""
+
+    study: str | Sequence[str]
+    statistic: str
+    axis: str = ""
+    response: str = "loss"
+    scale: Literal["log", "linear"] = "log"
+    by: str = ""
+    within: str = "budget"
+    each: str = ""  # "compute": one slope or level per budget; `pick` says which one counts
+    pick: Literal["min", "max"] = "min"
+    over: str = ""  # a second swept variable: its best value is taken first
+    where: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def studies(self) -> list[str]:
+        """The names of the studies, one or several."""
+        return [self.study] if isinstance(self.study, str) else list(self.study)
+
+
+def measure(**arguments: Any) -> Measurement:
+    """The effect that our runs show, or the reason why they show none."""
+    design = Design(**arguments)
+    known = f"must be one of {', '.join(STATISTICS)}"
+    require(design.statistic in STATISTICS, "statistic", design.statistic, known)
+    runs = evidence.runs(design.studies)
+    if runs.empty:
+        return Measurement(effect=None, detail=f"no runs of {_names(design)} in the ledger yet")
+    runs = _select(evidence.with_response(runs, design.response), design)
+    fit, reason = _fit(runs, design)
+    if fit is None:
+        return Measurement(effect=None, detail=f"{reason} ({len(runs)} runs of {_names(design)})")
+    statistic = STATISTICS[design.statistic]
+    effect = float(statistic(fit.theta[None], fit, design)[0])
+    draws = statistic(fit.draws(), fit, design)
+    if not np.isfinite(effect) or np.mean(~np.isfinite(draws)) > (1 - COVERAGE) / 2:
+        return Measurement(effect=None, detail=f"no optimum is resolved by {_scope(runs, design)}")
+    tails = [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)]
+    low, high = np.nanpercentile(np.where(np.isfinite(draws), draws, np.nan), tails)
+    return Measurement(effect=effect, low=float(low), high=float(high), detail=_scope(runs, design))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fit:
+    theta: Array  # coefficients, groups first
+    inverse: Array  # pseudo-inverse of the design matrix
+    fitted: Array
+    residuals: Array  # scaled by their leverage
+    num_groups: int
+
+    def draws(self) -> Array:
+        """Coefficients of bootstrap samples of the residuals, shape (DRAWS, P)."""
+        generator = np.random.default_rng(SEED)
+        picks = generator.integers(0, len(self.residuals), (DRAWS, len(self.residuals)))
+        samples: Array = (self.fitted + self.residuals[picks]) @ self.inverse.T
+        return samples
+
+
+def _select(runs: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """Rows inside `where`, the best over `over` only, without missing values."""
+    for column, (low, high) in design.where.items():
+        runs = runs[runs[column].astype(float).between(low, high)]
+    columns = [name for name in (design.axis, design.by) if name]
+    runs = runs.dropna(subset=["response", *columns])
+    if design.over and len(runs):
+        keys = ["budget", "is_moe", "seed", *columns]
+        best = runs.groupby(list(dict.fromkeys(keys)))["response"].idxmin()
+        runs = runs.loc[best]
+    return runs
+
+
+def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Fit | None, str]:
+    """Least squares of the response on group intercepts and the terms of the statistic."""
+    if runs.empty:
+        return None, "none of them can be used"
+    matrix, num_groups = _matrix(runs, design)
+    rank = np.linalg.matrix_rank(matrix)
+    if rank < matrix.shape[1]:
+        return None, "they do not vary enough along the axis"
+    if len(runs) < matrix.shape[1] + SPARE_RUNS:
+        return None, f"at least {matrix.shape[1] + SPARE_RUNS} are needed"
+    response = runs["response"].to_numpy(dtype=float)
+    inverse: Array = np.linalg.pinv(matrix).astype(np.float64)
+    theta = inverse @ response
+    fitted = matrix @ theta
+    hat = np.clip(np.einsum("ij,ji->i", matrix, inverse), 0, 1 - 1e-9)
+    residuals = (response - fitted) / np.sqrt(1 - hat)
+    return _Fit(
+        theta=theta, inverse=inverse, fitted=fitted, residuals=residuals, num_groups=num_groups
+    ), ""
+
+
+def _matrix(runs: pd.DataFrame, design: Design) -> tuple[Array, int]:
+    """Group indicators, then the terms in x and z, both centred."""
+    groups = pd.get_dummies(_groups(runs, design)).to_numpy(dtype=float)
+    if design.statistic == "level":
+        return groups, groups.shape[1]
+    x = runs[design.axis].to_numpy(dtype=float)
+    x = np.log(x) if design.scale == "log" else x
+    if design.each:
+        return np.hstack([groups, groups * x[:, None]]), groups.shape[1]
+    terms = [x]
+    if design.by:
+        z = runs[design.by].to_numpy(dtype=float)
+        z = np.log(z) - np.log(z).mean() if z.min() > 0 and z.max() > 1 else z
+        square = [x**2 * z] if design.statistic == "curvature_interaction" else []
+        terms += [x * z, *square]
+    if design.statistic in ("curvature", "curvature_interaction", "optimum", "drift", "shift"):
+        terms.append(x**2)
+    return np.column_stack([groups, *terms]), groups.shape[1]
+
+
+def _groups(runs: pd.DataFrame, design: Design) -> pd.Series[str]:
+    """The label of each run's intercept; what moderates the axis has intercepts of its own."""
+    if design.within == "none":
+        return pd.Series("all", runs.index)
+    labels = runs[design.within].astype(str)
+    if design.by and design.by != "compute_flops":
+        labels = labels + "/" + runs[design.by].astype(str)
+    return labels
+
+
+def _slope(theta: Array, fit: _Fit, design: Design) -> Array:
+    slopes = theta[:, fit.num_groups :]
+    picked: Array = getattr(slopes, design.pick)(axis=1) if design.each else slopes[:, 0]
+    return picked
+
+
+def _level(theta: Array, fit: _Fit, design: Design) -> Array:
+    levels: Array = getattr(theta, design.pick)(axis=1)
+    return levels
+
+
+def _last(theta: Array, fit: _Fit, design: Design) -> Array:
+    return theta[:, -1]
+
+
+def _second(theta: Array, fit: _Fit, design: Design) -> Array:
+    return theta[:, fit.num_groups + 1]
+
+
+def _third(theta: Array, fit: _Fit, design: Design) -> Array:
+    return theta[:, fit.num_groups + 2]
+
+
+def _optimum(theta: Array, fit: _Fit, design: Design) -> Array:
+    place = _bottom(theta[:, fit.num_groups], theta[:, -1])
+    return np.exp(place) if design.scale == "log" else place
+
+
+def _moved(theta: Array, fit: _Fit, design: Design) -> Array:
+    return _bottom(theta[:, fit.num_groups + 1], theta[:, -1])
+
+
+def _bottom(slope: Array, curvature: Array) -> Array:
+    """Where the parabola is lowest; NaN where it opens downwards."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(curvature > 0, -slope / (2 * curvature), np.nan)
+
+
+STATISTICS: dict[str, Callable[[Array, _Fit, Design], Array]] = {
+    "slope": _slope,
+    "level": _level,
+    "curvature": _last,
+    "interaction": _second,
+    "curvature_interaction": _third,
+    "optimum": _optimum,
+    "drift": _moved,
+    "shift": _moved,
+}
+
+
+def _names(design: Design) -> str:
+    return "the study " + " and ".join(design.studies)
+
+
+def _scope(runs: pd.DataFrame, design: Design) -> str:
+    """How many runs at which computes, and how far below the paper's budgets."""
+    low, high = runs["compute_flops"].min(), runs["compute_flops"].max()
+    gap = PAPER_COMPUTE_FLOPS / high
+    return (
+        f"{len(runs)} runs of {_names(design)}, {low:.0e} to {high:.0e} FLOPs, "
+        f"{gap:.0e} times below the paper's largest"
+    )

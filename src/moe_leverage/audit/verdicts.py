@@ -1,0 +1,189 @@
+"""Every claim of the paper decided, as a table, as text and as a page element (all sections).
+
+Verdicts are computed at each call from the printed tables, the published laws and the ledger; none
+is stored.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from moe_leverage.audit.checks import CHECKS
+from moe_leverage.audit.claims import (
+    LABELS,
+    Claim,
+    Finding,
+    Label,
+    Measurement,
+    load_claims,
+)
+from moe_leverage.audit.measured import measure
+from moe_leverage.config import require
+
+COLUMNS = ("verdict", "locator", "claim", "published", "found", "detail")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A claim, what was found, and what follows."""
+
+    claim: Claim
+    label: Label
+    found: Finding | Measurement | None
+    detail: str
+
+    @property
+    def value(self) -> float | None:
+        """The number found: a recomputed value or a measured effect."""
+        if isinstance(self.found, Measurement):
+            return self.found.effect
+        return self.found.value if self.found else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 90 % interval of a measured effect."""
+        if isinstance(self.found, Measurement) and self.found.effect is not None:
+            return self.found.low, self.found.high
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, one row of `moe-leverage audit --json`."""
+        claim = self.claim
+        return {
+            "id": claim.id,
+            "locator": claim.locator,
+            "claim": claim.says,
+            "kind": claim.kind,
+            "reading_of": claim.reading_of or None,
+            "chapter": claim.chapter,
+            "published": claim.published or None,
+            "relation": claim.relation,
+            "unit": claim.unit or None,
+            "check": claim.check["name"],
+            "arguments": dict(claim.arguments),
+            "region": _finite(claim.region),
+            "verdict": self.label,
+            "found": self.value,
+            "interval": _finite(self.interval),
+            "detail": self.detail,
+        }
+
+
+def decide(claim: Claim) -> Verdict:
+    """Run the check of one claim and judge what it found."""
+    name, arguments = claim.check["name"], claim.arguments
+    if name == "unavailable":
+        needs = f"needs {arguments['needs']}"
+        return Verdict(claim=claim, label="not checkable", found=None, detail=needs)
+    if claim.is_measured:
+        measurement = measure(**arguments)
+        label = claim.judge(measurement)
+        return Verdict(claim=claim, label=label, found=measurement, detail=measurement.detail)
+    require(name in CHECKS, f"{claim.id}.check", name, f"must be one of {', '.join(CHECKS)}")
+    finding = CHECKS[name](**arguments)
+    label = claim.judge(finding)
+    because = f"{claim.because}" if label == "consistent" else ""
+    matters = claim.matters if label == "discrepant" else ""
+    parts = [part for part in (finding.detail, because, matters) if part]
+    return Verdict(claim=claim, label=label, found=finding, detail=". ".join(parts))
+
+
+def audit() -> tuple[Verdict, ...]:
+    """The verdict on every claim, in the order of the paper.
+
+    >>> all(verdict.label in LABELS for verdict in audit())
+    True
+    """
+    return tuple(decide(claim) for claim in load_claims())
+
+
+def counts(verdicts: tuple[Verdict, ...]) -> dict[str, int]:
+    """How many claims have each verdict, all verdicts named; other readings are not counted."""
+    found = Counter(verdict.label for verdict in verdicts if not verdict.claim.reading_of)
+    return {label: found[label] for label in LABELS}
+
+
+def table(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
+    """One row a claim: verdict, locator, claim, published, found, detail."""
+    rows = [
+        {
+            "id": verdict.claim.id,
+            "verdict": verdict.label,
+            "kind": verdict.claim.kind,
+            "chapter": verdict.claim.chapter,
+            "locator": verdict.claim.locator,
+            "claim": _claim(verdict.claim),
+            "published": _published(verdict.claim),
+            "found": _found(verdict),
+            "detail": verdict.detail,
+        }
+        for verdict in verdicts
+    ]
+    return pd.DataFrame(rows).set_index("id")
+
+
+def html_table(verdicts: tuple[Verdict, ...]) -> str:
+    """The verdicts as an HTML table whose rows carry data-verdict, data-kind and data-chapter.
+
+    Each row has the claim's id as its anchor and links to the chapter that treats it.
+    """
+    frame = table(verdicts)
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    body = "\n".join(_html_row(str(name), row) for name, row in frame.iterrows())
+    return (
+        '<table class="audit" data-filter="verdict kind chapter">\n'
+        f"<caption>{len(frame)} claims of the paper and their verdicts</caption>\n"
+        f"<thead><tr>{head}<th scope='col'>chapter</th></tr></thead>\n<tbody>\n{body}\n"
+        "</tbody>\n</table>"
+    )
+
+
+def _html_row(name: str, row: pd.Series[Any]) -> str:
+    cells = "".join(f"<td>{html.escape(str(row[column]))}</td>" for column in COLUMNS)
+    data = " ".join(
+        f'data-{key}="{html.escape(str(row[key]))}"' for key in ("verdict", "kind", "chapter")
+    )
+    link = f'<a href="{row["chapter"]}.html">{row["chapter"]}</a>'
+    return f'<tr id="claim-{name}" {data}>{cells}<td>{link}</td></tr>'
+
+
+def _claim(claim: Claim) -> str:
+    """Our wording; another reading of a claim says whose."""
+    return (
+        f"{claim.says} (another reading of {claim.reading_of})" if claim.reading_of else claim.says
+    )
+
+
+def _published(claim: Claim) -> str:
+    sign = {"above": "above ", "below": "below "}.get(claim.relation, "")
+    text = f"{sign}{claim.published} {claim.unit}".strip()
+    if claim.region is None:
+        return text
+    low, high = (_bound(edge) for edge in claim.region)
+    return "; ".join(part for part in (text, f"registered: {low} to {high}") if part)
+
+
+def _found(verdict: Verdict) -> str:
+    if verdict.value is None:
+        return ""
+    if verdict.claim.relation == "holds":
+        return "yes" if verdict.value else "no"
+    if verdict.interval is None:
+        return f"{verdict.value:.4g}"
+    low, high = verdict.interval
+    return f"{verdict.value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _bound(edge: float) -> str:
+    return "any" if abs(edge) == float("inf") else f"{edge:g}"
+
+
+def _finite(pair: tuple[float, float] | None) -> list[float | None] | None:
+    """Bounds for JSON, which has no infinity."""
+    return None if pair is None else [edge if math.isfinite(edge) else None for edge in pair]

@@ -1,0 +1,55 @@
+"""`moe-leverage audit`: the verdict on every published number, and the twelve settled leads."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from moe_leverage.cli import app
+
+
+@app.command(epilog="Example: moe-leverage audit --verdict discrepant")
+def audit(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    verdict: Annotated[str, typer.Option(help="Only claims with this verdict.")] = "",
+    with_leads: Annotated[bool, typer.Option("--leads", help="Print the leads as well.")] = False,
+) -> None:
+    """Check every quantitative claim of the paper and print a verdict for each."""
+    from moe_leverage.audit import LABELS, counts, table
+    from moe_leverage.audit import audit as run_audit
+    from moe_leverage.audit.leads import leads
+    from moe_leverage.config import require
+
+    rule = f"must be one of {', '.join(LABELS)}"
+    require(verdict in ("", *LABELS), "verdict", verdict, rule)
+    verdicts = run_audit()
+    chosen = tuple(entry for entry in verdicts if verdict in ("", entry.label))
+    settled = leads() if with_leads else ()
+    if as_json:
+        found = {
+            "counts": counts(verdicts),
+            "claims": [entry.to_dict() for entry in chosen],
+            "leads": [
+                {
+                    "number": entry.number,
+                    "question": entry.question,
+                    "answer": entry.paragraph,
+                    "table": json.loads(entry.table.to_json(orient="records")),
+                }
+                for entry in settled
+            ],
+        }
+        print(json.dumps(found, indent=1, allow_nan=False))
+        return
+    for name, row in table(chosen).iterrows():
+        print(f"{row['verdict']}: {row['claim']} ({row['locator']}; {name})")
+        for label in ("published", "found", "detail"):
+            if row[label]:
+                print(f"    {label}: {row[label]}")
+    for entry in settled:
+        print(f"\n{entry.number}. {entry.question}\n{entry.table.to_string(index=False)}")
+        print(entry.paragraph)
+    summary = ", ".join(f"{number} {label}" for label, number in counts(verdicts).items())
+    print(f"\n{sum(counts(verdicts).values())} claims: {summary}")

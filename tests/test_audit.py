@@ -1,0 +1,276 @@
+"""The audit: known verdicts checked by hand, the rule that judges, and the twelve leads."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from moe_leverage import paper
+from moe_leverage.audit import LABELS, Verdict, audit, counts, html_table, load_claims, table
+from moe_leverage.audit.checks import CHECKS, average, expression, parameters
+from moe_leverage.audit.claims import KINDS, Claim, Finding, Measurement, half_unit
+from moe_leverage.audit.leads import lead, leads
+from moe_leverage.audit.listed import listed
+from moe_leverage.audit.measured import STATISTICS
+
+STUDIES = {
+    "hparams", "hparams-check", "allocation", "activation", "granularity", "balance", "shared",
+    "dense-first", "attention", "joint", "nano-beta", "bias-routing",
+}  # fmt: skip
+
+# Decided by hand from the printed tables, each with the arithmetic that decides it.
+BY_HAND = {
+    "table4-overall-dense": "reproduced",  # 1496.9 / 34 = 44.03
+    "table4-overall-moe": "reproduced",  # 1548.5 / 34 = 45.54
+    "table4-professional-dense": "consistent",  # 264.4 / 6 = 44.07, printed 44.0
+    "table4-overall-categories-dense": "discrepant",  # 238.8 / 5 = 47.8
+    "humaneval-plus-16": "reproduced",  # 51.8 - 35.4 = 16.4
+    "majority": "reproduced",  # 25 of 34
+    "deepseekmoe-2.5x": "reproduced",  # 7 / 2.8
+    "hp-a-7.8": "discrepant",  # 5 / 65 = 7.69 %
+    "hp-a-7.8-other": "reproduced",  # 5 / 64 = 7.81 %
+    "a-range-low": "discrepant",  # 3 / 257 = 1.17 %
+    "ling-g-12": "discrepant",  # 2 x 2048 / 384 = 10.67
+    "ling-a-3.4": "reproduced",  # 13 / 385 = 3.38 %
+    "table1-exponents-dense": "reproduced",  # 0.5422 + 0.4578
+    "table1-product-dense": "consistent",  # 0.0655 x 15.2582 = 0.9994
+    "compute-7x-active": "reproduced",  # 6.11 / 0.85 = 7.19
+    "table3-dense-total": "reproduced",
+    "d-sign": "discrepant",  # printed -7.61e-2
+    "s-16.7-listed": "discrepant",  # no row of Table 9 has 2 of 12
+    "s-constant-active": "discrepant",  # 11 + 2
+    "dense-first-width": "discrepant",  # 4096 / (3 x 1024) = 1.33
+    "table11-eta": "discrepant",  # 9.5e-3 against 9.5e-4
+    "tables-eta-agree": "reproduced",
+    "table6-total": "reproduced",
+    "loss-gap": "not checkable",
+    "dense-eta": "not checkable",
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> tuple[Verdict, ...]:
+    return audit()
+
+
+def test_every_claim_has_a_verdict(verdicts: tuple[Verdict, ...]) -> None:
+    assert {verdict.label for verdict in verdicts} <= set(LABELS)
+    assert len(verdicts) == len(load_claims())
+    own = [verdict for verdict in verdicts if not verdict.claim.reading_of]
+    assert len(own) == sum(counts(verdicts).values()) >= 120
+
+
+def test_verdicts_decided_by_hand(verdicts: tuple[Verdict, ...]) -> None:
+    found = {verdict.claim.id: verdict.label for verdict in verdicts}
+    assert {name: found[name] for name in BY_HAND} == BY_HAND
+
+
+def test_no_verdict_without_its_reason(verdicts: tuple[Verdict, ...]) -> None:
+    for verdict in verdicts:
+        if verdict.label == "discrepant":
+            assert verdict.claim.matters, verdict.claim.id
+        if verdict.label == "not checkable":
+            assert verdict.detail.startswith("needs "), verdict.claim.id
+        if verdict.claim.is_measured:
+            assert verdict.detail, verdict.claim.id
+            assert verdict.label.startswith("measured: "), verdict.claim.id
+
+
+def test_claims_are_well_formed() -> None:
+    claims = load_claims()
+    names = Counter(claim.id for claim in claims)
+    assert max(names.values()) == 1
+    assert {claim.kind for claim in claims} == set(KINDS)
+    for claim in claims:
+        assert re.fullmatch(r"\d\d-[a-z-]+", claim.chapter), claim.id
+        assert not claim.reading_of or claim.reading_of in names, claim.id
+        assert claim.says[-1] != ".", claim.id
+        assert re.search(r"Abstract|Section|Table|Tables|Eq|Fig|Appendix", claim.locator), claim.id
+
+
+def test_measured_claims_are_registered() -> None:
+    for claim in (claim for claim in load_claims() if claim.is_measured):
+        assert claim.region is not None, claim.id
+        low, high = claim.region
+        assert low < high, claim.id
+        assert claim.arguments["statistic"] in STATISTICS, claim.id
+        study = claim.arguments["study"]
+        assert {study} <= STUDIES if isinstance(study, str) else set(study) <= STUDIES, claim.id
+
+
+def test_every_check_decides_some_claim() -> None:
+    used = {claim.check["name"] for claim in load_claims()}
+    assert set(CHECKS) == used - {"measured", "unavailable"}
+
+
+def claim(**fields: object) -> Claim:
+    base = {"id": "x", "locator": "Section 1", "says": "s", "kind": "law"}
+    base |= {"chapter": "07-joint-law", "check": {"name": "measured"}}
+    return Claim(**{**base, **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("published", "relation", "value", "uncertainty", "label"),
+    [
+        ("55.8", "equals", 55.84, 0.0, "reproduced"),
+        ("55.8", "equals", 55.85, 0.0, "reproduced"),
+        ("55.8", "equals", 55.88, 0.05, "consistent"),
+        ("55.8", "equals", 55.91, 0.05, "discrepant"),
+        ("2.93e-4", "equals", 2.934e-4, 0.0, "reproduced"),
+        ("2.93e-4", "equals", 2.94e-4, 0.0, "discrepant"),
+        ("7", "above", 7.01, 0.0, "reproduced"),
+        ("7", "above", 6.95, 0.1, "consistent"),
+        ("7", "above", 6.8, 0.1, "discrepant"),
+        ("8 to 12", "between", 12.0, 0.0, "reproduced"),
+        ("-11 to -9", "between", -8.9, 0.0, "discrepant"),
+        ("", "holds", 0.0, 0.0, "discrepant"),
+    ],
+)
+def test_rule_of_verdicts(
+    published: str, relation: str, value: float, uncertainty: float, label: str
+) -> None:
+    finding = Finding(value=value, uncertainty=uncertainty)
+    assert claim(published=published, relation=relation).judge(finding) == label
+
+
+@pytest.mark.parametrize(
+    ("effect", "low", "high", "label"),
+    [
+        (9.0, 8.5, 11.0, "measured: agrees"),
+        (9.0, 7.0, 11.0, "measured: cannot tell"),
+        (5.0, 4.0, 7.9, "measured: disagrees"),
+        (15.0, 12.1, 20.0, "measured: disagrees"),
+        (None, -math.inf, math.inf, "measured: cannot tell"),
+    ],
+)
+def test_rule_of_measured_verdicts(
+    effect: float | None, low: float, high: float, label: str
+) -> None:
+    found = Measurement(effect=effect, low=low, high=high)
+    assert claim(region=(8.0, 12.0)).judge(found) == label
+
+
+def test_a_malformed_claim_is_named() -> None:
+    with pytest.raises(ValueError, match=r"x\.kind = 'guess': must be one of"):
+        claim(kind="guess")
+    with pytest.raises(ValueError, match=r"x\.tolerance = 1\.0: needs a reason"):
+        claim(tolerance=1.0)
+
+
+def test_half_unit_reads_the_printed_digits() -> None:
+    assert half_unit("44.0") == pytest.approx(0.05)
+    assert half_unit("5.28e+16") == pytest.approx(5e13)
+    assert half_unit("98") == 0.5
+
+
+def test_expression_propagates_rounding() -> None:
+    found = expression("a - b", {"a": [4, "HumanEval-Plus", "ling_mini_beta_score"],
+                                 "b": [4, "HumanEval-Plus", "dense_6_1b_score"]})  # fmt: skip
+    assert found.value == pytest.approx(16.4)
+    assert found.uncertainty == pytest.approx(0.1)
+    exact = expression("a + b", {"a": [9, 0, "num_active_experts"],
+                                 "b": [9, 0, "num_shared_experts"]})  # fmt: skip
+    assert (exact.value, exact.uncertainty) == (12.0, 0.0)
+
+
+@pytest.mark.parametrize("formula", ["__import__('os')", "a", "2 if 1 else 3", "(1).real", "'a'"])
+def test_expression_is_arithmetic_only(formula: str) -> None:
+    with pytest.raises(ValueError, match="only"):
+        expression(formula)
+
+
+def test_checks_refuse_what_the_paper_has_not() -> None:
+    with pytest.raises(ValueError, match="category = 'Vision': is not in Table 4"):
+        average("Vision", "dense_6_1b_score")
+    with pytest.raises(ValueError, match="model = 'GPT': must be one of"):
+        parameters("GPT", "total")
+    with pytest.raises(ValueError, match="table 4 row = 'Average': stands in 5 rows"):
+        expression("a", {"a": [4, "Average", "dense_6_1b_score"]})
+
+
+def test_listed_models_carry_their_costs() -> None:
+    seven = listed(7)
+    assert len(seven) == 48
+    # 22 layers of (2.4 attention + 3 x 257 expert) d^2 and a router, by hand: 27.88 billion.
+    by_hand = 22 * (1280**2 * (2.4 + 3 * 257) + 256 * 1280 + 2 * 1280) + 1280
+    assert seven["total_params"].iloc[-1] == by_hand
+    assert (listed(8)["printed_attention_share"] < listed(8)["attention_share"]).any()
+
+
+def test_leads_are_settled() -> None:
+    found = leads()
+    assert [entry.number for entry in found] == list(range(1, 13))
+    for entry in found:
+        assert len(entry.table) > 0
+        assert len(entry.paragraph) > 200
+        assert "nan" not in entry.paragraph
+        assert entry.question.endswith("?")
+    with pytest.raises(ValueError, match="lead = 13: must be from 1 to 12"):
+        lead(13)
+
+
+def test_answers_of_the_leads() -> None:
+    (kept,) = lead(1).table.query("agrees").to_dict("records")
+    assert (kept["base_of_compute"], kept["base_of_granularity"]) == ("10", "2")
+    assert lead(2).table["as_described"].max() < 1e-3
+    three = lead(5).table.query("forward_passes_in_m == 'three in both'")
+    assert three["median"].between(3, 5).all()
+    spreads = lead(6).table["median_spread_percent"]
+    assert spreads.idxmin() == 0
+    assert spreads[0] < 0.1
+    ratios = lead(8).table["batch_ratio"]
+    assert ratios.max() / ratios.min() < 1.05
+    rates = lead(8).table["rate_ratio"]
+    assert rates.max() / rates.min() > 1.8
+    counts_of_layers = lead(12).table.set_index("model")["total_billions"]
+    assert round(counts_of_layers["Ling-mini-beta, 1 dense"], 1) == 17.5
+
+
+def test_html_table_can_be_filtered(verdicts: tuple[Verdict, ...]) -> None:
+    page = html_table(verdicts)
+    assert page.count("<tr id=") == len(verdicts)
+    assert page.count("data-verdict=") == page.count("data-kind=") == len(verdicts)
+    assert 'id="claim-ling-g-12"' in page
+    assert "(E_a + E_s)" in page
+    assert table(verdicts)["detail"].map(len).max() < 900
+
+
+def test_command_line_prints_json() -> None:
+    command = [sys.executable, "-m", "moe_leverage", "audit", "--json", "--leads"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found["claims"]) == len(load_claims())
+    assert all(entry["verdict"] in LABELS for entry in found["claims"])
+    assert len(found["leads"]) == 12
+    assert sum(found["counts"].values()) >= 120
+
+
+def test_command_line_names_a_bad_verdict() -> None:
+    command = [sys.executable, "-m", "moe_leverage", "audit", "--verdict", "maybe"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "verdict = 'maybe': must be one of reproduced" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_laws_and_tables_print_the_same_coefficients() -> None:
+    from moe_leverage.laws import PUBLISHED
+
+    row = paper.table(2).loc[0]
+    for name in ("a", "d", "gamma", "beta", "a_start", "a_max"):
+        assert getattr(PUBLISHED.joint, name) == row[name]
+    dense, moe = paper.table(1).to_dict("records")
+    for record, model, tokens in (
+        (dense, PUBLISHED.dense_model, PUBLISHED.dense_tokens),
+        (moe, PUBLISHED.moe_model, PUBLISHED.moe_tokens),
+    ):
+        assert (model.coefficient, model.exponent) == (
+            record["model_coefficient"], record["model_exponent"])  # fmt: skip
+        assert (tokens.coefficient, tokens.exponent) == (
+            record["tokens_coefficient"], record["tokens_exponent"])  # fmt: skip
