@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 app = typer.Typer(
@@ -22,20 +21,21 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ValueError and OSError are the user's, anything else is ours."""
-    from moe_leverage.cli import audit, corpus, design, train  # noqa: F401
+    from moe_leverage.cli import audit, corpus, design, study, train  # noqa: F401
 
     try:
         code = app(standalone_mode=False)
     except (ValueError, OSError) as error:
         fail(str(error))
-    except click.ClickException as error:
+    except typer.TyperException as error:
         fail(error.format_message())
-    except click.exceptions.Abort:
+    except typer.Abort:
         sys.exit(130)
     sys.exit(code or 0)
 
 
 def fail(message: str) -> None:
-    """Print one line to the error stream and exit with 2."""
-    print(f"moe-leverage: {' '.join(message.split())}", file=sys.stderr)
+    """Print one line to the error stream and exit with 2; no line where help was the answer."""
+    if message:
+        print(f"moe-leverage: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

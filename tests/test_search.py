@@ -1,0 +1,209 @@
+"""The design search: what it returns keeps its limits, is the best there is, and can be built."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from moe_leverage import cli
+from moe_leverage.accounting import count_forward_flops, count_parameters
+from moe_leverage.export import write_hf
+from moe_leverage.huggingface import load
+from moe_leverage.laws import PUBLISHED
+from moe_leverage.search import BEST_ATTENTION_SHARE, Limits, design
+
+
+def axes(found):
+    e = found.explanation
+    return e.activation_ratio, e.granularity, e.efficiency_leverage
+
+
+@pytest.mark.parametrize("compute", [1e18, 1e20, 1e22, 1e24])
+def test_designs_spend_the_budget_at_the_optimum_of_table_1(compute):
+    designs = design(Limits(compute=compute))
+    assert len(designs) == 3
+    for found in designs:
+        e = found.explanation
+        assert e.compute == pytest.approx(compute)
+        assert 3 * e.flops_per_token["non_embedding"] == pytest.approx(
+            PUBLISHED.moe_model(compute), rel=0.05
+        )
+        assert found.batch_tokens == pytest.approx(PUBLISHED.batch_tokens(compute), rel=0.05)
+        assert found.learning_rate == PUBLISHED.learning_rate(compute)
+
+
+def test_sizes_are_whole_and_friendly_to_hardware():
+    for compute in (1e18, 1e20, 1e22, 1e24):
+        for found in design(Limits(compute=compute, expert_parallel=16)):
+            m = found.model
+            assert m.d_head in (64, 128)
+            assert m.d_head * m.num_heads == m.d_model
+            assert m.d_model % 128 == 0
+            assert m.d_expert % (64 if m.d_model >= 2048 else 16) == 0
+            assert m.num_experts % 16 == 0
+            assert 48 <= m.d_model / m.num_layers <= 160
+
+
+def test_ling_mini_beta_comes_out_of_its_own_limits():
+    """Asked for its budget, tokens and sparsity, the search ends next to the paper's own choice."""
+    limits = Limits(compute=1e22, tokens=1e12, min_activation_ratio=0.031)
+    (best, *others) = design(limits, 8)
+    assert best.explanation.granularity == pytest.approx(10.67, rel=0.1)
+    assert best.explanation.active_params == pytest.approx(0.855e9, rel=0.4)
+    widths = {found.model.d_model: found.model for found in (best, *others)}
+    assert widths[2048].num_layers == pytest.approx(20, abs=4)
+    assert widths[2048].d_expert == 384
+
+
+def test_limits_are_kept_and_said_to_bind():
+    (free,) = design(Limits(compute=1e22), 1)
+    assert free.binding[0].constraint == "min_activation_ratio"
+    limits = Limits(compute=1e22, max_total_params=60e9)
+    (small,) = design(limits, 1)
+    assert small.explanation.parameters["total"] <= 60e9 < free.explanation.parameters["total"]
+    (binding,) = small.binding
+    assert (binding.constraint, binding.limit) == ("max_total_params", 60e9)
+    assert binding.value == small.explanation.parameters["total"]
+    assert small.explanation.efficiency_leverage < free.explanation.efficiency_leverage
+
+
+def test_a_binding_limit_would_be_broken_by_one_step_more():
+    (found,) = design(Limits(compute=1e22, max_total_params=60e9), 1)
+    m = found.model
+    more = type(m)(**{**m.to_dict(), "routing": m.routing, "num_experts": m.num_experts + 8})
+    assert count_parameters(more).total > 60e9
+
+
+def test_memory_of_a_rank_falls_with_expert_parallelism():
+    limits = {"compute": 1e22, "max_memory_gb": 120.0}
+    few, many = (design(Limits(**limits, expert_parallel=n), 1)[0] for n in (16, 64))
+    for found, ranks in ((few, 16), (many, 64)):
+        p = found.explanation.parameters
+        bytes_a_rank = 16 * (p["total"] - p["routed_experts"] + p["routed_experts"] / ranks)
+        assert found.memory_per_rank_gb == pytest.approx(bytes_a_rank / 1e9)
+        assert found.memory_per_rank_gb <= 120
+        assert found.model.num_experts % ranks == 0
+        assert "expert_parallel" in {bound.constraint for bound in found.binding}
+    assert many.explanation.efficiency_leverage > few.explanation.efficiency_leverage
+
+
+def test_tokens_fix_the_size_of_the_model():
+    for tokens in (3e11, 1e12):
+        (found,) = design(Limits(compute=1e22, tokens=tokens), 1)
+        assert found.explanation.tokens == pytest.approx(tokens, rel=0.06)
+        assert any(bound.constraint == "tokens" for bound in found.binding)
+
+
+def test_no_shape_at_random_within_the_limits_does_better():
+    limits = Limits(compute=1e22, max_total_params=60e9, min_activation_ratio=0.02)
+    (best,) = design(limits, 1)
+    generator = np.random.default_rng(0)
+    tried = 0
+    for _ in range(8000):
+        d_model = 512 * int(generator.integers(4, 12))
+        d_expert = 64 * int(generator.integers(2, 16))
+        active = int(generator.integers(1, 32))
+        if not 2 <= (active + 1) * d_expert / d_model <= 4 or not 2 <= 2 * d_model / d_expert <= 16:
+            continue
+        shape = type(best.model)(
+            vocab_size=126_464,
+            num_layers=int(generator.integers(d_model // 160 + 1, d_model // 48)),
+            d_model=d_model, num_heads=d_model // 128, num_kv_heads=d_model // 512,
+            num_experts=8 * int(generator.integers(active // 8 + 1, 100)),
+            num_active_experts=active, num_shared_experts=1, d_expert=d_expert,
+            num_dense_layers=1, d_ffn=(active + 1) * d_expert,
+        )  # fmt: skip
+        flops = count_forward_flops(shape, 4096)
+        attention = flops.attention_projections + flops.attention_scores
+        kept = (
+            count_parameters(shape).total <= 60e9
+            and shape.activation_ratio >= 0.02
+            and attention <= 0.5 * flops.non_embedding
+            and abs(3 * flops.non_embedding / PUBLISHED.moe_model(1e22) - 1) <= 0.045
+        )
+        if kept:
+            tried += 1
+            leverage = PUBLISHED.joint(
+                activation_ratio=shape.activation_ratio, granularity=shape.granularity, compute=1e22
+            )
+            assert leverage <= best.explanation.efficiency_leverage * 1.01
+    assert tried >= 10
+
+
+def test_equals_in_leverage_are_ordered_by_attention_share():
+    designs = design(Limits(compute=1e22))
+    flops = designs[0].explanation.flops_per_token
+    share = (flops["attention_projections"] + flops["attention_scores"]) / flops["non_embedding"]
+    low, high = BEST_ATTENTION_SHARE
+    assert low - 0.01 <= share <= high + 0.01
+    best = max(axes(found)[2] for found in designs)
+    assert axes(designs[0])[2] >= 0.99 * best
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"compute": 1e12}, r"compute = 10+\.0: cannot be met: the smallest"),
+        ({"compute": 1e27}, "the largest shape searched is 3.5 times off"),
+        ({"compute": 1e22, "tokens": 1e15}, r"tokens = 10+\.0: cannot be met: the smallest"),
+        ({"compute": 1e22, "max_total_params": 1e9}, r"max_total_params = .* 4\.39 times off"),
+        ({"compute": 1e22, "max_memory_gb": 8.0, "expert_parallel": 64}, "max_memory_gb = 8.0"),
+        (
+            {"compute": 1e22, "min_activation_ratio": 0.9, "expert_parallel": 64},
+            "min_activation_ratio = 0.9: cannot be met: the most that any shape reaches is 0.49",
+        ),
+    ],
+)
+def test_what_cannot_be_met_is_named_with_its_distance(limits, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        design(Limits(**limits))
+    assert "times off" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("compute", 0.0),
+        ("compute", float("nan")),
+        ("tokens", -1.0),
+        ("max_total_params", float("inf")),
+        ("max_memory_gb", 0.0),
+        ("min_activation_ratio", 0.0),
+        ("min_activation_ratio", 1.1),
+        ("expert_parallel", 0),
+    ],
+)
+def test_impossible_limits_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} = "):
+        Limits(**{"compute": 1e22} | {name: value})
+
+
+def test_verb_writes_the_config_of_the_best_design(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "x.json"
+    arguments = ["design", "--compute", "1e22", "--max-total-params", "20e9", "--hf", str(path)]
+    monkeypatch.setattr(sys, "argv", ["moe-leverage", *arguments, "--json"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    best = json.loads(capsys.readouterr().out)["designs"][0]
+    assert left.value.code == 0
+    assert best["parameters"]["total"] <= 20e9
+    assert best["binding"][0]["constraint"] == "max_total_params"
+    read = load(path)
+    assert read.assumptions == ()
+    assert count_parameters(read.model).total == best["parameters"]["total"]
+    assert read.model.to_dict() == best["model"]
+
+
+@pytest.mark.slow
+def test_transformers_builds_the_design_with_the_promised_parameters(tmp_path):
+    import torch
+    import transformers
+
+    (found,) = design(Limits(compute=1e22, max_total_params=20e9), 1)
+    write_hf(found.model, tmp_path / "x.json")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "x.json")
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    built = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert built == found.explanation.parameters["total"]
