@@ -20,7 +20,19 @@ from moe_leverage.paths import BUILD
 SITE = BUILD / "html"
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)([^>]*)>(.*?)</script>", re.DOTALL)
 NOT_JAVASCRIPT = re.compile(r"""type=["'](?!text/javascript|module)""")
-PRINT_HANDLER = re.compile(r"\sonclick=\"(?:window\.)?print\(\)\"")
+CLICK_HANDLER = re.compile(r"\sonclick=\"(?:window\.)?(\w+)\(\)\"")
+FIRST_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>A companion to Towards Greater Leverage</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="0; url=book/intro.html">
+<link rel="icon" href="_static/favicon.svg">
+</head>
+<body><p><a href="book/intro.html">A companion to Towards Greater Leverage</a></p></body>
+</html>
+"""
 UNLISTED = {"index.html", "search.html", "genindex.html"}  # pages that hold nothing of their own
 
 
@@ -35,6 +47,7 @@ def publish(rendered: Path, address: str) -> Path:
     for chapter in chapters.chapters():
         offered = beside / "_sources" / "notebooks" / chapter.notebook.name
         shutil.copyfile(execution.executed_path(chapter), offered)
+    (beside / "index.html").write_text(FIRST_PAGE, encoding="utf-8")
     (beside / "sitemap.xml").write_text(_sitemap(beside, address), encoding="utf-8")
     (beside / ".nojekyll").touch()  # GitHub Pages would leave out folders with an underscore
     _swap(beside)
@@ -64,7 +77,7 @@ def _without_inline_scripts(page: Path, site: Path) -> str:
         return f'<script{attributes} src="{upwards}_static/inline/{name}"></script>'
 
     text = INLINE_SCRIPT.sub(move, page.read_text(encoding="utf-8"))
-    return PRINT_HANDLER.sub(" data-print", text)  # book.js listens instead
+    return CLICK_HANDLER.sub(r' data-call="\1"', text)  # book.js listens instead
 
 
 def _sitemap(site: Path, address: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from moe_leverage.paths import BUILD, write_atomically
 
 STAGE = BUILD / "stage"
 PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
+DESCRIPTION_LENGTH = 200  # characters
 FRAME = ("_config.yml", "_toc.yml", "book/_ext", "book/_static", "requirements.lock")
 
 
@@ -71,7 +74,16 @@ def _chapter_page(executed: NotebookNode) -> str:
     """An executed chapter as the site shows it."""
     page = copy.deepcopy(executed)
     page.cells = [shown for cell in page.cells for shown in _shown(cell)]
+    page.metadata["myst"] = {"html_meta": {"description": _description(page)}}
     return nbformat.writes(page) + "\n"
+
+
+def _description(page: NotebookNode) -> str:
+    """The first paragraph without its markup, for search engines and previews."""
+    blocks = "\n\n".join(c.source for c in page.cells if c.cell_type == "markdown").split("\n\n")
+    prose = next((b for b in blocks if b[:1].isalpha() or b[:1] in "*`["), "")
+    plain = re.sub(r"\{[a-z:]+\}|[`$*\\]|\[(?=[^]]*\]\()|\]\([^)]*\)", "", " ".join(prose.split()))
+    return textwrap.shorten(plain, DESCRIPTION_LENGTH, placeholder=" …")
 
 
 def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:

@@ -1,10 +1,13 @@
-"""The site's own address, derived from the repository's, which `_config.yml` states once."""
+"""The site's own address, from the repository's in `_config.yml`, and what link previews say."""
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -12,6 +15,7 @@ from sphinx.config import Config
 def setup(app: Sphinx) -> dict[str, Any]:
     """Fill in the address before any builder or extension reads it."""
     app.connect("config-inited", _fill_in, priority=100)
+    app.connect("html-page-context", _describe_preview, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -30,3 +34,12 @@ def _fill_in(app: Sphinx, config: Config) -> None:
     config.ogp_site_url = config.html_baseurl
     config.ogp_image = f"{config.html_baseurl}_static/social.png"
     config.ogp_site_name = config.html_title
+
+
+def _describe_preview(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Give previews the page's own description, not the start of its text with raw TeX in it."""
+    found = re.search(r'<meta content="([^"]*)" name="description"', context.get("metatags", ""))
+    if found and context.get("meta") is not None:
+        context["meta"]["og:description"] = html.unescape(found.group(1))

@@ -1,0 +1,188 @@
+"""The rendered files by themselves: links, text alternatives, no asset from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import chapters
+import nbformat
+import pytest
+from bs4 import BeautifulSoup, Tag
+
+pytestmark = pytest.mark.site
+LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch"}
+REFRESH = "book/intro.html"
+
+
+@cache
+def soup(page: Path) -> BeautifulSoup:
+    return BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> list[Path]:
+    found = sorted(p for p in site.rglob("*.html") if "_static" not in p.relative_to(site).parts)
+    assert len(found) > len(chapters.chapters())
+    return found
+
+
+@pytest.fixture(scope="module")
+def chapter_pages(site: Path) -> list[Path]:
+    return [site / "notebooks" / f"{c.name}.html" for c in chapters.chapters()]
+
+
+def test_every_link_inside_the_site_leads_somewhere(site: Path, pages: list[Path]) -> None:
+    broken = []
+    for page in pages:
+        for link in soup(page).find_all("a", href=True):
+            parts = urlsplit(link["href"])
+            if parts.scheme or parts.netloc or link["href"] == "#":
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if not target.is_file() or not target.is_relative_to(site):
+                broken.append(f"{page.relative_to(site)}: {link['href']}")
+            elif parts.fragment and target.suffix == ".html" and not has(target, parts.fragment):
+                broken.append(f"{page.relative_to(site)}: no #{parts.fragment} in {parts.path}")
+    assert not broken
+
+
+def has(page: Path, fragment: str) -> bool:
+    return soup(page).find(id=unquote(fragment)) is not None
+
+
+def test_every_picture_has_a_text_alternative(pages: list[Path]) -> None:
+    without = [
+        f"{page.name}: {str(picture)[:120]}"
+        for page in pages
+        for picture in pictures(soup(page))
+        if not (picture.get("alt") or picture.get("aria-label") or "").strip()
+        and picture.get("aria-hidden") != "true"
+    ]
+    assert not without
+
+
+def pictures(page: BeautifulSoup) -> Iterator[Tag]:
+    yield from page.find_all("img")
+    yield from page.select("svg:not(svg svg)")
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path, pages: list[Path]) -> None:
+    foreign = [
+        f"{page.relative_to(site)}: {source}"
+        for page in pages
+        for source in sources(soup(page))
+        if urlsplit(source).netloc or not local(page, source)
+    ]
+    assert not foreign
+
+
+def sources(page: BeautifulSoup) -> Iterator[str]:
+    for name, attribute in LOADING.items():
+        yield from (str(tag[attribute]) for tag in page.find_all(name, attrs={attribute: True}))
+    for link in page.find_all("link", href=True):
+        if LOADED_LINKS & set(link.get("rel", [])):
+            yield str(link["href"])
+
+
+def local(page: Path, source: str) -> bool:
+    path = unquote(urlsplit(source).path)
+    return source.startswith("data:") or (page.parent / path).is_file()
+
+
+def test_no_style_sheet_loads_from_elsewhere(site: Path) -> None:
+    pattern = re.compile(r"""(?:@import\s+|url\()\s*["']?(?:https?:)?//""")
+    styles = [p for p in site.rglob("*.css") if pattern.search(p.read_text(encoding="utf-8"))]
+    assert not styles
+
+
+def test_no_page_holds_a_script_or_a_handler_of_its_own(site: Path, pages: list[Path]) -> None:
+    held = []
+    for page in pages:
+        scripts = soup(page).find_all("script", src=False)
+        held += [
+            str(s)[:120] for s in scripts if s.get("type", "text/javascript").endswith("script")
+        ]
+        held += [
+            str(t)[:120] for t in soup(page).find_all(True) if any(a[:2] == "on" for a in t.attrs)
+        ]
+    assert not held
+
+
+def test_all_chapters_are_reachable_from_the_first_page(
+    site: Path, chapter_pages: list[Path]
+) -> None:
+    first = soup(site / "index.html")
+    assert REFRESH in str(first.find("meta", attrs={"http-equiv": "refresh"}))
+    start = site / REFRESH
+    linked = {(start.parent / a["href"]).resolve() for a in soup(start).find_all("a", href=True)}
+    assert set(chapter_pages) <= linked
+
+
+def test_every_figure_has_a_number_a_caption_and_its_files(chapter_pages: list[Path]) -> None:
+    names = []
+    for page in chapter_pages:
+        for drawing in soup(page).select("svg.ml-figure"):
+            figure = drawing.find_parent("figure")
+            assert figure is not None, f"{page.name}: {drawing['data-figure']} is not a figure"
+            assert figure["id"] == f"fig-{drawing['data-figure']}"
+            caption = figure.find("figcaption")
+            assert re.match(r"Fig\. [\d.]+", caption.get_text(strip=True))
+            assert drawing["aria-label"][:40] in caption.get_text()
+            offered = {Path(a["href"]).suffix for a in caption.select("a.download")}
+            assert offered == {".svg", ".png", ".csv"}
+            names.append(figure["id"])
+    assert names
+    assert len(names) == len(set(names))
+
+
+def test_the_notebooks_to_download_are_executed(chapter_pages: list[Path]) -> None:
+    for page in chapter_pages:
+        offered = [a["href"] for a in soup(page).find_all("a", href=True)]
+        path = next(h for h in offered if "_sources/" in h and h.endswith(".ipynb"))
+        notebook = nbformat.read((page.parent / path).resolve(), 4)
+        nbformat.validate(notebook)
+        counts = [c.execution_count for c in notebook.cells if c.cell_type == "code"]
+        assert all(counts)
+
+
+def test_chapters_offer_binder_colab_and_their_source(chapter_pages: list[Path]) -> None:
+    for page in chapter_pages:
+        links = " ".join(a["href"] for a in soup(page).find_all("a", href=True))
+        for host in ("https://mybinder.org/", "https://colab.research.google.com/"):
+            assert re.search(rf"{re.escape(host)}\S*notebooks\S*{page.stem}\.ipynb", links)
+
+
+def test_every_page_says_what_it_is_and_what_it_was_built_from(pages: list[Path]) -> None:
+    for page in pages:
+        head = soup(page)
+        assert head.html["lang"] == "en"
+        assert head.title.get_text(strip=True)
+        if page.parent.name in ("book", "notebooks"):
+            assert head.find("meta", attrs={"name": "description"})["content"]
+            assert head.find("meta", property="og:description")["content"]
+            facts = [t.get_text() for t in head.select("dl.provenance dt")]
+            assert facts == ["Commit", "Data", "Versions"]
+
+
+def test_the_preview_picture_is_there(site: Path) -> None:
+    picture = soup(site / REFRESH).find("meta", property="og:image")["content"]
+    assert (site / "_static" / Path(picture).name).is_file()
+
+
+def test_the_sitemap_lists_the_pages(site: Path, pages: list[Path]) -> None:
+    tree = ElementTree.parse(site / "sitemap.xml")
+    listed = {Path(urlsplit(e.text or "").path).name for e in tree.iter() if e.tag.endswith("loc")}
+    expected = {p.name for p in pages if p.parent.name in ("book", "notebooks")}
+    assert listed == expected
+
+
+def test_the_table_of_contents_and_the_times_cover_every_chapter(site: Path) -> None:
+    rows = soup(site / "book" / "timings.html").select("article table tbody tr")
+    assert len(rows) == len(chapters.chapters()) + 1
+    assert all(float(row.find_all("td")[1].get_text()) > 0 for row in rows)

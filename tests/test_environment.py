@@ -1,0 +1,65 @@
+"""One set of versions: the lock, conda's file, the project's requirements, what is installed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+LINES = [s for s in (ROOT / "requirements.lock").read_text().splitlines() if s[:1] != "#"]
+PINS = {canonicalize_name(name): version for name, version in (s.split("==") for s in LINES)}
+# builds of PyTorch differ in the GPU libraries that they bring, and only in these
+BROUGHT_BY_TORCH = re.compile(r"nvidia-|cuda-|triton$|torch-c-dlpack")
+
+
+def requirements() -> list[Requirement]:
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [Requirement(text) for group in groups for text in group]
+
+
+def conda_pip() -> list[str]:
+    return next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_pin_is_a_name_and_a_public_version(line: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line)
+
+
+def test_conda_gets_its_versions_from_the_lock_and_the_package_from_here() -> None:
+    assert conda_pip() == ["-r requirements.lock", "-e ."]
+
+
+def test_conda_brings_a_python_that_the_project_allows() -> None:
+    python = next(e for e in CONDA["dependencies"] if str(e).startswith("python="))
+    assert f"{python.removeprefix('python=')}.0" in SpecifierSet(PROJECT["requires-python"])
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_the_lock_meets_each_requirement(requirement: Requirement) -> None:
+    assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+@pytest.mark.parametrize("name", sorted(PINS))
+def test_the_installed_version_is_the_locked_one(name: str) -> None:
+    assert Version(metadata.version(name)).public == PINS[name]
+
+
+@pytest.mark.parametrize("name", sorted(PINS))
+def test_the_lock_holds_whatever_its_packages_need(name: str) -> None:
+    needed = [Requirement(text) for text in metadata.requires(name) or []]
+    here = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    names = {canonicalize_name(r.name) for r in here} - {canonicalize_name("pip")}
+    missing = {n for n in names if n not in PINS and not BROUGHT_BY_TORCH.match(n)}
+    assert not missing

@@ -1,0 +1,89 @@
+"""The chapters as sources: both halves agree, one cell of parameters, nothing defined in a page."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from statistics import median
+
+import chapters
+import jupytext
+import nbformat
+import pytest
+from chapters import Chapter
+
+CHAPTERS = chapters.chapters()
+DEFINE = {"A-build-an-moe"}  # the one chapter that builds the layer in the page
+LONGEST_CELL = 12  # lines
+MEDIAN_CELL = 4  # lines
+
+
+def code(chapter: Chapter) -> list[nbformat.NotebookNode]:
+    return [c for c in nbformat.read(chapter.notebook, 4).cells if c.cell_type == "code"]
+
+
+def ids(chapter: Chapter) -> str:
+    return chapter.name
+
+
+every_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=ids)
+
+
+def test_the_book_has_its_chapters_and_no_notebook_stands_outside_it() -> None:
+    names = {c.name for c in CHAPTERS}
+    assert len(names) == len(CHAPTERS) >= 13
+    for suffix in ("md", "ipynb"):
+        files = {p.stem for p in (chapters.ROOT / "notebooks").glob(f"*.{suffix}")}
+        assert files == names
+
+
+@every_chapter
+def test_both_halves_agree_cell_by_cell(chapter: Chapter) -> None:
+    assert chapters.differences(chapter) == []
+
+
+def test_a_difference_between_the_halves_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    text = "```{code-cell}\n:tags: [parameters]\n\nseed = 0\n```\n"
+    notebook = jupytext.reads(text, "md:myst")
+    chapter = Chapter("tiny")
+    chapter.text.write_text(text)
+    jupytext.write(notebook, chapter.notebook)
+    assert chapters.differences(chapter) == []
+    notebook.cells[0].metadata["tags"] = ["parameters", "hide-input"]
+    jupytext.write(notebook, chapter.notebook)
+    assert "hide-input" in chapters.differences(chapter)[0]
+
+
+@every_chapter
+def test_a_chapter_keeps_no_outputs(chapter: Chapter) -> None:
+    assert all(not c.outputs and c.execution_count is None for c in code(chapter))
+
+
+@every_chapter
+def test_a_chapter_has_the_parameters_of_the_book(chapter: Chapter) -> None:
+    notebook = nbformat.read(chapter.notebook, 4)
+    assert chapters.parameters(notebook) == {"profile": "read", "seed": 0}
+
+
+@every_chapter
+def test_an_unknown_parameter_is_named_with_its_value(chapter: Chapter) -> None:
+    notebook = nbformat.read(chapter.notebook, 4)
+    with pytest.raises(ValueError, match=r"sede = 1: .* knows only profile, seed"):
+        chapters.overrides(chapter, notebook, {"sede": 1})
+    assert chapters.overrides(chapter, notebook, {"profile": "read", "seed": 3}) == {"seed": 3}
+
+
+@every_chapter
+def test_a_chapter_is_thin(chapter: Chapter) -> None:
+    cells = code(chapter)
+    lengths = [len(c.source.splitlines()) for c in cells]
+    if chapter.name not in DEFINE:
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        nodes = [n for c in cells for n in ast.walk(ast.parse(c.source))]
+        assert not [n for n in nodes if isinstance(n, kinds)]
+        assert median(lengths) <= MEDIAN_CELL
+    assert max(lengths) <= LONGEST_CELL
