@@ -117,7 +117,7 @@ class Machine:
         if self.execution.parallel == "ddp":
             from torch.nn.parallel import DistributedDataParallel
 
-            return DistributedDataParallel(model, broadcast_buffers=False)
+            return DistributedDataParallel(model)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 

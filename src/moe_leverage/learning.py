@@ -50,6 +50,8 @@ def start(run: RunConfig, machine: Machine) -> State:
     prints the coefficient, 0.1, and not what it acts on; this is the usual reading.
     """
     model = build_model(run.model, run.seed, machine.dispatch)
+    for router in model.routers():
+        router.sum_counts = lambda counts: machine.sum(counts.clone())
     wrapped = machine.wrap(model)
     weights = list(model.parameters())
     groups = [
