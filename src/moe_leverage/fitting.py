@@ -21,7 +21,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,9 @@ from moe_leverage.law import Array, Inputs, Law, Source
 from moe_leverage.optimise import Problem, Solution, minimise
 
 Groups = NDArray[np.int64]
+
+if TYPE_CHECKING:  # a fit is loaded by commands that must start at once, without pandas
+    import pandas as pd
 
 FORMAT = 1  # of the files that `Fit.save` writes
 LEVEL = 0.90  # of every interval unless another is asked for
@@ -118,6 +121,12 @@ class Fit:
         return -self.problem.residuals(self.theta)
 
     @property
+    def widening(self) -> float:
+        """Factor on bootstrap deviations that makes up for few clusters."""
+        clusters, size = int(self.clusters.max()) + 1, len(self.theta)
+        return small_sample_factor(clusters, size) * student_ratio(clusters - size)
+
+    @property
     def problem(self) -> Problem:
         """What was minimised."""
         return Problem(
@@ -143,7 +152,7 @@ class Fit:
         value = np.atleast_1d(self.law.evaluate(**columns))
         with np.errstate(over="ignore"):
             drawn = self.law.log_value(self.samples, columns)
-            noise = _widening(len(self.log_target), len(self.theta)) * self.residuals
+            noise = small_sample_factor(len(self.log_target), len(self.theta)) * self.residuals
             noisy = drawn + np.random.default_rng(seed).choice(noise, drawn.shape)
             intervals = [np.exp(_central(part, level)) for part in (drawn, noisy)]
         return Prediction(value=value, confidence=intervals[0], prediction=intervals[1])
@@ -217,7 +226,7 @@ class Fit:
 
 def fit(
     law: type[Law],
-    table: Mapping[str, Any],
+    table: Mapping[str, Any] | pd.DataFrame,
     target: str,
     *,
     clusters: str = "",
@@ -256,10 +265,9 @@ def fit(
     )
     weights = generator.exponential(size=(resamples, groups.max() + 1))[:, groups]
     redrawn = minimise(problem, np.repeat(best[None], resamples, axis=0), weights=weights)
-    widening = _widening(groups.max() + 1, len(best)) * _student_ratio(groups.max() + 1 - len(best))
     ranges = inputs | ({target: np.exp(log_target)} if target == "efficiency_leverage" else {})
     domain = {name: (float(c.min()), float(c.max())) for name, c in ranges.items()}
-    return Fit(
+    fitted = Fit(
         law=law.from_coefficients(law.from_theta(best), Source(output=target, domain=domain)),
         target=target,
         inputs=inputs,
@@ -267,10 +275,35 @@ def fit(
         clusters=groups,
         theta=best,
         covariance=_covariance(problem, best, groups),
-        samples=best + widening * (redrawn.theta - best),
+        samples=redrawn.theta,
         delta=problem.delta,
         convergence=_convergence(ended, redrawn),
     )
+    return replace(fitted, samples=best + fitted.widening * (redrawn.theta - best))
+
+
+def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
+    """The same fit with bootstrap samples that also carry an error its rows have in common.
+
+    Resample b is fitted to `log_targets[b]` (B, n), drawn by whoever knows that error, under fresh
+    cluster weights. A target that is not finite is left out of its resample.
+    """
+    known = np.isfinite(log_targets)
+    drawn = np.random.default_rng(seed).exponential(
+        size=(len(log_targets), int(fitted.clusters.max()) + 1)
+    )
+    weights = drawn[:, fitted.clusters] * known
+    targets = np.where(known, log_targets, fitted.log_target)
+    problem = replace(fitted.problem, log_target=targets)
+    begin = np.repeat(fitted.theta[None], len(targets), axis=0)
+    redrawn = minimise(problem, begin, weights=weights)
+    convergence = replace(
+        fitted.convergence,
+        num_resamples=len(targets),
+        resamples_converged=int(redrawn.converged.sum()),
+    )
+    samples = fitted.theta + fitted.widening * (redrawn.theta - fitted.theta)
+    return replace(fitted, samples=samples, convergence=convergence)
 
 
 def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None:
@@ -292,9 +325,11 @@ def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None
             raise UnidentifiedError(f"{name} = {count}: {rule}")
 
 
-def _column(table: Mapping[str, Any], name: str) -> Array:
+def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
     """A column of positive finite numbers; the first other value is named with its row."""
-    require(name in table, name, None, f"is not a column of the table ({', '.join(table)})")
+    require(
+        name in table, name, None, f"is not a column of the table ({', '.join(map(str, table))})"
+    )
     try:
         values = np.asarray(table[name], dtype=float)
     except (TypeError, ValueError) as error:
@@ -310,7 +345,9 @@ def _column(table: Mapping[str, Any], name: str) -> Array:
 def _resolve_delta(problem: Problem, theta: Array) -> float:
     residuals = problem.residuals(theta)
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(residuals)))
-    return max(HUBER_EFFICIENCY * sigma * _widening(len(residuals), len(theta)), SMALLEST_DELTA)
+    return max(
+        HUBER_EFFICIENCY * sigma * small_sample_factor(len(residuals), len(theta)), SMALLEST_DELTA
+    )
 
 
 def _best(solution: Solution) -> Array:
@@ -318,11 +355,12 @@ def _best(solution: Solution) -> Array:
     return best
 
 
-def _widening(count: int, size: int) -> float:
+def small_sample_factor(count: int, size: int) -> float:
+    """sqrt(m / (m - P)), the correction of standard errors for the coefficients fitted."""
     return float(np.sqrt(count / max(count - size, 1)))
 
 
-def _student_ratio(freedom: int) -> float:
+def student_ratio(freedom: int) -> float:
     """Student's over the normal 95 % quantile, by the expansion of Fisher and Cornish (1960)."""
     z2 = 1.6448536**2
     return 1 + (z2 + 1) / (4 * freedom) + (5 * z2**2 + 16 * z2 + 3) / (96 * freedom**2)
@@ -346,7 +384,7 @@ def _covariance(problem: Problem, theta: Array, groups: Groups) -> Array:
     scale = 1 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))  # the columns differ by decades
     inverse = np.linalg.pinv(curvature * np.outer(scale, scale), hermitian=True)
     inverse *= np.outer(scale, scale)
-    widening = _widening(len(scores), len(theta)) ** 2
+    widening = small_sample_factor(len(scores), len(theta)) ** 2
     covariance: Array = widening * inverse @ (scores.T @ scores) @ inverse
     return covariance
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +49,19 @@ class Problem:
 
     law: type[Law]
     inputs: Inputs  # (n,) arrays
-    log_target: Array  # (n,)
+    log_target: Array  # (n,), or (K, n) where each problem has its own
     delta: float  # Huber threshold of the log residual
 
     def residuals(self, theta: Array) -> Array:
         """Ln law - ln target, (..., n)."""
         with np.errstate(all="ignore"):
             return self.law.log_value(theta, self.inputs) - self.log_target
+
+    def part(self, rows: slice | NDArray[np.bool_]) -> Problem:
+        """The problems numbered `rows`."""
+        if self.log_target.ndim == 1:
+            return self
+        return replace(self, log_target=self.log_target[rows])
 
     def huber(self, residuals: Array) -> Array:
         """r^2 / 2 within delta, delta (|r| - delta / 2) outside."""
@@ -78,14 +84,14 @@ def minimise(
     >>> PowerLaw.from_theta(minimise(exact, np.zeros((1, 2))).theta).round(6).tolist()
     [[9.0, -0.1]]
     """
-    count, rows = len(theta), len(problem.log_target)
+    count, rows = len(theta), problem.log_target.shape[-1]
     weights = np.ones((1, rows)) if weights is None else weights
     size = max(1, BLOCK_VALUES // (rows * theta.shape[1]))
     blocks = [slice(i, i + size) for i in range(0, max(count, 1), size)]
 
     def solve(block: slice) -> Solution:
         own = weights if len(weights) == 1 else weights[block]
-        return _solve_block(problem, np.array(theta[block], dtype=float), own, fixed)
+        return _solve_block(problem.part(block), np.array(theta[block], float), own, fixed)
 
     if len(blocks) == 1:
         return solve(blocks[0])
@@ -116,6 +122,7 @@ def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int) -> 
             converged[out], iterations[out] = settled[leave], iteration
             left = left[~leave]
             state.keep(~leave)
+            problem = problem.part(~leave)
             weights = weights if len(weights) == 1 else weights[~leave]
         if len(left) == 0:
             break
