@@ -95,6 +95,11 @@ class Machine:
         raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
         return [bool(flag) for flag in self.sum(raised).tolist()]
 
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.num_processes > 1:
+            dist.barrier()
+
     @contextlib.contextmanager
     def exchange_gradients(self, model: nn.Module, *, when: bool) -> Iterator[None]:
         """Average the gradients of a backward pass inside over the processes, if `when`."""
@@ -124,7 +129,9 @@ class Machine:
         mesh = init_device_mesh(self.device.type, (self.num_processes,))
         for layer in model.get_submodule("layers").children():
             fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        # By default the outermost weights stay whole after a forward pass without a backward one,
+        # and would then be neither merged nor saved as shards.
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
         return model
 
 

@@ -181,6 +181,7 @@ def _keep(state: State, run: RunConfig, machine: Machine, directory: Path) -> No
             progress={"seconds": state.seconds},
         )
         checkpoint.save(directory, now)
+    machine.wait()
 
 
 def _record(
