@@ -93,7 +93,7 @@ class Claim:
     @property
     def is_measured(self) -> bool:
         """Whether our own runs decide it."""
-        return bool(self.check["name"] == "measured")
+        return self.check["name"] in ("measured", "fitted")
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -13,7 +13,11 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.config import PAPER_ROUTING, require
+from moe_leverage.fitting import Fit
+from moe_leverage.law import Law
 from moe_leverage.laws import PUBLISHED
+from moe_leverage.leverage import best_runs, frontier_compute
+from moe_leverage.paths import DATA
 
 BUDGETS_PER_DECADE = 2  # the ladder is 3e11, 1e12, 3e12, ...
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
@@ -23,7 +27,7 @@ RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 def runs(studies: Sequence[str]) -> pd.DataFrame:
     """Finished runs of these studies; empty while the ledger has none."""
     files = [study for study in studies if (ledger.DIRECTORY / f"{study}.jsonl").is_file()]
-    tables = [ledger.load(study) for study in files]
+    tables = [ledger.load(study, ledger.DIRECTORY) for study in files]
     if not tables or not sum(map(len, tables)):
         return pd.DataFrame()
     frame = pd.concat(tables, ignore_index=True)
@@ -54,7 +58,8 @@ def with_columns(frame: pd.DataFrame) -> pd.DataFrame:
         ).astype(int),
         architecture=places.agg("/".join, axis=1),
         budget_and_granularity=budget + "/" + places["granularity"],
-        published_leverage=_published_leverage(frame, compute),
+        published_leverage=_predicted(PUBLISHED.joint, frame, compute),
+        fitted_leverage=_predicted(_fitted_joint_law(), frame, compute),
     )
 
 
@@ -70,24 +75,23 @@ def with_response(frame: pd.DataFrame, response: str) -> pd.DataFrame:
 
 
 def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
-    """Ln EL of each run: ln C of the dense frontier at its loss, less ln C of the run.
+    """Ln EL of each run against the dense frontier, read along power laws as in Section 3.
 
     Missing where the loss lies outside the range of the dense runs: nothing is extrapolated.
     """
     dense = _dense_runs()
-    best = dense.groupby("budget")[["loss", "compute_flops"]].min().sort_values("compute_flops")
-    best = best[best["loss"] < best["loss"].shift(fill_value=np.inf).cummin()]
+    missing = pd.Series(np.nan, index=frame.index)
+    if dense.empty:
+        return missing
+    best = best_runs(dense.assign(is_moe=False, compute=dense["compute_flops"]))
     if len(best) < 2:
-        return pd.Series(np.nan, index=frame.index)
-    log_dense = np.interp(
-        np.log(frame["loss"]),
-        np.log(best["loss"].to_numpy()[::-1]),
-        np.log(best["compute_flops"].to_numpy()[::-1]),
-        left=np.nan,
-        right=np.nan,
+        return missing
+    compute, loss, wanted = (
+        column.to_numpy(dtype=float) for column in (best["compute"], best["loss"], frame["loss"])
     )
-    own = np.log(frame["compute_flops"].to_numpy(dtype=float))
-    return pd.Series(log_dense - own, index=frame.index)
+    reached = frontier_compute(compute, np.log(loss)[None], np.log(wanted)[None], 0.0)[0]
+    leverage = np.where(np.isfinite(reached) & (reached > 0), reached, np.nan)
+    return pd.Series(np.log(leverage / frame["compute_flops"].to_numpy(float)), index=frame.index)
 
 
 def _dense_runs() -> pd.DataFrame:
@@ -97,9 +101,18 @@ def _dense_runs() -> pd.DataFrame:
     return frame if frame.empty else frame[frame["is_moe"] == 0]
 
 
-def _published_leverage(frame: pd.DataFrame, compute: pd.Series[float]) -> pd.Series[float]:
+def _fitted_joint_law() -> Law | None:
+    """The joint law of our own fit, once there is one."""
+    path = DATA / "fits" / "joint.json"
+    return Fit.load(path).law if path.is_file() else None
+
+
+def _predicted(law: Law | None, frame: pd.DataFrame, compute: pd.Series[float]) -> pd.Series[float]:
+    """EL of a joint law at the axes of each run; missing without a law."""
+    if law is None:
+        return pd.Series(np.nan, index=frame.index)
     axes = {name: frame[name].astype(float) for name in ("activation_ratio", "granularity")}
-    return pd.Series(PUBLISHED.joint(**axes, compute=compute), index=frame.index)
+    return pd.Series(law.evaluate(**axes, compute=compute), index=frame.index)
 
 
 def _early(curve: list[float]) -> float:

@@ -2,7 +2,8 @@
 
 A claim registers its study, statistic and the region of effects that agree with it. Every statistic
 is a function of the coefficients of one least-squares fit with an intercept per group (a budget, or
-an architecture); its interval comes from a bootstrap of the residuals with a fixed seed. A study
+an architecture); its interval comes from a bootstrap of the residuals with a fixed seed, widened
+by Student's quantile over the normal one, since small tables look too sure without it. A study
 without enough runs gives no effect but the reason.
 
     x    the axis under study, ln by default       z    ln of a second variable, `by`
@@ -30,9 +31,12 @@ import pandas as pd
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement
 from moe_leverage.config import require
+from moe_leverage.fitting import Fit, student_ratio
+from moe_leverage.paths import DATA
 
 Array = npt.NDArray[np.float64]
 
+FITS = DATA / "fits"
 DRAWS = 2_000
 COVERAGE = 0.90
 SPARE_RUNS = 3  # runs beyond the number of coefficients, below which no interval is given
@@ -84,8 +88,22 @@ def measure(**arguments: Any) -> Measurement:
     return Measurement(effect=effect, low=float(low), high=float(high), detail=_scope(runs, design))
 
 
+def fitted(fit: str, coefficient: str) -> Measurement:
+    """A coefficient of one of our own fits (data/fits) with its interval, or that there is none."""
+    path = FITS / f"{fit}.json"
+    if not path.is_file():
+        return Measurement(effect=None, detail=f"no fit {fit} of our runs yet")
+    law = Fit.load(path)
+    names = law.law.coefficient_names
+    require(coefficient in names, "coefficient", coefficient, f"must be one of {', '.join(names)}")
+    low, high = law.interval(COVERAGE)[coefficient]
+    detail = f"fit {fit} to {len(law.log_target)} points of our runs"
+    value = float(getattr(law.law, coefficient))
+    return Measurement(effect=value, low=low, high=high, detail=detail)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Fit:
+class _Regression:
     theta: Array  # coefficients, groups first
     inverse: Array  # pseudo-inverse of the design matrix
     fitted: Array
@@ -97,7 +115,8 @@ class _Fit:
         generator = np.random.default_rng(SEED)
         picks = generator.integers(0, len(self.residuals), (DRAWS, len(self.residuals)))
         samples: Array = (self.fitted + self.residuals[picks]) @ self.inverse.T
-        return samples
+        freedom = len(self.residuals) - len(self.theta)
+        return self.theta + student_ratio(freedom) * (samples - self.theta)
 
 
 def _select(runs: pd.DataFrame, design: Design) -> pd.DataFrame:
@@ -107,13 +126,14 @@ def _select(runs: pd.DataFrame, design: Design) -> pd.DataFrame:
     columns = [name for name in (design.axis, design.by) if name]
     runs = runs.dropna(subset=["response", *columns])
     if design.over and len(runs):
-        keys = ["budget", "is_moe", "seed", *columns]
+        own = [name for name in columns if name != "compute_flops"]  # rounding moves it per run
+        keys = ["budget", "is_moe", "seed", *own]
         best = runs.groupby(list(dict.fromkeys(keys)))["response"].idxmin()
         runs = runs.loc[best]
     return runs
 
 
-def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Fit | None, str]:
+def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Regression | None, str]:
     """Least squares of the response on group intercepts and the terms of the statistic."""
     if runs.empty:
         return None, "none of them can be used"
@@ -129,7 +149,7 @@ def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Fit | None, str]:
     fitted = matrix @ theta
     hat = np.clip(np.einsum("ij,ji->i", matrix, inverse), 0, 1 - 1e-9)
     residuals = (response - fitted) / np.sqrt(1 - hat)
-    return _Fit(
+    return _Regression(
         theta=theta, inverse=inverse, fitted=fitted, residuals=residuals, num_groups=num_groups
     ), ""
 
@@ -164,35 +184,35 @@ def _groups(runs: pd.DataFrame, design: Design) -> pd.Series[str]:
     return labels
 
 
-def _slope(theta: Array, fit: _Fit, design: Design) -> Array:
+def _slope(theta: Array, fit: _Regression, design: Design) -> Array:
     slopes = theta[:, fit.num_groups :]
     picked: Array = getattr(slopes, design.pick)(axis=1) if design.each else slopes[:, 0]
     return picked
 
 
-def _level(theta: Array, fit: _Fit, design: Design) -> Array:
+def _level(theta: Array, fit: _Regression, design: Design) -> Array:
     levels: Array = getattr(theta, design.pick)(axis=1)
     return levels
 
 
-def _last(theta: Array, fit: _Fit, design: Design) -> Array:
+def _last(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta[:, -1]
 
 
-def _second(theta: Array, fit: _Fit, design: Design) -> Array:
+def _second(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta[:, fit.num_groups + 1]
 
 
-def _third(theta: Array, fit: _Fit, design: Design) -> Array:
+def _third(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta[:, fit.num_groups + 2]
 
 
-def _optimum(theta: Array, fit: _Fit, design: Design) -> Array:
+def _optimum(theta: Array, fit: _Regression, design: Design) -> Array:
     place = _bottom(theta[:, fit.num_groups], theta[:, -1])
     return np.exp(place) if design.scale == "log" else place
 
 
-def _moved(theta: Array, fit: _Fit, design: Design) -> Array:
+def _moved(theta: Array, fit: _Regression, design: Design) -> Array:
     return _bottom(theta[:, fit.num_groups + 1], theta[:, -1])
 
 
@@ -202,7 +222,7 @@ def _bottom(slope: Array, curvature: Array) -> Array:
         return np.where(curvature > 0, -slope / (2 * curvature), np.nan)
 
 
-STATISTICS: dict[str, Callable[[Array, _Fit, Design], Array]] = {
+STATISTICS: dict[str, Callable[[Array, _Regression, Design], Array]] = {
     "slope": _slope,
     "level": _level,
     "curvature": _last,
@@ -226,3 +246,6 @@ def _scope(runs: pd.DataFrame, design: Design) -> str:
         f"{len(runs)} runs of {_names(design)}, {low:.0e} to {high:.0e} FLOPs, "
         f"{gap:.0e} times below the paper's largest"
     )
+
+
+MEASUREMENTS: dict[str, Callable[..., Measurement]] = {"measured": measure, "fitted": fitted}

@@ -23,7 +23,7 @@ from moe_leverage.audit.claims import (
     Measurement,
     load_claims,
 )
-from moe_leverage.audit.measured import measure
+from moe_leverage.audit.measured import MEASUREMENTS
 from moe_leverage.config import require
 
 COLUMNS = ("verdict", "locator", "claim", "published", "found", "detail")
@@ -82,14 +82,14 @@ def decide(claim: Claim) -> Verdict:
         needs = f"needs {arguments['needs']}"
         return Verdict(claim=claim, label="not checkable", found=None, detail=needs)
     if claim.is_measured:
-        measurement = measure(**arguments)
+        measurement = MEASUREMENTS[name](**arguments)
         label = claim.judge(measurement)
         return Verdict(claim=claim, label=label, found=measurement, detail=measurement.detail)
     require(name in CHECKS, f"{claim.id}.check", name, f"must be one of {', '.join(CHECKS)}")
     finding = CHECKS[name](**arguments)
     label = claim.judge(finding)
-    because = f"{claim.because}" if label == "consistent" else ""
-    matters = claim.matters if label == "discrepant" else ""
+    because = claim.because if label == "consistent" else ""
+    matters = _matters(claim, finding.value) if label == "discrepant" else ""
     parts = [part for part in (finding.detail, because, matters) if part]
     return Verdict(claim=claim, label=label, found=finding, detail=". ".join(parts))
 
@@ -151,6 +151,15 @@ def _html_row(name: str, row: pd.Series[Any]) -> str:
     )
     link = f'<a href="{row["chapter"]}.html">{row["chapter"]}</a>'
     return f'<tr id="claim-{name}" {data}>{cells}<td>{link}</td></tr>'
+
+
+def _matters(claim: Claim, found: float) -> str:
+    """What follows, with the numbers that the text leaves open."""
+    try:
+        gap = 100 * abs(float(claim.published) / found - 1)
+    except (ValueError, ZeroDivisionError):
+        gap = math.nan
+    return claim.matters.format(found=found, gap=gap)
 
 
 def _claim(claim: Claim) -> str:

@@ -1,0 +1,239 @@
+"""What claims about training rest on: planted effects are found in a ledger of synthetic runs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage import ledger
+from moe_leverage.audit import evidence, measured
+from moe_leverage.audit.measured import fitted, measure
+from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
+from moe_leverage.fitting import fit
+from moe_leverage.laws import PowerLaw
+
+BUDGETS = (3e11, 1e12, 3e12, 1e13)
+
+SIZES = {"vocab_size": 1024, "num_layers": 4, "d_model": 64, "num_heads": 4, "num_kv_heads": 2}
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(ledger, "DIRECTORY", tmp_path)
+    return tmp_path
+
+
+def plan(model: ModelConfig, budget: float, *, learning_rate: float = 1e-3,
+         batch_sequences: int = 8, seed: int = 0) -> RunConfig:  # fmt: skip
+    run = RunConfig(model=model, corpus="smoke", sequence_length=256, num_steps=1,
+                    batch_sequences=batch_sequences, learning_rate=learning_rate,
+                    min_warmup_steps=0, seed=seed)  # fmt: skip
+    step = ledger.describe(run)["training_flops"]
+    return RunConfig.from_dict({**run.to_dict(), "num_steps": max(round(budget / step), 1)})
+
+
+def record(directory: Path, study: str, run: RunConfig, loss: float, **more: object) -> None:
+    result = {"validation_loss_nats": loss, "training_loss_curve_nats": [4.0, loss]}
+    state = {"study": study, "status": "ok", "steps_done": run.num_steps}
+    line = {**ledger.describe(run), **state, **result, **more}
+    ledger.append(directory / f"{study}.jsonl", line)
+
+
+def moe(experts: int = 64, granularity: int = 2, **more: object) -> ModelConfig:
+    scale = granularity // 2
+    return ModelConfig(num_experts=experts * scale, num_active_experts=2 * scale,
+                       num_shared_experts=scale, d_expert=64 // scale, **SIZES, **more)  # type: ignore[arg-type]  # fmt: skip
+
+
+DENSE = ModelConfig(d_ffn=192, **SIZES)  # type: ignore[arg-type]
+
+
+def noise(generator: np.random.Generator) -> float:
+    return float(generator.normal(scale=1e-3))
+
+
+def test_no_runs_is_said(directory: Path) -> None:
+    found = measure(study="activation", statistic="slope", axis="activation_ratio")
+    assert found.effect is None
+    assert found.detail == "no runs of the study activation in the ledger yet"
+
+
+def test_too_few_runs_is_said(directory: Path) -> None:
+    for experts in (16, 64):
+        record(directory, "activation", plan(moe(experts), 1e12), 3.0 - experts / 1e3)
+    found = measure(study="activation", statistic="slope", axis="activation_ratio")
+    assert found.effect is None
+    assert "at least 5 are needed (2 runs" in found.detail
+
+
+def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:
+    run = plan(moe(), 1e12)
+    record(directory, "activation", run, 3.0)
+    record(directory, "activation", run, 9.0, excluded="a test")
+    record(directory, "activation", run, 9.0, status="diverged")
+    assert evidence.runs(["activation"])["loss"].tolist() == [3.0]
+
+
+def test_slope_is_recovered_and_gap_stated(directory: Path) -> None:
+    generator = np.random.default_rng(1)
+    for budget, experts in itertools.product(BUDGETS, (8, 16, 32, 64, 128)):
+        model = moe(experts)
+        loss = 4 - 0.1 * math.log(budget / 3e11) + 0.2 * math.log(model.activation_ratio)
+        record(directory, "activation", plan(model, budget), loss + noise(generator))
+    whole = measure(study="activation", statistic="slope", axis="activation_ratio")
+    assert whole.effect == pytest.approx(0.2, abs=0.01)
+    assert whole.low < 0.2 < whole.high
+    assert whole.high - whole.low < 0.02
+    assert "3e+07 times below the paper's largest" in whole.detail
+    each = measure(
+        study="activation", statistic="slope", axis="activation_ratio", each="compute", pick="min"
+    )
+    assert each.effect is not None
+    assert whole.effect is not None
+    assert each.effect <= whole.effect
+
+
+@pytest.mark.parametrize("best", [4.0, 8.0])
+def test_optimum_and_its_drift_are_recovered(directory: Path, best: float) -> None:
+    generator = np.random.default_rng(2)
+    for budget, granularity in itertools.product(BUDGETS, (2, 4, 8, 16)):
+        place = math.log(best) + 0.2 * math.log(budget / 1e12)
+        loss = 3 + 0.1 * (math.log(granularity) - place) ** 2 - 0.1 * math.log(budget / 1e12)
+        run = plan(moe(64, granularity), budget)
+        record(directory, "granularity", run, loss + noise(generator))
+    drift = measure(study="granularity", statistic="drift", axis="granularity", by="compute_flops")
+    assert drift.effect == pytest.approx(0.2, abs=0.05)
+    assert drift.low < drift.effect < drift.high
+    curved = measure(study="granularity", statistic="curvature", axis="granularity")
+    assert curved.effect == pytest.approx(0.1, abs=0.02)
+    one_budget = {"compute_flops": [0.9e12, 1.1e12]}
+    place = measure(study="granularity", statistic="optimum", axis="granularity")
+    assert place.effect is not None
+    assert (
+        measure(
+            study="granularity", statistic="optimum", axis="granularity", where=one_budget
+        ).effect
+        is None
+    )  # four runs are too few
+
+
+def test_a_hill_has_no_optimum(directory: Path) -> None:
+    generator = np.random.default_rng(3)
+    for budget, granularity in itertools.product(BUDGETS, (2, 4, 8, 16)):
+        loss = 3 - 0.1 * (math.log(granularity) - 1.5) ** 2 + noise(generator)
+        record(directory, "granularity", plan(moe(64, granularity), budget), loss)
+    found = measure(study="granularity", statistic="optimum", axis="granularity")
+    assert found.effect is None
+    assert "no optimum is resolved" in found.detail
+
+
+def test_shift_between_two_studies(directory: Path) -> None:
+    generator = np.random.default_rng(4)
+    weak = RoutingConfig(balance_coefficient=0.001)
+    for study, best, more in (("granularity", 8.0, {}), ("balance", 4.0, {"routing": weak})):
+        for budget, granularity in itertools.product(BUDGETS, (2, 4, 8, 16)):
+            loss = 3 + 0.1 * math.log(granularity / best) ** 2 + noise(generator)
+            record(directory, study, plan(moe(64, granularity, **more), budget), loss)
+    found = measure(
+        study=["granularity", "balance"], statistic="shift", axis="granularity",
+        by="is_weakly_balanced",
+    )  # fmt: skip
+    assert found.effect == pytest.approx(math.log(4 / 8), abs=0.05)
+    assert found.low < math.log(4 / 8) < found.high
+
+
+def test_best_of_a_second_sweep_is_taken(directory: Path) -> None:
+    generator = np.random.default_rng(5)
+    rates, batches = (2.0**-9, 2.0**-8, 2.0**-7, 2.0**-6), (4, 8, 16)
+    for budget, rate, batch in itertools.product(BUDGETS, rates, batches):
+        place = math.log(2.0**-8) - 0.15 * math.log(budget / 1e12)
+        loss = 3 + 0.1 * (math.log(rate) - place) ** 2 + 0.2 * abs(math.log(batch / 8))
+        run = plan(moe(), budget, learning_rate=rate, batch_sequences=batch)
+        record(directory, "hparams", run, loss + noise(generator))
+    found = measure(
+        study="hparams", statistic="drift", axis="learning_rate", by="compute_flops",
+        over="batch_tokens",
+    )  # fmt: skip
+    assert found.effect == pytest.approx(-0.15, abs=0.03)
+    assert found.detail.startswith("16 runs")
+
+
+def test_leverage_is_read_from_the_dense_frontier(directory: Path) -> None:
+    budgets = (3e11, 1e12, 3e12, 1e13, 3e13)
+    for budget in budgets:
+        run = plan(DENSE, budget)
+        compute = ledger.describe(run)["training_flops"]
+        record(directory, "activation", run, 3 * (compute / 1e12) ** -0.1)
+    for budget, experts in itertools.product(budgets[1:4], (16, 64)):
+        run = plan(moe(experts), budget)
+        compute = ledger.describe(run)["training_flops"]
+        leverage = 1.5 if experts == 16 else 2.0
+        record(directory, "activation", run, 3 * (leverage * compute / 1e12) ** -0.1)
+    sparse = evidence.runs(["activation"]).query("is_moe == 1")
+    found = evidence.with_response(sparse, "log_leverage")
+    wanted = np.where(found["num_experts"] == 16, 1.5, 2.0)
+    assert np.exp(found["response"].to_numpy()) == pytest.approx(wanted, rel=0.01)
+    level = measure(
+        study="activation", statistic="level", response="log_leverage", each="compute",
+        pick="min", where={"activation_ratio": [0.0, 0.5]},
+    )  # fmt: skip
+    assert math.exp(level.effect or 0.0) == pytest.approx(math.sqrt(3.0), rel=0.02)
+
+
+def test_a_loss_below_every_dense_run_is_no_number(directory: Path) -> None:
+    for budget in (1e12, 3e12):
+        record(directory, "activation", plan(DENSE, budget), 3.0 - budget / 1e13)
+    record(directory, "activation", plan(moe(), 3e12), 1.0)
+    sparse = evidence.runs(["activation"]).query("is_moe == 1")
+    assert evidence.with_response(sparse, "log_leverage")["response"].isna().all()
+
+
+def test_early_loss_is_read_at_a_tenth_of_the_tokens() -> None:
+    curve = [float(place) for place in range(1, 65)]  # ends of (i / 64)^2 of the steps
+    frame = pd.DataFrame({"training_loss_curve_nats": [curve], "loss": [1.0]})
+    (point,) = evidence.with_response(frame, "early_loss")["response"]
+    assert (point / 64) ** 2 == pytest.approx(0.1, abs=0.01)
+
+
+def test_an_unknown_statistic_is_named() -> None:
+    with pytest.raises(ValueError, match="statistic = 'vibe': must be one of slope"):
+        measure(study="activation", statistic="vibe")
+
+
+def test_a_fitted_coefficient_comes_with_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "FITS", tmp_path)
+    assert fitted("learning_rate", "exponent").detail == "no fit learning_rate of our runs yet"
+    compute = np.geomspace(1e11, 1e14, 12)
+    noisy = np.exp(np.random.default_rng(0).normal(scale=0.02, size=12))
+    table = pd.DataFrame({"compute": compute, "value": 1.2 * compute**-0.15 * noisy})
+    fit(PowerLaw, table, target="value").save(tmp_path / "learning_rate.json")
+    found = fitted("learning_rate", "exponent")
+    assert found.effect == pytest.approx(-0.15, abs=0.01)
+    assert found.low < found.effect < found.high
+    with pytest.raises(ValueError, match="coefficient = 'slope': must be one of"):
+        fitted("learning_rate", "slope")
+
+
+def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    design = [(budget, g) for budget in BUDGETS for g in (2, 4, 6, 8, 12, 16)]
+    compute, granularity = (np.array(column, dtype=float) for column in zip(*design, strict=True))
+    z = np.log(compute) - np.log(compute).mean()
+    columns = {"budget": compute.astype(str), "compute_flops": compute, "granularity": granularity}
+    covered = 0
+    for seed in range(200):
+        x = np.log(granularity / 8) - 0.1 * z
+        loss = 3 - 0.1 * z + 0.02 * x**2 + np.random.default_rng(seed).normal(0, 0.005, len(z))
+        frame = pd.DataFrame({**columns, "loss": loss, "is_moe": 1, "seed": 0})
+        monkeypatch.setattr(evidence, "runs", lambda studies, frame=frame: frame)
+        found = measure(
+            study="granularity", statistic="drift", axis="granularity", by="compute_flops"
+        )
+        covered += found.low <= 0.1 <= found.high
+    assert 0.84 <= covered / 200 <= 0.96
