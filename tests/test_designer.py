@@ -46,7 +46,7 @@ def test_prediction_of_the_abstract(run, compute, low, high):
     assert low < found["efficiency_leverage"] < high
     assert found["in_domain"] is (compute == 1e20)
     assert bool(found["warnings"]) is not found["in_domain"]
-    assert (found["interval"] is None) == ("no fit" in found["interval_note"])
+    assert (found["interval"] is None) == ("has no fit" in found["interval_note"])
 
 
 def test_prediction_is_the_law_at_that_point():
@@ -227,3 +227,32 @@ def test_experts_beyond_the_law_are_warned_of():
     found = explain(OpenModel(name="sparse", model=sparse), tokens=1e12)
     assert not found.in_domain
     assert any(line.startswith("activation_ratio = 0.00195") for line in found.warnings)
+
+
+def test_interval_comes_from_the_measured_fit_once_there_is_one(tmp_path, monkeypatch):
+    from moe_leverage import designer
+    from moe_leverage.fitting import fit
+    from moe_leverage.laws import JointLaw
+
+    generator = np.random.default_rng(0)
+    table = {
+        "activation_ratio": generator.uniform(0.02, 0.5, 80),
+        "granularity": generator.uniform(2, 16, 80),
+        "compute": 10 ** generator.uniform(18, 20.4, 80),
+    }
+    noise = np.exp(0.02 * generator.standard_normal(80))
+    table["efficiency_leverage"] = PUBLISHED.joint(**table) * noise
+    path = tmp_path / "joint.json"
+    fit(JointLaw, table, "efficiency_leverage", starts=16, resamples=100).save(path)
+    monkeypatch.setattr(designer, "JOINT_FIT", path)
+    point = {"activation_ratio": 0.05, "granularity": 8.0, "compute": 1e20}
+    found = predict(**point)
+    low, high = found.interval
+    assert low < PUBLISHED.joint(**point) < high
+    assert (high - low) / low < 0.1
+    assert found.interval_note.startswith("90% bootstrap interval of the law measured here")
+    assert "far outside" not in found.interval_note
+    assert "far outside" in predict(**point | {"compute": 1e25}).interval_note
+
+    monkeypatch.setattr(designer, "JOINT_FIT", tmp_path / "none.json")
+    assert predict(**point).interval is None

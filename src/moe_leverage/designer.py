@@ -12,10 +12,13 @@ answered by `search`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from moe_leverage import paths
 from moe_leverage.accounting import (
     TRAINING_PASSES,
     count_forward_flops,
@@ -25,6 +28,10 @@ from moe_leverage.config import ModelConfig, require
 from moe_leverage.huggingface import OpenModel
 from moe_leverage.laws import PUBLISHED
 
+if TYPE_CHECKING:
+    from moe_leverage.fitting import Fit
+
+JOINT_FIT = paths.DATA / "fits" / "joint.json"
 SEQUENCE_LENGTH = 4096  # of the paper's runs (Appendix B), where a model does not say otherwise
 WEIGHT_BYTES = 2  # bfloat16
 GRADIENT_BYTES = 2  # bfloat16
@@ -109,8 +116,8 @@ def predict(*, activation_ratio: float, granularity: float, compute: float) -> P
     Arrays go to `laws.PUBLISHED.joint` directly. Raises ValueError unless 0 < A <= 1, G > 0, C > 0.
 
     >>> found = predict(activation_ratio=0.031, granularity=12, compute=1e20)
-    >>> round(found.efficiency_leverage, 2), found.in_domain, found.interval
-    (4.55, True, None)
+    >>> round(found.efficiency_leverage, 2), found.in_domain
+    (4.55, True)
     """
     point = {
         "activation_ratio": _positive("activation_ratio", activation_ratio),
@@ -122,12 +129,12 @@ def predict(*, activation_ratio: float, granularity: float, compute: float) -> P
     warnings = list(outside)
     if leverage < 1:
         warnings.append(f"efficiency_leverage = {leverage:.3g}: a dense model is predicted cheaper")
-    interval = measured_interval(**point)
+    interval, interval_note = measured_interval(point)
     return Prediction(
         **point,
         efficiency_leverage=leverage,
         interval=interval,
-        interval_note=NO_INTERVAL if interval is None else "95 %, bootstrap of the measured law",
+        interval_note=interval_note,
         in_domain=not outside,
         warnings=tuple(warnings),
     )
@@ -233,11 +240,26 @@ def memory(total_params: int) -> Memory:
     )
 
 
-def measured_interval(
-    activation_ratio: float, granularity: float, compute: float
-) -> tuple[float, float] | None:
-    """The bootstrap interval of our own joint fit at one point; None while there is none."""
-    return None
+def measured_interval(point: Mapping[str, float]) -> tuple[tuple[float, float] | None, str]:
+    """The bootstrap interval of our own joint fit at one point, if there is one, and what it is."""
+    if not JOINT_FIT.is_file():
+        return None, NO_INTERVAL
+    from moe_leverage.fitting import LEVEL
+
+    fit = _load_fit(JOINT_FIT)
+    found = fit.predict(point)
+    low, high = (float(end) for end in found.confidence[0])
+    outside = fit.law.outside(**{name: point[name] for name in fit.law.inputs})
+    far = ", far outside the range of its runs" if outside else ""
+    note = f"{LEVEL:.0%} bootstrap interval of the law measured here"
+    return (low, high), f"{note}, which gives {float(found.value[0]):.3g} at this point{far}"
+
+
+@cache
+def _load_fit(path: Path) -> Fit:
+    from moe_leverage.fitting import Fit
+
+    return Fit.load(path)
 
 
 def _predict_model(model: ModelConfig, compute: float) -> Prediction:
