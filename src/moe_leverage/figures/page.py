@@ -1,6 +1,6 @@
 """What a chapter puts on its page besides figures and tables: numbers, standing and verdicts.
 
-Prose quotes numbers by name, and the verdict of each claim is computed in a cell from the data.
+Prose quotes numbers by name; the verdicts on the paper's claims come from the audit at each build.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 from IPython.display import display
-from myst_nb import glue
+from myst_nb import glue  # type: ignore[import-untyped]
 
+from moe_leverage import audit, ledger
 from moe_leverage.config import require
 from moe_leverage.figures.registry import show_table
 
@@ -36,53 +37,56 @@ def numbers(**values: object) -> None:
         glue(name, _Text(plain) if isinstance(plain, str) else plain, display=False)
 
 
+def runs_of(*studies: str) -> pd.DataFrame:
+    """The ledger of these studies under the names of the notation; empty while there is none.
+
+    Runs that the ledger excludes are left out; `compute_flops` and `loss_nats` are its
+    `training_flops` and `validation_loss_nats`.
+    """
+    found = [s for s in studies if (ledger.DIRECTORY / f"{s}.jsonl").is_file()]
+    tables = [table for table in map(ledger.load, found) if len(table)]
+    if not tables:
+        return pd.DataFrame()
+    runs = pd.concat(tables, ignore_index=True)
+    names = {"training_flops": "compute_flops", "validation_loss_nats": "loss_nats"}
+    return runs[runs["excluded"].isna()].rename(columns=names).reset_index(drop=True)
+
+
 def standing(study: str, runs: pd.DataFrame) -> None:
     """Say how many runs of a study stand in the ledger and over which compute they reach."""
     finished = runs[runs["status"] == "ok"] if len(runs) else runs
     if finished.empty:
         text = (
-            f"The ledger holds no finished run of the study `{study}` yet: the figures of this "
+            f"The ledger holds no finished run of `{study}` yet: the figures of this "
             "chapter show the published side alone, and no measured verdict is given."
         )
     else:
         low, high = finished["compute_flops"].min(), finished["compute_flops"].max()
         text = (
-            f"The ledger holds {len(finished)} finished runs of the study `{study}`, from "
+            f"The ledger holds {len(finished)} finished runs of `{study}`, from "
             f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."
         )
     _markdown(f":::{{admonition}} What stands\n:class: note\n{text}\n:::", text)
 
 
-def verdicts(name: str, caption: str, *rows: dict[str, object]) -> None:
-    """Display the claims of a chapter with what decides each of them, as a numbered table."""
-    show_table(name, pd.DataFrame(list(rows)), caption)
+def say(text: str) -> None:
+    """Display a computed sentence or paragraph as prose."""
+    _markdown(text, text)
 
 
-def claim(
-    statement: str, *, locator: str, here: str, holds: bool | None, measured: bool = False
-) -> dict[str, object]:
-    """One row of `verdicts`: what the paper states and whether the numbers of this page agree.
-
-    `holds` None means that the data cannot tell. `measured` is true when our own runs decide, and
-    false when the published numbers themselves do.
-
-    >>> claim("A = 1 gives EL = 1", locator="Eq. 10", here="1.0", holds=True)["verdict"]
-    'reproduced'
-    """
-    words = {
-        (True, True): "measured: agrees",
-        (True, False): "measured: disagrees",
-        (True, None): "measured: cannot tell",
-        (False, True): "reproduced",
-        (False, False): "discrepant",
-        (False, None): "not checkable",
-    }
-    return {
-        "claim": statement,
-        "in the paper": locator,
-        "what we get": here,
-        "verdict": words[(measured, None if holds is None else bool(holds))],
-    }
+def verdicts(chapter: str) -> None:
+    """Say how the paper's claims of a chapter came out, and list those not simply reproduced."""
+    decided = tuple(audit.decide(c) for c in audit.load_claims() if c.chapter == chapter)
+    require(len(decided) > 0, "chapter", chapter, "has no claim in data/paper/claims.toml")
+    found = {label: count for label, count in audit.counts(decided).items() if count}
+    counts = ", ".join(f"{count} {label}" for label, count in found.items())
+    text = f"{sum(found.values())} claims of the paper belong to this chapter: {counts}."
+    _markdown(f":::{{admonition}} Verdict\n:class: tip\n{text}\n:::", text)
+    columns = ["verdict", "claim", "locator", "published", "found"]
+    frame = audit.table(decided)[columns].query("verdict != 'reproduced'")
+    caption = "The claims of this chapter that are not reproduced as printed; "
+    caption += "{doc}`10-audit` lists all, with the reasons."
+    show_table(f"verdicts-{chapter}", frame.rename(columns={"locator": "in the paper"}), caption)
 
 
 class _Text(str):

@@ -1,0 +1,178 @@
+"""Figures of chapter 04: EL against the activation ratio (Equations 7 and 10, Figures 5 and 8a).
+
+A    activation ratio (E_a + E_s) / (E + E_s)
+C    training compute, FLOPs
+EL   efficiency leverage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from moe_leverage.figures import theme
+from moe_leverage.figures.common import (
+    LADDER_FLOPS,
+    PAPER_BUDGETS_FLOPS,
+    STUDY_RANGE,
+    draw_points,
+    log_axes,
+    note,
+    percent,
+    plain_ticks,
+    points,
+    power,
+    ranges,
+)
+from moe_leverage.figures.notation import axis_label
+from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.laws import JointLaw, saturated_activation_ratio
+from moe_leverage.training import curve_steps
+
+RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@figure(
+    "saturation",
+    paper="Equation 10",
+    caption="The saturated activation ratio of Equation 10 with the constants of Table 2, against "
+    "the activation ratio itself (dashed).",
+)
+def saturation(law: JointLaw, ratios: pd.Series) -> Drawing:
+    """A^ over A, with the activation ratios of Table 7 marked."""
+    activation = np.geomspace(0.001, 1.0, 121)
+    saturated = saturated_activation_ratio(activation, law.a_start, law.a_max)
+    marked = saturated_activation_ratio(ratios.to_numpy(), law.a_start, law.a_max)
+    fig, ax = plt.subplots()
+    ax.plot(activation, activation, "--", color=theme.colour("muted"), lw=1.2, label=r"$\hat{A}=A$")
+    ax.plot(activation, saturated, color=theme.colour("published"), label="Eq. 10, Table 2")
+    ax.plot(ratios, marked, "s", color=theme.colour("published"), mfc="none", label="Table 7")
+    log_axes(ax, "activation_ratio", "saturated_activation_ratio")
+    plain_ticks(ax.xaxis, (0.001, *RATIO_TICKS))
+    plain_ticks(ax.yaxis, (0.001, *RATIO_TICKS))
+    ax.legend()
+    note(fig, f"Published: {STUDY_RANGE}.")
+    smallest = float(ratios.min())
+    here = saturated_activation_ratio(smallest, law.a_start, law.a_max)
+    finding = (
+        f"At the sparsest model of Table 7, A = {percent(smallest)}, the law computes with "
+        f"{percent(here)} instead, {here / smallest:.1f} times as much: sparsity below "
+        f"A_start = {percent(law.a_start)} brings little more."
+    )
+    table = pd.DataFrame({"activation_ratio": activation, "saturated_activation_ratio": saturated})
+    return Drawing(fig, table, finding)
+
+
+@figure(
+    "leverage-activation",
+    paper="Figures 5b and 8a, Equations 10 and 13",
+    caption="Efficiency leverage against activation ratio at G = 2: left at the paper's budgets, "
+    "right at the budgets of our own small models, where the published law is extrapolated by four "
+    "to seven powers of ten (dotted).",
+)
+def leverage(
+    law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None
+) -> Drawing:
+    """Both ranges of compute side by side; measured points and our own fit on the right."""
+    runs = points(measured)
+    ours = sorted(set(runs["compute_flops"])) if len(runs) else list(LADDER_FLOPS)
+    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.4))
+    tables = [
+        _curves(axes[0], law, PAPER_BUDGETS_FLOPS, "published", "-"),
+        _curves(axes[1], law, ours, "published", ":"),
+    ]
+    if fitted is not None:
+        tables.append(_curves(axes[1], fitted, ours, "measured", "--"))
+    if len(runs):
+        inks = theme.sequential_colours(len(ours))
+        for ink, budget in zip(inks, ours, strict=True):
+            group = runs[runs["compute_flops"] == budget]
+            draw_points(axes[1], group, "activation_ratio", "efficiency_leverage", colour=ink)
+    for ax, title in zip(axes, ("The paper's budgets", "Our budgets"), strict=True):
+        ax.axhline(1.0, color=theme.colour("muted"), lw=1.0, ls="--")
+        log_axes(ax, "activation_ratio", "efficiency_leverage")
+        plain_ticks(ax.xaxis, RATIO_TICKS)
+        ax.set_title(title)
+        ax.legend(title="FLOPs", fontsize=9)
+    plain_ticks(axes[0].yaxis, (1, 2, 3, 4, 5, 6))
+    plain_ticks(axes[1].yaxis, (0.6, 0.8, 1, 1.25, 1.6, 2))
+    note(fig, ranges(STUDY_RANGE, runs))
+    sparse = {"activation_ratio": 3 / 257, "granularity": 2.0}
+    low, high = (
+        law(**sparse, compute=c) for c in (PAPER_BUDGETS_FLOPS[0], PAPER_BUDGETS_FLOPS[-1])
+    )
+    finding = (
+        f"At A = {percent(3 / 257)} the law gives EL = {low:.1f} at "
+        f"{power(PAPER_BUDGETS_FLOPS[0])} FLOPs and {high:.1f} at "
+        f"{power(PAPER_BUDGETS_FLOPS[-1])}, growing as A falls; extrapolated to "
+        f"{power(ours[0])} FLOPs it gives {law(**sparse, compute=ours[0]):.2f}, a loss."
+    )
+    return Drawing(fig, pd.concat([*tables, runs], ignore_index=True), finding)
+
+
+def _curves(
+    ax: Axes, law: JointLaw, budgets: Any, series: str, line: str, granularity: float = 2.0
+) -> pd.DataFrame:
+    """EL over A at each budget, and the table of what was drawn."""
+    activation = np.geomspace(3 / 257, 1.0, 61)
+    tables = []
+    inks = theme.sequential_colours(len(budgets))
+    for ink, budget in zip(inks, budgets, strict=True):
+        drawn = law(activation_ratio=activation, granularity=granularity, compute=budget)
+        label = power(budget) if series == "published" else f"{power(budget)}, our fit"
+        ax.plot(activation, drawn, line, color=ink, label=label)
+        values = {"activation_ratio": activation, "efficiency_leverage": drawn}
+        fixed = {"series": series, "granularity": granularity, "compute_flops": budget}
+        tables.append(pd.DataFrame(values | fixed))
+    return pd.concat(tables, ignore_index=True)
+
+
+@figure(
+    "live-training",
+    paper="Figure 5a in miniature, and the shape of Figure 10",
+    caption="A dense model and a mixture-of-experts model with the same FLOPs per token, "
+    "trained on this page. Lines: training loss, each point the mean since the one before. "
+    "Markers at the end: loss on held-out documents, with two standard errors.",
+)
+def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
+    """Loss over training compute, one ledger record a family."""
+    fig, ax = plt.subplots()
+    tables, final, reach = [], {}, 0.0
+    for family, record in records.items():
+        num_steps, flops = record["config"]["num_steps"], record["training_flops"]
+        steps = np.array(curve_steps(num_steps))
+        curve = pd.DataFrame(
+            {
+                "family": family,
+                "compute_flops": flops * steps / num_steps,
+                "training_loss_nats": record["training_loss_curve_nats"],
+            }
+        )
+        final[family], reach = float(record["validation_loss_nats"]), max(reach, flops)
+        ink = theme.colour(family)
+        line, marker = theme.LINES[family], theme.MARKERS[family]
+        ax.plot(
+            curve["compute_flops"], curve["training_loss_nats"], line, color=ink,
+            label=f"{family}, training",
+        )  # fmt: skip
+        ax.errorbar(
+            flops, final[family], yerr=2 * record["validation_standard_error_nats"], color=ink,
+            fmt=marker, mfc="none", mew=1.6, ms=8, label=f"{family}, held out",
+        )  # fmt: skip
+        tables.append(curve.assign(validation_loss_nats=final[family]))
+    ax.set_xlabel(axis_label("compute_flops"))
+    ax.set_ylabel("Cross-entropy (nats per token)")
+    ax.set_xlim(left=0)
+    ax.legend()
+    note(fig, f"Ours: two runs of {power(reach)} FLOPs.  Published: no run this small.")
+    ahead, behind = sorted(final, key=final.__getitem__)
+    finding = (
+        f"After {power(reach)} FLOPs the {ahead} model has the lower held-out loss, "
+        f"{final[ahead]:.2f} nats per token against {final[behind]:.2f} of the {behind} model."
+    )
+    return Drawing(fig, pd.concat(tables, ignore_index=True), finding)

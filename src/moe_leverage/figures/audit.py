@@ -1,0 +1,117 @@
+"""Figures of chapter 10: how the claims came out, and how far recomputed numbers lie from print."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from moe_leverage.audit import LABELS, Verdict, html_table, table
+from moe_leverage.audit.leads import lead
+from moe_leverage.figures import theme
+from moe_leverage.figures.page import say
+from moe_leverage.figures.registry import Drawing, figure, show_table
+
+INKS = {
+    "reproduced": "moe",
+    "consistent": "published",
+    "discrepant": "accent",
+    "measured: agrees": "moe",
+    "measured: disagrees": "accent",
+    "measured: cannot tell": "muted",
+    "not checkable": "grid",
+}
+HATCHES = {"measured: agrees": "//", "measured: disagrees": "//", "consistent": ".."}
+MARKERS = {"reproduced": "o", "consistent": "s", "discrepant": "x"}
+FARTHEST = 30.0  # ratio at which the second figure ends
+
+
+def tally(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
+    """Number of claims by kind and verdict, other readings left out; a row a kind."""
+    own = [verdict for verdict in verdicts if not verdict.claim.reading_of]
+    kinds = [verdict.claim.kind for verdict in own]
+    labels = [verdict.label for verdict in own]
+    counts = pd.crosstab(pd.Series(kinds, name="kind"), pd.Series(labels, name="verdict"))
+    return counts.reindex(columns=list(LABELS), fill_value=0).reset_index()
+
+
+def recomputed(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
+    """Value found over value published, for every claim of a single number other than 0."""
+    rows = [
+        (verdict.claim.id, verdict.claim.kind, verdict.label,
+         verdict.value / float(verdict.claim.published))
+        for verdict in verdicts
+        if verdict.label in MARKERS and verdict.value is not None
+        and verdict.claim.relation == "equals" and float(verdict.claim.published) != 0
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["id", "kind", "verdict", "found_over_published"])
+
+
+def show_claims(verdicts: tuple[Verdict, ...]) -> None:
+    """Display every claim with its verdict as one table that the page can filter."""
+    inner = f'<div class="pst-scrollable-table-container">{html_table(verdicts)}</div>'
+    bundle = {"text/html": inner, "text/plain": table(verdicts).to_string()}
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def show_lead(number: int) -> None:
+    """Display the table and the answer of one lead."""
+    settled = lead(number)
+    formats = dict.fromkeys(settled.table.select_dtypes("float").columns, ".4g")
+    show_table(f"lead-{number}", settled.table, settled.question, formats)
+    say(settled.paragraph)
+
+
+@figure(
+    "audit-verdicts",
+    paper="all tables and figures",
+    caption="The claims of the paper by kind and by what became of them; other readings of a claim "
+    "are not counted.",
+)
+def audit_verdicts(counts: pd.DataFrame) -> Drawing:
+    """One bar a kind of claim, a part a verdict; `counts` comes from `tally`."""
+    fig, ax = plt.subplots()
+    left = np.zeros(len(counts))
+    for label in LABELS:
+        numbers = counts[label].to_numpy()
+        ax.barh(
+            counts["kind"], numbers, left=left, label=label, color=theme.colour(INKS[label]),
+            hatch=HATCHES.get(label, ""), edgecolor=theme.colour("surface"),
+        )  # fmt: skip
+        left = left + numbers
+    ax.set_xlabel("Claims")
+    ax.set_ylabel("Kind")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, fontsize=9)
+    totals = counts[list(LABELS)].sum()
+    named = ", ".join(f"{total} {label}" for label, total in totals.items() if total)
+    finding = f"Of {int(totals.sum())} claims, {named}."
+    return Drawing(fig, counts, finding)
+
+
+@figure(
+    "audit-recomputed",
+    paper="every single number that can be recomputed",
+    caption="What we compute over what is printed, sorted: 1 is agreement.",
+)
+def audit_recomputed(ratios: pd.DataFrame) -> Drawing:
+    """A mark a claim; `ratios` comes from `recomputed`."""
+    fig, ax = plt.subplots()
+    ordered = ratios.sort_values("found_over_published").reset_index(drop=True)
+    ax.axhline(1.0, color=theme.colour("muted"), lw=1)
+    for label, marker in MARKERS.items():
+        part = ordered[ordered["verdict"] == label]
+        ax.plot(
+            part.index, part["found_over_published"].clip(1 / FARTHEST, FARTHEST), marker, ls="",
+            color=theme.colour(INKS[label]), mfc="none", label=label,
+        )  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xlabel("Claim, in order of the ratio")
+    ax.set_ylabel("Found over published")
+    ax.legend()
+    off = (ordered["found_over_published"] - 1).abs()
+    finding = (
+        f"{int((off <= 0.01).sum())} of {len(ordered)} recomputed numbers lie within 1 percent of "
+        f"print, {int((off > 0.1).sum())} more than 10 percent away."
+    )
+    return Drawing(fig, ordered, finding)

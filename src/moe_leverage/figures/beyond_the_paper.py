@@ -1,0 +1,136 @@
+"""Figures of chapter 11: open models under the law, and where the law has them break even.
+
+A    activation ratio
+G    granularity
+C    training compute, FLOPs
+EL   efficiency leverage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from moe_leverage.designer import Explanation
+from moe_leverage.figures import theme
+from moe_leverage.figures.common import (
+    LADDER_FLOPS,
+    STUDY_RANGE,
+    draw_points,
+    log_axes,
+    note,
+    percent,
+    plain_ticks,
+    points,
+    power,
+    ranges,
+)
+from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
+from moe_leverage.figures.notation import axis_label
+from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.laws import JointLaw
+
+GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
+CROSSING_COLUMNS = ("granularity", "compute_flops")
+
+
+def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
+    """One row a model: axes, counts, compute and what the published law says of them."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model.name,
+                "activation_ratio": model.activation_ratio,
+                "granularity": model.granularity,
+                "total_params": model.total_params,
+                "active_params": model.active_params,
+                "num_tokens": model.tokens,
+                "compute_flops": model.compute,
+                "efficiency_leverage": model.efficiency_leverage,
+                "dense_equivalent_params": model.dense_equivalent.total_params,
+            }
+            for model in models
+        ]
+    )
+
+
+@figure(
+    "open-models",
+    paper="Beyond the paper: Equation 13 on models released elsewhere",
+    caption="The leverage that Table 2 gives to open mixture-of-experts models, each at its own "
+    "activation ratio, granularity and training compute. Larger markers: finer experts. Every "
+    "point is an extrapolation in compute.",
+)
+def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
+    """EL over A, one labelled point a model."""
+    shown = table.sort_values(["activation_ratio", "efficiency_leverage"]).reset_index(drop=True)
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.2, 5.0))
+    ax.scatter(
+        shown["activation_ratio"], shown["efficiency_leverage"], s=14 * shown["granularity"],
+        facecolors="none", edgecolors=theme.colour("published"), linewidths=1.6,
+    )  # fmt: skip
+    places = zip(
+        shown["model"], shown["activation_ratio"], shown["efficiency_leverage"], strict=True
+    )
+    for number, (name, ratio, leverage) in enumerate(places):
+        # names alternate sides, since models of one family lie above one another
+        left = number % 2 == 1 and ratio > 0.03
+        ax.annotate(
+            str(name), (ratio, leverage), fontsize=8.5, xytext=(-9 if left else 9, 0),
+            textcoords="offset points", va="center", ha="right" if left else "left",
+        )  # fmt: skip
+    log_axes(ax, "activation_ratio")
+    ax.set_xlim(0.016, 0.45)
+    plain_ticks(ax.xaxis, GALLERY_TICKS)
+    ax.set_ylabel(axis_label("efficiency_leverage"))
+    low, high = law.domain["compute"]
+    least, most = shown["compute_flops"].min(), shown["compute_flops"].max()
+    text = f"Law: runs of {power(low)} to {power(high)} FLOPs."
+    note(fig, f"{text}  These models: {power(least)} to {power(most)} FLOPs.")
+    best = shown.sort_values("efficiency_leverage").iloc[-1]
+    finding = (
+        f"Of {len(shown)} open models the law gives {best['model']} the largest leverage, "
+        f"{best['efficiency_leverage']:.1f} at A = {percent(best['activation_ratio'])} and "
+        f"{power(best['compute_flops'])} FLOPs; all of them were trained with more compute than "
+        f"any run behind the law."
+    )
+    return Drawing(fig, shown, finding)
+
+
+@figure(
+    "break-even",
+    paper="Beyond the paper: Equation 13 at EL = 1",
+    caption="The compute below which Equation 13 has a mixture of experts lose to a dense model, "
+    "against granularity; it is the same at every activation ratio. The band is the range of our "
+    "own runs.",
+)
+def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
+    """C_even over G, and measured crossings of EL = 1 by granularity."""
+    runs = points(measured, CROSSING_COLUMNS)
+    grain = np.geomspace(1.5, 24, 97)
+    table = pd.DataFrame(
+        {"granularity": grain, "compute_flops": law.break_even_compute(0.05, grain)}
+    )
+    fig, ax = plt.subplots()
+    ours = LADDER_FLOPS[0], LADDER_FLOPS[-1]
+    ax.axhspan(*ours, color=theme.colour("grid"), alpha=0.6, lw=0, label="our runs")
+    ink = theme.colour("published")
+    ax.plot(grain, table["compute_flops"], ":", color=ink, label="Table 2, extrapolated")
+    if len(runs):
+        draw_points(ax, runs, "granularity", "compute_flops")
+    log_axes(ax, "granularity", "compute_flops")
+    plain_ticks(ax.xaxis, TABLE_8_GRANULARITY)
+    ax.set_ylabel(axis_label("compute_flops", prefix="break-even"))
+    ax.legend()
+    note(fig, ranges(STUDY_RANGE, runs))
+    lowest = table.sort_values("compute_flops").iloc[0]
+    coarse = float(law.break_even_compute(0.05, 2.0))
+    finding = (
+        f"The law's break-even compute is {power(coarse)} FLOPs at G = 2 and least, "
+        f"{power(lowest['compute_flops'])}, near G = {lowest['granularity']:.0f}: within or just "
+        f"above the budgets of our own models."
+    )
+    return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)

@@ -1,0 +1,160 @@
+"""Figures of chapter 05: EL against the granularity of experts (Equations 8 and 11, Figures 6, 8b).
+
+G    granularity 2 d_model / d_expert
+A    activation ratio
+C    training compute, FLOPs
+EL   efficiency leverage
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from moe_leverage.figures import theme
+from moe_leverage.figures.common import (
+    PAPER_BUDGETS_FLOPS,
+    STUDY_RANGE,
+    draw_points,
+    log_axes,
+    note,
+    percent,
+    plain_ticks,
+    points,
+    power,
+    ranges,
+)
+from moe_leverage.figures.notation import axis_label
+from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.laws import JointLaw
+
+TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+TABLE_8_ACTIVATION = 3 / 65  # E = 64, E_a = 2, E_s = 1, and the same for finer experts
+BEST_RANGE = (8.0, 12.0)  # Section 1, second finding
+BEST_RANGE_WEAK_BALANCE = (6.0, 8.0)  # Appendix D, Figure 12
+WEAK_BALANCE = 0.005  # between the two balance coefficients, 0.01 and 0.001
+OPTIMUM_COLUMNS = ("compute_flops", "granularity", "balance_coefficient")
+
+
+@figure(
+    "leverage-granularity",
+    paper="Figures 6 and 8b, Equation 11",
+    caption="Efficiency leverage against granularity at the activation ratio of Table 8. Left: at "
+    "four budgets. Right: each curve over its own maximum; the four coincide, since in Equation 13 "
+    "compute and granularity do not interact.",
+)
+def leverage(
+    law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None
+) -> Drawing:
+    """EL over G, plain and over the maximum; measured points are divided by their own maximum."""
+    runs = points(measured)
+    grain = np.geomspace(1.5, 24, 97)
+    best = law.optimum_granularity
+    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2))
+    tables = []
+    inks = theme.sequential_colours(len(PAPER_BUDGETS_FLOPS))
+    for ink, budget in zip(inks, PAPER_BUDGETS_FLOPS, strict=True):
+        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": budget}
+        drawn = law(**fixed, granularity=grain)
+        relative = drawn / law(**fixed, granularity=best)
+        axes[0].plot(grain, drawn, color=ink, label=power(budget))
+        axes[1].plot(grain, relative, color=ink, lw=1.4)
+        table = {"granularity": grain, "efficiency_leverage": drawn, "over_maximum": relative}
+        tables.append(pd.DataFrame(table).assign(series="published", compute_flops=budget))
+    if fitted is not None:
+        top = fitted.optimum_granularity
+        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": 1e13}
+        curve = fitted(**fixed, granularity=grain) / fitted(**fixed, granularity=top)
+        axes[1].plot(grain, curve, "--", color=theme.colour("measured"), label="our fit")
+    if len(runs):
+        top_of = runs.groupby("compute_flops")["efficiency_leverage"].transform("max")
+        shown = runs.assign(over_maximum=runs["efficiency_leverage"] / top_of)
+        draw_points(axes[1], shown, "granularity", "over_maximum")
+        tables.append(shown.assign(series="measured"))
+    axes[0].set_ylabel(axis_label("efficiency_leverage"))
+    axes[1].set_ylabel("EL over its maximum")
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel(axis_label("granularity"))
+        plain_ticks(ax.xaxis, TABLE_8_GRANULARITY)
+        ax.axvspan(*BEST_RANGE, color=theme.colour("grid"), alpha=0.5, lw=0)
+    axes[0].legend(title="FLOPs", fontsize=9)
+    note(fig, ranges(STUDY_RANGE, runs))
+    gain = tables[0].set_index("granularity")["over_maximum"]
+    coarse = float(np.interp(TABLE_8_GRANULARITY[0], gain.index, gain))
+    finding = (
+        f"The law's leverage is largest at G = {best:.1f}, inside the printed range "
+        f"{BEST_RANGE[0]:.0f} to {BEST_RANGE[1]:.0f} (shaded); at {power(PAPER_BUDGETS_FLOPS[0])} "
+        f"FLOPs experts of G = 2 reach {coarse:.0%} of it, and the optimum is the same at every "
+        f"budget."
+    )
+    return Drawing(fig, pd.concat(tables, ignore_index=True), finding)
+
+
+@figure(
+    "granularity-optimum",
+    paper="Sections 4.1.2 and Appendix D, Figure 12",
+    caption="The best granularity against compute: the printed ranges under full and under "
+    "weakened load balancing (bands), the optimum that Table 2 implies (line), and ours.",
+)
+def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
+    """Bands of the text, the law's constant optimum, and measured optima by balance coefficient."""
+    runs = points(measured, OPTIMUM_COLUMNS)
+    fig, ax = plt.subplots()
+    paper_reach = [PAPER_BUDGETS_FLOPS[0], PAPER_BUDGETS_FLOPS[-1]]
+    bands = {
+        "text, balance 0.01": (BEST_RANGE, "published"),
+        "text, balance 0.001": (BEST_RANGE_WEAK_BALANCE, "accent"),
+    }
+    for label, ((low, high), role) in bands.items():
+        ink = theme.colour(role)
+        ax.fill_between(paper_reach, low, high, color=ink, alpha=0.25, lw=0, label=label)
+    best = law.optimum_granularity
+    ax.plot([1e11, 1e22], [best, best], ":", color=theme.colour("published"), label="Table 2")
+    for coefficient, group in runs.groupby("balance_coefficient"):
+        role = "measured" if group["balance_coefficient"].iloc[0] > WEAK_BALANCE else "accent"
+        label = f"measured, balance {coefficient:g}"
+        ink = theme.colour(role)
+        draw_points(ax, group, "compute_flops", "granularity", colour=ink, label=label)
+    log_axes(ax, "compute_flops", "granularity")
+    plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)
+    ax.set_ylim(1.7, 19)
+    ax.legend(loc="lower left")
+    note(fig, ranges(STUDY_RANGE, runs))
+    finding = (
+        f"Table 2 puts the best granularity at {best:.1f} for every compute and every activation "
+        f"ratio; the text gives {BEST_RANGE[0]:.0f} to {BEST_RANGE[1]:.0f}, and "
+        f"{BEST_RANGE_WEAK_BALANCE[0]:.0f} to {BEST_RANGE_WEAK_BALANCE[1]:.0f} where the balance "
+        f"loss is ten times weaker."
+    )
+    law_line = {"compute_flops": paper_reach, "granularity": best, "series": "published"}
+    return Drawing(fig, pd.concat([pd.DataFrame(law_line), runs], ignore_index=True), finding)
+
+
+@figure(
+    "granularity-sensitivity",
+    paper="Equation 13, granularity term",
+    caption="What the best granularity is worth: leverage at the optimum over leverage at G = 2, "
+    "against the activation ratio. Compute cancels.",
+)
+def sensitivity(law: JointLaw) -> Drawing:
+    """Gain of the optimum over G = 2 as a function of A."""
+    activation = np.geomspace(3 / 257, 1.0, 61)
+    best = law.optimum_granularity
+    fine = law(activation_ratio=activation, granularity=best, compute=1e20)
+    coarse = law(activation_ratio=activation, granularity=2.0, compute=1e20)
+    table = pd.DataFrame({"activation_ratio": activation, "gain": fine / coarse})
+    fig, ax = plt.subplots()
+    ax.plot(activation, table["gain"], color=theme.colour("published"), label="Eq. 13, Table 2")
+    log_axes(ax, "activation_ratio")
+    plain_ticks(ax.xaxis, (0.01, 0.03, 0.1, 0.3, 1.0))
+    ax.set_ylabel("EL at the best $G$ over EL at $G = 2$")
+    ax.legend()
+    note(fig, f"Published: {STUDY_RANGE}.")
+    finding = (
+        f"Choosing G = {best:.1f} instead of 2 multiplies the law's leverage by "
+        f"{table['gain'].iloc[0]:.2f} at A = {percent(activation[0])} and by "
+        f"{table['gain'].iloc[-1]:.2f} at A = 100 %: the sparser the model, the more it is worth."
+    )
+    return Drawing(fig, table, finding)

@@ -1,0 +1,105 @@
+"""Our own runs as the tidy tables that the chapters' figures draw beside the published laws.
+
+Every function takes runs under the names of the notation (`page.runs_of`) and returns an empty
+table where they do not yet suffice, so that a chapter reads the same with and without them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage import leverage, reductions
+from moe_leverage.fitting import Fit
+from moe_leverage.laws import JointLaw
+
+ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
+MIN_DENSE_BUDGETS = 2
+MIN_GRANULARITIES = 3
+
+
+def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs with the columns that `leverage` and `reductions` read."""
+    if runs.empty:
+        return pd.DataFrame()
+    done = runs[runs["status"] == "ok"].reset_index(drop=True)
+    return done.assign(
+        is_moe=done["num_experts"] > 0,
+        family=np.where(done["num_experts"] > 0, "moe", "dense"),
+        compute=done["compute_flops"].astype(float),
+        loss=done["loss_nats"].astype(float),
+        batch_tokens=done["batch_sequences"] * done["sequence_length"],
+        balance_coefficient=done["routing.balance_coefficient"],
+    )
+
+
+def leverage_points(runs: pd.DataFrame) -> tuple[pd.DataFrame, Fit | None]:
+    """EL of every MoE point with its interval, and the joint law fitted to them where it can be."""
+    table = runs_table(runs)
+    if table.empty:
+        return pd.DataFrame(), None
+    dense = table[~table["is_moe"]]
+    budgets = reductions.budget_of(dense["compute"].to_numpy())
+    if len(set(budgets)) < MIN_DENSE_BUDGETS or table["is_moe"].sum() == 0:
+        return pd.DataFrame(), None
+    found = leverage.estimate(table)
+    points = found.points[found.points["estimator"] == ESTIMATOR]
+    names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
+    points = points.rename(columns=names).dropna(subset=["efficiency_leverage"])
+    return points.reset_index(drop=True), found.fits.get("joint")
+
+
+def joint_law(fitted: Fit | None) -> JointLaw | None:
+    """The law of a joint fit, if there is one."""
+    return fitted.law if fitted is not None and isinstance(fitted.law, JointLaw) else None
+
+
+def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
+    """Near-optimal settings (Section 2.2) at every budget, dense and MoE."""
+    table = runs_table(runs)
+    if table.empty:
+        return table
+    parts = [reductions.near_optimal(group) for _, group in table.groupby("family")]
+    columns = ["compute_flops", "learning_rate", "batch_tokens", "family", "excess_loss"]
+    return pd.concat(parts, ignore_index=True).assign(compute_flops=lambda t: t["budget"])[columns]
+
+
+def allocation_minima(runs: pd.DataFrame) -> pd.DataFrame:
+    """M_opt and D_opt at every budget with enough sizes (Section 2.3), dense and MoE."""
+    table = runs_table(runs)
+    if table.empty:
+        return table
+    parts = [
+        reductions.isoflop_optima(group).assign(family=name)
+        for name, group in table.groupby("family")
+    ]
+    minima = pd.concat(parts, ignore_index=True).rename(columns={"compute": "compute_flops"})
+    return minima.dropna(subset=["flops_per_token"]).reset_index(drop=True)
+
+
+def allocation_ratio(minima: pd.DataFrame) -> pd.DataFrame:
+    """M_opt of MoE over M_opt of dense at every budget that has both."""
+    if minima.empty:
+        return minima
+    budget = minima["compute_flops"].map(lambda compute: round(2 * np.log10(compute)) / 2)
+    wide = minima.assign(budget=10.0**budget).pivot_table(
+        index="budget", columns="family", values="flops_per_token"
+    )
+    if not {"moe", "dense"} <= set(wide.columns):
+        return pd.DataFrame()
+    ratio = (wide["moe"] / wide["dense"]).dropna()
+    return ratio.rename("model_ratio").rename_axis("compute_flops").reset_index()
+
+
+def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
+    """The value of `axis` with the lowest mean loss over seeds at every budget (and `also`)."""
+    table = runs_table(runs)
+    if table.empty:
+        return table
+    table = table.assign(compute_flops=reductions.budget_of(table["compute"].to_numpy()))
+    keys = ["compute_flops", *also]
+    means = table.groupby([*keys, axis], as_index=False)["loss"].mean()
+    enough = means.groupby(keys)[axis].transform("nunique") >= MIN_GRANULARITIES
+    means = means[enough]
+    best: pd.DataFrame = means.sort_values("loss").drop_duplicates(keys)
+    return best.sort_values(keys, ignore_index=True)

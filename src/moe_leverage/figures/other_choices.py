@@ -1,0 +1,89 @@
+"""Figures of chapter 09: dense first layers and the attention share (Appendix D, Tables 10, 11).
+
+M    non-embedding FLOPs of one token
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from moe_leverage.figures import theme
+from moe_leverage.figures.common import STUDY_RANGE, note, points, ranges
+from moe_leverage.figures.notation import axis_label
+from moe_leverage.figures.registry import Drawing, figure
+
+BEST_SHARE, FLAT_SHARE = (0.30, 0.40), (0.20, 0.50)  # Appendix D
+
+
+@figure(
+    "attention-share",
+    paper="Figures 13c and 13d, Table 11",
+    caption="Attention's share of the non-embedding FLOPs of each model of Table 11, counted "
+    "here (convention `exact`), with the printed ranges.",
+)
+def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) -> Drawing:
+    """One row of dots a model size; `shares` comes from `sizes.sizes_of`."""
+    runs = points(measured, ("compute_flops", "attention_share"))
+    fig, ax = plt.subplots()
+    ax.axvspan(*FLAT_SHARE, color=theme.colour("grid"), alpha=0.6, lw=0, label="stated: flat")
+    ink = theme.colour("published")
+    ax.axvspan(*BEST_SHARE, color=ink, alpha=0.25, lw=0, label="stated: best")
+    ax.plot(
+        shares["attention_share"], shares["flops_per_token"], "s", color=ink, mfc="none",
+        label="Table 11, all of attention",
+    )  # fmt: skip
+    ax.plot(
+        shares["projection_share"], shares["flops_per_token"], "x", color=ink,
+        label="Table 11, without scores",
+    )  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("Attention's share of $M$")
+    ax.set_ylabel(axis_label("flops_per_token"))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    note(fig, ranges(STUDY_RANGE, runs))
+    inside = shares["attention_share"].between(*FLAT_SHARE)
+    finding = (
+        f"The {len(shares)} models of Table 11 put between "
+        f"{shares['attention_share'].min():.0%} and {shares['attention_share'].max():.0%} of their "
+        f"non-embedding FLOPs into attention, or {shares['projection_share'].min():.0%} to "
+        f"{shares['projection_share'].max():.0%} if its scores are left out; {inside.sum()} of "
+        f"them lie in the range 20 % to 50 % that the paper calls flat."
+    )
+    return Drawing(fig, shares, finding)
+
+
+@figure(
+    "dense-first",
+    paper="Figures 13a and 13b, Table 10",
+    caption="What replacing the first layers of the 60-layer models of Table 10 by dense ones "
+    "changes: total parameters and FLOPs per token relative to no dense layer.",
+)
+def dense_first(table: pd.DataFrame) -> Drawing:
+    """Relative N and M over the number of dense layers; one line a width."""
+    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 3.8))
+    relative = table.copy()
+    labels = {"total_params": "Total parameters $N$", "flops_per_token": "FLOPs per token $M$"}
+    widths = sorted(table["d_model"].unique())
+    inks = theme.sequential_colours(len(widths))
+    for name in labels:
+        none = table["num_dense_layers"] == 0
+        base = table[none].set_index("d_model")[name]
+        relative[name] = table[name] / table["d_model"].map(base)
+    for ax, (name, label) in zip(axes, labels.items(), strict=True):
+        for ink, width in zip(inks, widths, strict=True):
+            group = relative[relative["d_model"] == width]
+            ax.plot(group["num_dense_layers"], group[name], "o-", color=ink, label=str(width))
+        ax.set_xticks(sorted(table["num_dense_layers"].unique()))
+        ax.set_xlabel("Dense layers in front, of 60")
+        ax.set_ylabel(f"{label}, over none")
+    axes[0].legend(title=r"$d_{model}$", fontsize=9)
+    note(fig, ranges(STUDY_RANGE, None))
+    most = relative[relative["num_dense_layers"] == relative["num_dense_layers"].max()]
+    finding = (
+        f"Three dense layers of 60 remove about {1 - most['total_params'].mean():.1%} of the "
+        f"parameters and raise the FLOPs per token by {most['flops_per_token'].min() - 1:.1%} to "
+        f"{most['flops_per_token'].max() - 1:.1%}, where the text keeps them constant."
+    )
+    return Drawing(fig, relative, finding)

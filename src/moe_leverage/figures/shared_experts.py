@@ -1,0 +1,70 @@
+"""Figure of chapter 06: the best share of shared experts (Equation 9, Figure 7, Table 9).
+
+S    shared-expert ratio E_s / (E_a + E_s)
+C    training compute, FLOPs
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from moe_leverage.figures import theme
+from moe_leverage.figures.common import (
+    PAPER_BUDGETS_FLOPS,
+    STUDY_RANGE,
+    draw_points,
+    log_axes,
+    note,
+    percent,
+    points,
+    power,
+    ranges,
+)
+from moe_leverage.figures.notation import axis_label
+from moe_leverage.figures.registry import Drawing, figure
+
+# Section 4.1.3: best S up to the turning compute, and above it
+BEST_BELOW, BEST_ABOVE, TURN_FLOPS = 0.167, 0.083, 1e20
+OPTIMUM_COLUMNS = ("compute_flops", "shared_ratio")
+
+
+@figure(
+    "shared-optimum",
+    paper="Figure 7 and Table 9",
+    caption="The best shared-expert ratio against compute: as the text states it (steps), the "
+    "ratios that Table 9 lists (thin lines, with the number of its rows), and ours.",
+)
+def optimum(table_9: pd.DataFrame, measured: pd.DataFrame | None = None) -> Drawing:
+    """Stated optimum, tested ratios and measured optima over compute."""
+    runs = points(measured, OPTIMUM_COLUMNS)
+    active = table_9["num_active_experts"] + table_9["num_shared_experts"]
+    tested = (table_9["num_shared_experts"] / active).value_counts().sort_index()
+    fig, ax = plt.subplots()
+    for share, rows in tested.items():
+        value = float(str(share))
+        ax.axhline(value, color=theme.colour("muted"), lw=0.7)
+        ax.text(2.2e21, value, f"{percent(value)}, {rows} rows", fontsize=8.5, va="bottom")
+    low, high = PAPER_BUDGETS_FLOPS[0], PAPER_BUDGETS_FLOPS[-1]
+    steps = [BEST_BELOW, BEST_BELOW, BEST_ABOVE, BEST_ABOVE]
+    stated = pd.DataFrame(
+        {"compute_flops": [low, TURN_FLOPS, TURN_FLOPS, high], "shared_ratio": steps}
+    )
+    ink = theme.colour("published")
+    label = "best, Section 4.1.3"
+    ax.plot(stated["compute_flops"], stated["shared_ratio"], color=ink, lw=3, label=label)
+    if len(runs):
+        draw_points(ax, runs, "compute_flops", "shared_ratio")
+    log_axes(ax, "compute_flops")
+    ax.set_xlim(1e11, 1e23)
+    ax.set_ylabel(axis_label("shared_ratio"))
+    ax.grid(visible=False)
+    ax.legend(loc="upper left")
+    note(fig, ranges(STUDY_RANGE, runs))
+    nearest = min(map(float, tested.index.to_numpy()), key=lambda share: abs(share - BEST_BELOW))
+    finding = (
+        f"The text puts the best shared ratio at {percent(BEST_BELOW)} up to {power(TURN_FLOPS)} "
+        f"FLOPs and at {percent(BEST_ABOVE)} above; the row of Table 9 nearest to the first is "
+        f"{percent(nearest)}, which {tested[nearest]} of {len(table_9)} rows list."
+    )
+    return Drawing(fig, pd.concat([stated, runs], ignore_index=True), finding)

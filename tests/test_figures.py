@@ -1,0 +1,284 @@
+"""Every registered figure is drawn: the published side alone, and measured rows beside it."""
+
+import importlib
+import pkgutil
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from moe_leverage import figures, huggingface, ledger, paper
+from moe_leverage.config import ModelConfig, RunConfig
+from moe_leverage.designer import explain
+from moe_leverage.figures import flops_accounting, joint_law, measured, page, sizes
+from moe_leverage.figures.beyond_the_paper import gallery_table
+from moe_leverage.figures.notation import axis_label, notation
+from moe_leverage.figures.registry import ENTRIES, draw
+from moe_leverage.fitting import fit
+from moe_leverage.laws import PUBLISHED, PowerLaw
+
+for _module in pkgutil.iter_modules(figures.__path__):
+    importlib.import_module(f"moe_leverage.figures.{_module.name}")
+
+TABLE_7 = paper.table(7)
+SMALL = {"vocab_size": 64, "num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 1}
+
+
+def points(**columns):
+    return pd.DataFrame(
+        {
+            "compute_flops": [1e12, 1e13],
+            "activation_ratio": [3 / 65, 3 / 65],
+            "granularity": [2.0, 8.0],
+            "efficiency_leverage": [0.8, 1.1],
+            "leverage_low": [0.7, 1.0],
+            "leverage_high": [0.9, 1.3],
+        }
+        | columns
+    )
+
+
+def record(loss, **more):
+    run = RunConfig(
+        model=ModelConfig(**SMALL, d_ffn=48), corpus="smoke", sequence_length=8,
+        batch_sequences=2, num_steps=3, learning_rate=1e-3,
+    )  # fmt: skip
+    results = {
+        "validation_loss_nats": loss,
+        "validation_standard_error_nats": 0.01,
+        "training_loss_curve_nats": [4.0, 3.5, loss],
+    }
+    return ledger.describe(run) | results | more
+
+
+def settings():
+    table = TABLE_7.drop_duplicates("compute_flops")
+    return table.assign(batch_tokens=table["batch_sequences"] * 4096)
+
+
+def allocation_laws():
+    return {
+        (family, column): getattr(PUBLISHED, f"{family}_{name}")
+        for family in ("dense", "moe")
+        for column, name in (("flops_per_token", "model"), ("num_tokens", "tokens"))
+    }
+
+
+def own_fits():
+    compute = 10.0 ** np.arange(11, 16)
+    table = pd.DataFrame(
+        {"family": ["dense"] * 5 + ["moe"] * 5, "compute": np.tile(compute, 2)}
+    ).assign(
+        loss=lambda t: np.where(
+            t["family"] == "dense", 9 * t["compute"] ** -0.03, 9.5 * t["compute"] ** -0.033
+        )
+    )
+    fits = {
+        family: fit(PowerLaw, group.to_dict("list"), "loss", resamples=50)
+        for family, group in table.groupby("family")
+    }
+    return table, fits
+
+
+JOINT = PUBLISHED.joint
+RATE, BATCH = PUBLISHED.learning_rate, PUBLISHED.batch_tokens
+SIZES = pd.concat([sizes.sizes_of(n).assign(table=n) for n in (7, 8)])
+FLOPS = flops_accounting.flops_table(
+    {f"width {m.d_model}": m for m in paper.models(7) if m.num_experts == 64}, 4096
+)
+CONVENTIONS = pd.DataFrame({"convention": ["one", "other"], "activation_ratio": [0.031, 0.034]})
+OPTIMA = points(learning_rate=[1e-2, 8e-3], batch_tokens=[2048, 4096], family=["dense", "moe"])
+MINIMA = points(flops_per_token=[1e6, 2e6], num_tokens=[1e6, 5e6], family=["dense", "moe"])
+# name: (published inputs, measured rows or None where a figure has no measured side)
+INPUTS = {
+    "flops-by-component": ((FLOPS, "Table 7"), None),
+    "flops-conventions": ((FLOPS, "Table 7"), None),
+    "hyperparameter-laws": ((RATE, BATCH, settings()), OPTIMA),
+    "hyperparameter-plane": ((RATE, BATCH), OPTIMA),
+    "allocation-laws": ((allocation_laws(),), MINIMA),
+    "allocation-ratio": (
+        (PUBLISHED.dense_model, PUBLISHED.moe_model, 1e14),
+        points(model_ratio=[1.2, 1.1]),
+    ),
+    "saturation": ((JOINT, SIZES["activation_ratio"].drop_duplicates()), None),
+    "leverage-activation": ((JOINT,), points()),
+    "live-training": (({"dense": record(3.0), "moe": record(3.1)},), None),
+    "leverage-granularity": ((JOINT,), points()),
+    "granularity-optimum": ((JOINT,), points(balance_coefficient=[0.01, 0.001])),
+    "granularity-sensitivity": ((JOINT,), None),
+    "shared-optimum": ((paper.table(9),), points(shared_ratio=[0.1, 0.2])),
+    "leverage-landscape": ((JOINT,), None),
+    "leverage-compute": ((JOINT,), points()),
+    "logarithm-bases": ((joint_law.bases_table(JOINT), ("10", "2")), None),
+    "fit-points": ((SIZES, JOINT), None),
+    "benchmark-profile": ((paper.table(4),), None),
+    "ling-leverage": ((JOINT, CONVENTIONS, 10.7, 1e22, 6.0), None),
+    "attention-share": ((sizes.sizes_of(11),), points(attention_share=[0.3, 0.4])),
+    "dense-first": ((sizes.sizes_of(10),), None),
+    "open-models": (
+        (
+            gallery_table([explain(huggingface.load(n)) for n in ("DeepSeek-V3", "OLMoE-1B-7B")]),
+            JOINT,
+        ),
+        None,
+    ),
+    "break-even": ((JOINT,), points()),
+    "own-losses": (own_fits(), None),
+}
+MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
+
+
+def chapter_figures():
+    ours = "moe_leverage.figures."
+    return {name for name, entry in ENTRIES.items() if entry.function.__module__.startswith(ours)}
+
+
+def marks(ax: Axes) -> int:
+    return len(ax.lines) + len(ax.collections) + len(ax.patches) + len(ax.containers)
+
+
+def require_sound(drawing):
+    visible = [ax for ax in drawing.figure.axes if ax.get_visible()]
+    assert visible
+    for ax in visible:
+        assert marks(ax) > 0
+        assert ax.get_xlabel()
+        assert ax.get_ylabel() or ax is not visible[0]
+        assert not re.search(r"\b[a-z]+_[a-z]+\b", re.sub(r"\$.*?\$", "", ax.get_xlabel()))
+    assert len(drawing.table) > 0
+    assert drawing.finding.endswith(".")
+    assert re.search(r"\d", drawing.finding)
+    assert "nan" not in drawing.finding
+    plt.close(drawing.figure)
+
+
+def test_every_figure_has_inputs_here():
+    assert chapter_figures() <= set(INPUTS) | {"leverage-calculator"} | {
+        name for name, entry in ENTRIES.items() if "audit" in entry.function.__module__
+    }
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_the_published_side_stands_alone(name):
+    require_sound(draw(name, *INPUTS[name][0]))
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_measured_rows_are_drawn_beside_it(name):
+    published, rows = INPUTS[name]
+    alone, both = draw(name, *published), draw(name, *published, rows)
+    assert sum(map(marks, both.figure.axes)) > sum(map(marks, alone.figure.axes))
+    drawn = both.table.merge(rows, on=[c for c in rows.columns if c in both.table.columns])
+    assert len(drawn) == len(rows)
+    require_sound(alone)
+    require_sound(both)
+
+
+@pytest.mark.parametrize(
+    "name", ["leverage-activation", "leverage-granularity", "leverage-compute"]
+)
+def test_a_fit_of_ours_is_a_second_curve(name):
+    law = JOINT.with_bases(compute=12, granularity=2)
+    alone, both = draw(name, JOINT), draw(name, JOINT, None, law)
+    assert sum(map(marks, both.figure.axes)) > sum(map(marks, alone.figure.axes))
+    plt.close("all")
+
+
+def test_the_range_of_measured_runs_is_stated():
+    drawing = draw("leverage-compute", JOINT, points())
+    assert "Ours: 1e12 to 1e13 FLOPs" in drawing.figure.get_supxlabel()
+    plt.close(drawing.figure)
+
+
+def test_measured_rows_without_a_column_are_refused():
+    with pytest.raises(ValueError, match="lacks leverage_low"):
+        draw("leverage-compute", JOINT, points().drop(columns="leverage_low"))
+
+
+def test_counter_agrees_with_the_formula_by_component():
+    shape = {"vocab_size": 128, "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 2}
+    moe = ModelConfig(
+        **shape, num_experts=8, num_active_experts=2, num_shared_experts=1, d_expert=16
+    )
+    for model in (moe, ModelConfig(**shape, d_ffn=48)):
+        table = flops_accounting.counter_table(model, 32)
+        assert (table["formula_flops"] == table["counter_flops"]).all()
+        assert flops_accounting.training_over_forward(model, 32) == 3.0
+
+
+def test_axis_labels_come_from_the_notation():
+    assert axis_label("loss_nats") == "Cross-entropy on held-out text $L$ (nats per token)"
+    assert notation()["code"].is_unique
+    with pytest.raises(ValueError, match="colour"):
+        axis_label("colour")
+
+
+def test_an_unknown_profile_is_named():
+    page.require_profile("retrain")
+    with pytest.raises(ValueError, match="profile = 'fast': must be one of read, retrain, full"):
+        page.require_profile("fast")
+
+
+# --- our own runs as tables -------------------------------------------------------------------
+
+
+def ledger_rows(losses):
+    """A ledger of dense and MoE runs on three budgets, under the names of the notation."""
+    rows = []
+    for budget, by_family in losses.items():
+        for (family, granularity), loss in by_family.items():
+            ratio = 1.0 if family == "dense" else 3 / 33
+            rows.append(
+                {
+                    "status": "ok",
+                    "compute_flops": budget,
+                    "loss_nats": loss,
+                    "num_experts": 0 if family == "dense" else 32,
+                    "activation_ratio": ratio,
+                    "granularity": granularity,
+                    "shared_ratio": 0.0 if family == "dense" else 1 / 3,
+                    "flops_per_token": 1e6,
+                    "num_tokens": budget / 3e6,
+                    "learning_rate": 1e-2,
+                    "batch_sequences": 8,
+                    "sequence_length": 256,
+                    "routing.balance_coefficient": 0.01,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def law_losses(budget):
+    dense = 30 * budget**-0.08
+    return {
+        ("dense", 2.0): dense,
+        **{
+            ("moe", g): 30 * (2 * budget) ** -0.08 * (1 + 0.01 * abs(g - 8))
+            for g in (2.0, 8.0, 16.0)
+        },
+    }
+
+
+def test_leverage_is_read_from_the_dense_frontier():
+    runs = ledger_rows({budget: law_losses(budget) for budget in (1e12, 1e13, 1e14)})
+    found, _ = measured.leverage_points(runs)
+    at_best = found[(found["granularity"] == 8) & (found["compute_flops"] < 5e13)]
+    assert at_best["efficiency_leverage"].to_numpy() == pytest.approx([2.0, 2.0], rel=1e-3)
+
+
+def test_the_best_granularity_is_found_at_every_budget():
+    runs = ledger_rows({budget: law_losses(budget) for budget in (1e12, 1e13)})
+    moe = runs[runs["num_experts"] > 0]
+    assert measured.best_by_budget(moe, "granularity")["granularity"].tolist() == [8.0, 8.0]
+
+
+def test_no_runs_give_empty_tables():
+    empty = pd.DataFrame()
+    assert measured.leverage_points(empty)[0].empty
+    assert measured.hyperparameter_optima(empty).empty
+    assert measured.allocation_minima(empty).empty
+    assert measured.allocation_ratio(empty).empty
+    assert measured.best_by_budget(empty, "granularity").empty
