@@ -16,6 +16,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from moe_leverage.config import require
 from moe_leverage.fitting import LEVEL, Fit, UnidentifiedError, fit
@@ -62,13 +63,12 @@ def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
     coefficient is identified if its deviance passes the chi-square threshold on both sides, weakly
     if on one.
     """
-    names = fitted.law.coefficient_names
-    return {name: _profile(fitted, number, level) for number, name in enumerate(names)}
+    names = fitted.law.theta_names or fitted.law.coefficient_names
+    return {name: _profile(fitted, name, number, level) for number, name in enumerate(names)}
 
 
-def _profile(fitted: Fit, number: int, level: float) -> Profile:
+def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
     theta, problem = fitted.theta, fitted.problem
-    name = fitted.law.coefficient_names[number]
     error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
     step = min(error, 1.0) or 1e-3 * max(abs(theta[number]), 1e-3)
     reach = REACH_DECADES * np.log(10) if name in fitted.law.positive else REACH_ERRORS * step
@@ -88,7 +88,7 @@ def _profile(fitted: Fit, number: int, level: float) -> Profile:
     lowest = max(float(solved.objective.min()), SMALLEST)
     deviance = len(fitted.log_target) * np.log(np.maximum(solved.objective, SMALLEST) / lowest)
     threshold = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    values = fitted.law.from_theta(starts)[:, number]
+    values = np.exp(starts[:, number]) if name in fitted.law.positive else starts[:, number]
     low = _crossing(values[POINTS_A_SIDE::-1], deviance[POINTS_A_SIDE::-1], threshold, -np.inf)
     high = _crossing(values[POINTS_A_SIDE:], deviance[POINTS_A_SIDE:], threshold, np.inf)
     closed = int(np.isfinite(low)) + int(np.isfinite(high))
@@ -126,7 +126,7 @@ class Score:
 
 def compare(
     forms: Sequence[type[Law]],
-    table: Mapping[str, Any],
+    table: Mapping[str, Any] | pd.DataFrame,
     target: str,
     *,
     held_out: str = "",

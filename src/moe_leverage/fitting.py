@@ -42,7 +42,7 @@ HUBER_EFFICIENCY = 1.345  # delta over sigma: 95 % efficient under normal noise 
 MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, normal noise
 SMALLEST_DELTA = 1e-6
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
-SAMPLE_DIGITS = 7
+SAMPLE_DIGITS = 6
 
 FORMS: dict[str, type[Law]] = {
     form.__name__: form
@@ -135,7 +135,7 @@ class Fit:
 
     def interval(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
         """Bootstrap percentile interval of each coefficient."""
-        ends = self.law.from_theta(_central(self.samples, level).T)
+        ends = _central(self.law.from_theta(self.samples), level).T
         names = self.law.coefficient_names
         return {name: (float(a), float(b)) for name, a, b in zip(names, *ends, strict=True)}
 
@@ -368,7 +368,8 @@ def student_ratio(freedom: int) -> float:
 
 def _central(samples: Array, level: float) -> Array:
     """Ends (m, 2) of the central interval of each column of samples (resamples, m)."""
-    ends = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    ends = np.quantile(samples, ends, axis=0, method="nearest")  # some samples are infinite
     return np.swapaxes(ends, 0, -1)
 
 

@@ -50,6 +50,7 @@ class Law:
     coefficient_names: ClassVar[tuple[str, ...]]
     inputs: ClassVar[tuple[str, ...]]
     positive: ClassVar[frozenset[str]] = frozenset()
+    theta_names: ClassVar[tuple[str, ...]] = ()  # where theta holds others than the coefficients
     min_values: ClassVar[Mapping[str, int]]  # different values an input needs to be fitted
     start_box: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of theta; empty: a convex fit
     source: Source

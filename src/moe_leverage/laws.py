@@ -146,7 +146,7 @@ class GranularityLaw(Law):
     coefficient_names = ("a_g", "b_g", "c_g")
     inputs = ("granularity",)
     min_values = MappingProxyType({"granularity": 4})
-    start_box = MappingProxyType({"a_g": (-1.0, 2.0), "b_g": (-0.3, 0.1), "c_g": (-10.0, 0.0)})
+    theta_names = ("a_g", "b_g", "b_g c_g")  # linear in these, so that its fit is convex
 
     def __call__(self, *, granularity: ArrayLike) -> Any:
         """EL at these granularities."""
@@ -161,14 +161,26 @@ class GranularityLaw(Law):
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Equation 11."""
         log_g = np.log2(inputs["granularity"])
-        return theta[..., 0, None] + theta[..., 1, None] * log_g * (log_g + theta[..., 2, None])
+        return theta[..., 0, None] + (theta[..., 1, None] * log_g + theta[..., 2, None]) * log_g
 
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
-        """By a_g, b_g and c_g."""
+        """By a_g, b_g and b_g c_g."""
         log_g = np.log2(inputs["granularity"])
-        by_c = theta[..., 1, None] * log_g
-        return columns(theta, 1.0, log_g * (log_g + theta[..., 2, None]), by_c)
+        return columns(theta, 1.0, log_g**2, log_g)
+
+    @classmethod
+    def to_theta(cls, coefficients: ArrayLike) -> Array:
+        """(a_g, b_g, b_g c_g)."""
+        a_g, b_g, c_g = np.moveaxis(np.asarray(coefficients, dtype=float), -1, 0)
+        return np.stack([a_g, b_g, b_g * c_g], axis=-1)
+
+    @classmethod
+    def from_theta(cls, theta: ArrayLike) -> Array:
+        """(a_g, b_g, c_g)."""
+        a_g, b_g, product = np.moveaxis(np.asarray(theta, dtype=float), -1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.stack([a_g, b_g, product / b_g], axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

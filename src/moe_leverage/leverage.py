@@ -10,7 +10,8 @@ frontier, from fitted curves L(C) as in the paper, or, through Equation 13, from
 
 A table of runs has a row a run and the columns `is_moe, activation_ratio, granularity,
 shared_ratio, compute, loss`; `flops_per_token, num_tokens, learning_rate, batch_tokens, variant`
-if known. Rows equal in all of them but the loss are seeds of one configuration.
+if known. Rows equal in all of them but the loss are seeds of one configuration. Rows of a `variant`
+or marked `held_out` get a leverage but are kept from the fit of Equation 13.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from moe_leverage.reductions import budget_of
 from moe_leverage.rivals import FlooredPowerLaw
 
 REQUIRED = ("is_moe", "activation_ratio", "granularity", "shared_ratio", "compute", "loss")
-FAMILY = ["is_moe", "activation_ratio", "granularity", "shared_ratio", "variant"]
+FAMILY = ["is_moe", "activation_ratio", "granularity", "shared_ratio", "variant", "held_out"]
 SIZES = ["flops_per_token", "num_tokens", "learning_rate", "batch_tokens"]
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
@@ -260,8 +261,10 @@ def _dense_draws(dense: pd.DataFrame, moe: pd.DataFrame, floor: float, draws: _D
 
 
 def _is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
-    cut = points["efficiency_leverage"].quantile(1 - HELD_OUT_SHARE)
-    return np.asarray(points["efficiency_leverage"] > cut)
+    """Points kept from the joint fit: those marked, variants, and the largest sixth of the rest."""
+    kept = points["held_out"] | (points["variant"] != "")
+    cut = points["efficiency_leverage"][~kept].quantile(1 - HELD_OUT_SHARE)
+    return np.asarray(kept | (points["efficiency_leverage"] > cut))
 
 
 def _joint_fit(points: pd.DataFrame, dense_draws: Array, seed: int) -> Fit:
@@ -288,7 +291,7 @@ def _points(
 ) -> pd.DataFrame:
     kept = moe[[*FAMILY, "compute", "loss"]].reset_index(drop=True)
     blank: dict[str, Any] = {"at_least": np.nan, "at_most": np.nan}
-    blank |= {"extrapolated": False, "held_out": False}
+    blank["extrapolated"] = False
     return kept.assign(estimator=estimator, **(blank | columns))
 
 
@@ -331,7 +334,10 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         rounded = pd.Series([float(f"{v:.4g}") for v in table[name]], index=table.index)
         dense = {"activation_ratio": 1.0, "granularity": 0.0, "shared_ratio": 0.0}[name]
         table = table.assign(**{name: rounded.where(table["is_moe"], dense)})
-    table = table.assign(variant=table["variant"].where(table["is_moe"], ""))
+    held_out = table["held_out"].astype(bool) if "held_out" in table else False
+    table = table.assign(
+        variant=table["variant"].where(table["is_moe"], ""), held_out=held_out & table["is_moe"]
+    )
     return table.assign(
         is_moe=table["is_moe"].astype(bool), budget=budget_of(table["compute"].to_numpy())
     )
