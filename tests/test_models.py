@@ -6,11 +6,13 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moe_leverage.accounting import count_parameters
 from moe_leverage.config import LING2_ROUTING, ModelConfig, RoutingConfig
 from moe_leverage.export import to_hf, write_hf
-from moe_leverage.huggingface import MODELS, from_hf, load, names
+from moe_leverage.huggingface import ARCHITECTURES, MODELS, THEIR_NAMES, from_hf, load, names
 
 RENORMALISED = RoutingConfig(renormalise=True)
 MINIMAL = {
@@ -145,6 +147,33 @@ def test_bad_fields_are_named_with_value_and_rule(change, message):
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         from_hf(MINIMAL | change)
     assert "\n" not in str(raised.value)
+
+
+FIELDS = [name for group in THEIR_NAMES.values() for name in group] + [
+    "scoring_func", "score_function", "norm_topk_prob", "routed_scaling_factor", "rope_parameters",
+    "rope_theta", "partial_rotary_factor", "rms_norm_eps", "initializer_range", "layer_types",
+    "mlp_only_layers", "use_qk_norm", "attention_bias", "use_bias", "mlp_bias", "hidden_act",
+    "tie_word_embeddings", "text_config", "model_type",
+]  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers(-2, 20) | st.floats() | st.text(max_size=3)
+VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.text(max_size=3), SCALARS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*ARCHITECTURES, "novel"]),
+    st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4),
+)
+def test_any_config_is_counted_or_refused_by_a_value_error(kind, changes):
+    try:
+        model, _ = from_hf(MINIMAL | {"model_type": kind, "intermediate_size": 96} | changes)
+    except ValueError as error:
+        refusal = str(error)
+    else:
+        count = count_parameters(model)
+        assert 0 < count.active_non_vocabulary <= count.total
+        return
+    assert re.match(r"[\w.]+ = .*: ", refusal)
 
 
 @pytest.mark.parametrize(

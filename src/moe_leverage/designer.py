@@ -43,6 +43,7 @@ DENSE_HEAD = 128
 DENSE_KV_GROUP = 4  # query heads for each key-value head, as in Dense-6.1B (Table 3)
 DENSE_FFN_RATIO = 3.5  # d_ffn / d_model of Dense-6.1B (Table 3)
 DENSE_ASPECT = 128  # d_model / num_layers aimed at; Dense-6.1B has 146
+LAW_FIELDS = ("efficiency_leverage", "interval", "interval_note", "in_domain", "warnings")
 NO_INTERVAL = "data/fits has no fit of the joint law yet, and the paper prints no interval"
 
 
@@ -174,13 +175,9 @@ def explain(
         sequence_length=length,
         tokens=tokens,
         compute=spent,
-        efficiency_leverage=law.efficiency_leverage,
-        interval=law.interval,
-        interval_note=law.interval_note,
-        in_domain=law.in_domain,
+        **{name: getattr(law, name) for name in LAW_FIELDS},
         dense_equivalent=dense_equivalent(model, length, law.efficiency_leverage),
         memory=memory(count.total),
-        warnings=law.warnings,
         assumptions=(*found.assumptions, *_left_out(found), *notes),
     )
 

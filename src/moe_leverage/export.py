@@ -29,32 +29,15 @@ def to_hf(model: ModelConfig, sequence_length: int = 4096) -> dict[str, Any]:
         require(not value, name, value, "is not written; no class we write to has it")
     for name in ("router_bias", "attention_bias", "attention_output_bias"):
         require(not getattr(model, name), name, True, "is not written; leave biases out")
-    config = _dense_form(model) if not model.is_moe else _moe_form(model)
+    config = _moe_form(model) if model.is_moe else _dense_form(model)
     rope = {"rope_type": "default", "rope_theta": model.rope_theta}
     if config["model_type"] == "glm4_moe":
         rope["partial_rotary_factor"] = model.rope_fraction
     else:
         rule = f"must be 1 in the class that fits otherwise, {config['model_type']}"
         require(model.rope_fraction == 1, "rope_fraction", model.rope_fraction, rule)
-    common = {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.d_model,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "num_key_value_heads": model.num_kv_heads,
-        "head_dim": model.d_head,
-        "hidden_act": "silu",
-        "rms_norm_eps": model.norm_eps,
-        "initializer_range": model.init_std,
-        "tie_word_embeddings": model.tie_embeddings,
-        "max_position_embeddings": sequence_length,
-        "rope_parameters": rope,
-        "dtype": "bfloat16",
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
-    return config | common
+    own = {"max_position_embeddings": sequence_length, "rope_parameters": rope}
+    return config | _common_form(model) | own
 
 
 def write_hf(model: ModelConfig, path: Path, sequence_length: int = 4096) -> None:
@@ -67,6 +50,26 @@ def write_hf(model: ModelConfig, path: Path, sequence_length: int = 4096) -> Non
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _common_form(model: ModelConfig) -> dict[str, Any]:
+    """Fields of every class; token ids are the reader's to set."""
+    return {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.d_model,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.d_head,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.norm_eps,
+        "initializer_range": model.init_std,
+        "tie_word_embeddings": model.tie_embeddings,
+        "dtype": "bfloat16",
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
 
 
 def _dense_form(model: ModelConfig) -> dict[str, Any]:

@@ -134,13 +134,11 @@ def from_hf(raw: Mapping[str, Any]) -> tuple[ModelConfig, tuple[str, ...]]:
     (2, "model_type = 'mine' is unknown: taken for a pre-norm decoder with gated FFNs")
     """
     raw, assumptions = _language_part(raw)
-    kind = raw.get("model_type")
-    known = ARCHITECTURES.get(kind, {}) if isinstance(kind, str) else {}
+    kind, act = _text(raw, "model_type"), _text(raw, "hidden_act")
+    known = ARCHITECTURES.get(kind or "", {})
     if kind not in ARCHITECTURES:
         reading = "is unknown: taken for a pre-norm decoder with gated FFNs"
         assumptions.append(f"model_type = {kind!r} {reading}")
-    act = raw.get("hidden_act")
-    require(act is None or isinstance(act, str), "hidden_act", act, "must be text")
     if act not in GATED_ACTIVATIONS:
         assumptions.append(f"hidden_act = {act!r}: FFNs are counted as three gated matrices")
     sizes = _attention_fields(raw, known) | _other_fields(raw, known)
@@ -215,6 +213,12 @@ def _flag(raw: Mapping[str, Any], name: str) -> bool:
     value = raw.get(name)
     require(value is None or isinstance(value, bool), name, value, "must be true or false")
     return bool(value)
+
+
+def _text(raw: Mapping[str, Any], name: str) -> str | None:
+    value = raw.get(name)
+    require(value is None or isinstance(value, str), name, value, "must be text")
+    return value
 
 
 def _list(raw: Mapping[str, Any], name: str) -> list[Any]:
@@ -308,7 +312,8 @@ def _dense_layers(raw: Mapping[str, Any], num_layers: int) -> list[int]:
 
 
 def _routing(raw: Mapping[str, Any], known: Mapping[str, Any]) -> RoutingConfig:
-    score = raw.get("scoring_func") or raw.get("score_function") or known.get("score", "softmax")
+    named = _text(raw, "scoring_func") or _text(raw, "score_function")
+    score: Any = named or known.get("score", "softmax")
     recipe = LING2_ROUTING if score == "sigmoid" else RoutingConfig()
     return replace(
         recipe,

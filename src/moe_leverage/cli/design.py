@@ -18,6 +18,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Compute = Annotated[float | None, typer.Option(help="Training compute in FLOPs.")]
 Tokens = Annotated[float | None, typer.Option(help="Training tokens.")]
 
+MaxParams = Annotated[
+    float | None, typer.Option(help="Limit on all parameters, vocabulary included.")
+]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        help="Limit on one rank's weights, gradients and optimiser, at 16 bytes a parameter."
+    ),
+]
+MinRatio = Annotated[
+    float | None, typer.Option(help="Smallest A; without it, the smallest behind the law.")
+]
+Ranks = Annotated[int, typer.Option(help="Ranks over which the experts of a layer are spread.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Write the best design as a config for transformers.")
+]
+
 COMPONENTS = (
     "attention_projections", "attention_scores", "router", "routed_experts", "shared_experts",
     "dense_ffn", "logits",
@@ -89,22 +106,11 @@ def predict(
 def design(
     compute: Annotated[float, typer.Option(help="Training compute in FLOPs.")],
     tokens: Tokens = None,
-    max_total_params: Annotated[
-        float | None, typer.Option(help="All parameters, vocabulary included.")
-    ] = None,
-    max_memory_gb: Annotated[
-        float | None,
-        typer.Option(help="Weights, gradients and optimiser of one rank, 16 bytes a parameter."),
-    ] = None,
-    min_activation_ratio: Annotated[
-        float | None, typer.Option(help="Smallest A; without it the smallest behind the law.")
-    ] = None,
-    expert_parallel: Annotated[
-        int, typer.Option(help="Ranks over which the experts of a layer are spread.")
-    ] = 1,
-    hf: Annotated[
-        Path | None, typer.Option(help="Write the best design as a config for transformers.")
-    ] = None,
+    max_total_params: MaxParams = None,
+    max_memory_gb: MaxMemory = None,
+    min_activation_ratio: MinRatio = None,
+    expert_parallel: Ranks = 1,
+    hf: Out = None,
     as_json: Json = False,
 ) -> None:
     """Search buildable shapes for the highest predicted leverage at a budget.
