@@ -66,7 +66,7 @@ format: env ## put the code into the house style
 	$(BIN)/ruff check --fix .
 
 sync: env ## bring both halves of each chapter in step, the newer one wins
-	@$(BIN)/jupytext --sync notebooks/*.md
+	@$(PY) book/chapters.py
 
 bench: env corpus ## time the package side by side with its peers
 	@$(PY) -m pytest bench $(PYTEST_FLAGS)

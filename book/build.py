@@ -28,6 +28,7 @@ from _ext.addresses import pages_address
 from chapters import ROOT
 
 from moe_leverage import corpus
+from moe_leverage.figures.page import PROFILES, require_profile
 from moe_leverage.paths import BUILD, write_atomically
 
 RENDERED = BUILD / "sphinx"
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.perf_counter()
     try:
         given = dict(_parameter(name, text) for name, text in options.parameters)
+        require_profile(given.get("profile", PROFILES[0]))
         digest = corpus.load(CORPUS_TIER).digest
         print("Chapters (seconds of their execution)", flush=True)
         for result in execution.execute(given, below=execution.ground(digest), jobs=options.jobs):
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _render(given: dict[str, Any]) -> Path:
     """Stage, render and publish, unless the site in place already stands on the same hashes."""
-    state = {"frame": staging.frame(), "stage": staging.stage(_provenance(), given)}
+    state = {"stage": staging.stage(_provenance(), given), "frame": staging.frame()}
     before = json.loads(STATE.read_text(encoding="utf-8")) if STATE.is_file() else {}
     first_page = publishing.SITE / "index.html"
     if state == before and first_page.is_file():

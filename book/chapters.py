@@ -50,11 +50,10 @@ def read(chapter: Chapter) -> NotebookNode:
     """The chapter as it is to be executed, after its pair has been brought in step."""
     for half in (chapter.notebook, chapter.text):
         if not half.is_file():
-            remedy = "make sync writes it" if chapter.text.is_file() else "_toc.yml names it"
+            remedy = "jupytext --to ipynb or --to md:myst writes it from its other half"
             raise ValueError(f"chapter = {half.relative_to(ROOT)}: no such file; {remedy}")
     if differences(chapter):
-        print(f"  {chapter.name}: the pair differs, the newer half wins", flush=True)
-        jupytext_command(["--quiet", "--sync", str(chapter.text)])
+        _bring_in_step(chapter)
     return nbformat.read(chapter.notebook, as_version=4)
 
 
@@ -90,7 +89,26 @@ def overrides(chapter: Chapter, notebook: NotebookNode, given: Mapping[str, Any]
     return {name: value for name, value in given.items() if known[name] != value}
 
 
+def _bring_in_step(chapter: Chapter) -> None:
+    """Write the older half of a pair anew from the newer one; cells keep their ids."""
+    ages = {half: half.stat().st_mtime_ns for half in (chapter.text, chapter.notebook)}
+    newer = max(ages, key=lambda half: ages[half])
+    print(f"  {chapter.name}: the halves differ, {newer.name} is newer and wins", flush=True)
+    target = ["--to", "ipynb", "--update"] if newer == chapter.text else ["--to", "md:myst"]
+    jupytext_command(["--quiet", *target, str(newer)])
+
+
 def _essence(cell: NotebookNode) -> tuple[str, str, dict[str, Any]]:
     """What must agree between the halves: kind, source and metadata, not ids and outputs."""
     metadata = {k: v for k, v in cell.metadata.items() if v and k not in ("trusted", "collapsed")}
     return cell.cell_type, cell.source.rstrip(), metadata
+
+
+def main() -> None:
+    """Bring every pair in step: `make sync`."""
+    for chapter in chapters():
+        read(chapter)
+
+
+if __name__ == "__main__":
+    main()

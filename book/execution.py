@@ -114,7 +114,8 @@ def _run(chapter: Chapter, source: NotebookNode, changed: dict[str, Any], key: s
         shutil.move(partial, FAILED / chapter.notebook.name)
         message = " ".join(str(error.evalue).split())
         place = f"notebooks/{chapter.name}, cell {error.exec_count}"
-        raise ChapterFailed(f"{place}: {error.ename}: {message}") from None
+        kept = f"build/failed/{chapter.notebook.name} shows how far it came"
+        raise ChapterFailed(f"{place}: {error.ename}: {message}; {kept}") from None
     finally:
         partial.unlink(missing_ok=True)
     seconds = time.perf_counter() - begin

@@ -23,19 +23,21 @@ import yaml
 from chapters import ROOT
 from nbformat import NotebookNode
 
+from moe_leverage import calculator
 from moe_leverage.figures.notation import notation
 from moe_leverage.paths import BUILD, write_atomically
 
 STAGE = BUILD / "stage"
 PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
 DESCRIPTION_LENGTH = 200  # characters
-FRAME = ("_config.yml", "_toc.yml", "book/_ext", "book/_static", "requirements.lock")
+FRAME = ("_config.yml", "_toc.yml", "book/_ext", "requirements.lock")
 
 
 def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
     """Write the stage and return the hash of what it holds."""
     wanted = dict(_pages())
     wanted["provenance.json"] = json.dumps(dict(provenance)).encode()
+    wanted["book/_static/leverage-data.js"] = calculator.script().encode()
     wanted["generated/notation.md"] = _notation_table().encode()
     wanted["generated/timings.md"] = _timings_table(given).encode()
     for chapter in chapters.chapters():
@@ -49,7 +51,8 @@ def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
 
 def frame() -> str:
     """The hash of what Sphinx does not watch by itself: settings, extensions, style, versions."""
-    return fingerprint.of_files(ROOT, *FRAME)
+    style = fingerprint.of_files(STAGE, "book/_static")
+    return fingerprint.of_values(fingerprint.of_files(ROOT, *FRAME), style)
 
 
 def _mirror(wanted: Mapping[str, bytes]) -> None:
