@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +138,7 @@ def html_table(verdicts: tuple[Verdict, ...]) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
     body = "\n".join(_html_row(str(name), row) for name, row in frame.iterrows())
     return (
-        '<table class="audit" data-filter="verdict kind chapter">\n'
+        '<table class="audit table" data-filter="verdict kind chapter">\n'
         f"<caption>{len(frame)} claims of the paper and their verdicts</caption>\n"
         f"<thead><tr>{head}<th scope='col'>chapter</th></tr></thead>\n<tbody>\n{body}\n"
         "</tbody>\n</table>"
@@ -145,7 +146,9 @@ def html_table(verdicts: tuple[Verdict, ...]) -> str:
 
 
 def _html_row(name: str, row: pd.Series[Any]) -> str:
-    cells = "".join(f"<td>{html.escape(str(row[column]))}</td>" for column in COLUMNS)
+    texts = {column: html.escape(str(row[column])) for column in COLUMNS}
+    texts["detail"] = re.sub(r"\b[Ll]ead (\d+)", r'<a href="#lead-\1">\g<0></a>', texts["detail"])
+    cells = "".join(f"<td>{text}</td>" for text in texts.values())
     data = " ".join(
         f'data-{key}="{html.escape(str(row[key]))}"' for key in ("verdict", "kind", "chapter")
     )

@@ -6,8 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from moe_leverage.audit import LABELS, Verdict, html_table, table
+from moe_leverage.audit.claims import KINDS
 from moe_leverage.audit.leads import lead
 from moe_leverage.figures import theme
 from moe_leverage.figures.page import say
@@ -33,7 +35,7 @@ def tally(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
     kinds = [verdict.claim.kind for verdict in own]
     labels = [verdict.label for verdict in own]
     counts = pd.crosstab(pd.Series(kinds, name="kind"), pd.Series(labels, name="verdict"))
-    return counts.reindex(columns=list(LABELS), fill_value=0).reset_index()
+    return counts.reindex(index=KINDS, columns=list(LABELS), fill_value=0).reset_index()
 
 
 def recomputed(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
@@ -80,6 +82,7 @@ def audit_verdicts(counts: pd.DataFrame) -> Drawing:
             hatch=HATCHES.get(label, ""), edgecolor=theme.colour("surface"),
         )  # fmt: skip
         left = left + numbers
+    ax.invert_yaxis()
     ax.set_xlabel("Claims")
     ax.set_ylabel("Kind")
     ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, fontsize=9)
@@ -106,6 +109,9 @@ def audit_recomputed(ratios: pd.DataFrame) -> Drawing:
             color=theme.colour(INKS[label]), mfc="none", label=label,
         )  # fmt: skip
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("Claim, in order of the ratio")
     ax.set_ylabel("Found over published")
     ax.legend()
@@ -115,3 +121,7 @@ def audit_recomputed(ratios: pd.DataFrame) -> Drawing:
         f"print, {int((off > 0.1).sum())} more than 10 percent away."
     )
     return Drawing(fig, ordered, finding)
+
+
+def _plain(value: float, place: int) -> str:
+    return f"{value:g}"
