@@ -90,7 +90,7 @@ FLOPS = flops_accounting.flops_table(
     {f"width {m.d_model}": m for m in paper.models(7) if m.num_experts == 64}, 4096
 )
 CONVENTIONS = pd.DataFrame({"convention": ["one", "other"], "activation_ratio": [0.031, 0.034]})
-OPTIMA = points(learning_rate=[1e-2, 8e-3], batch_tokens=[2048, 4096], family=["dense", "moe"])
+OPTIMA = points(learning_rate=[1e-2, 8e-3], batch_tokens=[2048.0, 4096.0], family=["dense", "moe"])
 MINIMA = points(flops_per_token=[1e6, 2e6], num_tokens=[1e6, 5e6], family=["dense", "moe"])
 # name: (published inputs, measured rows or None where a figure has no measured side)
 INPUTS = {
@@ -116,7 +116,10 @@ INPUTS = {
     "fit-points": ((SIZES, JOINT), None),
     "benchmark-profile": ((paper.table(4),), None),
     "ling-leverage": ((JOINT, CONVENTIONS, 10.7, 1e22, 6.0), None),
-    "attention-share": ((sizes.sizes_of(11),), points(attention_share=[0.3, 0.4])),
+    "attention-share": (
+        (sizes.sizes_of(11),),
+        points(attention_share=[0.3, 0.4], flops_per_token=[5e5, 2e6]),
+    ),
     "dense-first": ((sizes.sizes_of(10),), None),
     "open-models": (
         (
@@ -246,6 +249,8 @@ def ledger_rows(losses):
                     "batch_sequences": 8,
                     "sequence_length": 256,
                     "routing.balance_coefficient": 0.01,
+                    "forward_flops.attention_projections": 2e5,
+                    "forward_flops.attention_scores": 1e5,
                 }
             )
     return pd.DataFrame(rows)

@@ -6,7 +6,8 @@ s    sequence length
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ from moe_leverage.figures import theme
 from moe_leverage.figures.common import note
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.model import Dispatch, build_model
+from moe_leverage.model import build_model
 
 COMPONENTS = tuple(f.name for f in fields(ForwardFlops) if f.name not in ("norms", "mtp"))
 
@@ -30,29 +31,33 @@ COMPONENTS = tuple(f.name for f in fields(ForwardFlops) if f.name not in ("norms
 def counter_table(model: ModelConfig, sequence_length: int) -> pd.DataFrame:
     """FLOPs of one forward pass of the built model: our formula beside PyTorch's own counter.
 
-    The counter knows neither the fused attention nor the grouped expert product of a CPU, so
-    attention is run in its unfused form, and the routed experts are what a pass that loops over
-    experts counts beyond one that groups them.
+    The counter does not know the fused attention of a CPU, so attention is run in its unfused
+    form, and experts one after the other, since a grouped product may pad. The router is counted by
+    itself; the routed experts are what else an MoE layer computes outside its shared experts.
     """
-    looped, grouped = (_counts(model, sequence_length, way) for way in ("loop", "grouped"))
-    attention = sum(n for name, n in looped.items() if name.endswith(".attention"))
-    ends = (".query_key_value", ".attention.output")
-    projections = sum(n for name, n in looped.items() if name.endswith(ends))
-    shared = sum(n for name, n in looped.items() if name.endswith(".ffn.shared"))
-    whole = sum(n for name, n in looped.items() if name.endswith(".ffn"))
-    routed = looped["Global"] - grouped["Global"]
+    built = build_model(model, seed=0, dispatch="loop")
+    tokens = torch.arange(sequence_length).remainder(model.vocab_size)[None]
+    hidden = torch.zeros(sequence_length, model.d_model)
+    found = _counts(lambda: built(tokens))
+    router = sum(_counts(functools.partial(m.route, hidden))["Global"] for m in built.routers())
+    by_end = {
+        end: sum(flops for name, flops in found.items() if name.endswith(end))
+        for end in (".attention", ".query_key_value", ".attention.output", ".ffn", ".ffn.shared")
+    }
+    projections = by_end[".query_key_value"] + by_end[".attention.output"]
+    experts = by_end[".ffn"] - by_end[".ffn.shared"] - router
     counted = {
         "attention_projections": projections,
-        "attention_scores": attention - projections,
-        "router": whole - shared - routed if model.is_moe else 0,
-        "routed_experts": routed,
-        "shared_experts": shared,
-        "dense_ffn": 0 if model.is_moe else whole,
-        "logits": looped["Transformer.unembed"],
+        "attention_scores": by_end[".attention"] - projections,
+        "router": router,
+        "routed_experts": experts if model.is_moe else 0,
+        "shared_experts": by_end[".ffn.shared"],
+        "dense_ffn": 0 if model.is_moe else experts,
+        "logits": found["Transformer.unembed"],
     }
     forward = count_forward_flops(model, sequence_length)
     rows = [(name, sequence_length * getattr(forward, name), n) for name, n in counted.items()]
-    rows.append(("total", sequence_length * forward.total, looped["Global"]))
+    rows.append(("total", sequence_length * forward.total, found["Global"]))
     table = pd.DataFrame(rows, columns=["component", "formula_flops", "counter_flops"])
     return table[(table["formula_flops"] > 0) | (table["counter_flops"] > 0)]
 
@@ -72,13 +77,11 @@ def training_over_forward(model: ModelConfig, sequence_length: int) -> float:
     return totals[1] / totals[0]
 
 
-def _counts(model: ModelConfig, sequence_length: int, dispatch: Dispatch) -> dict[str, int]:
-    """FLOPs by module name of one forward pass over one sequence."""
-    built = build_model(model, seed=0, dispatch=dispatch)
-    tokens = torch.arange(sequence_length).remainder(model.vocab_size)[None]
+def _counts(call: Callable[[], object]) -> dict[str, int]:
+    """FLOPs by module name of one call."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        built(tokens)
+        call()
     return {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
 
 

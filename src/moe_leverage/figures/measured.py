@@ -23,6 +23,7 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         return pd.DataFrame()
     done = runs[runs["status"] == "ok"].reset_index(drop=True)
+    attention = done["forward_flops.attention_projections"] + done["forward_flops.attention_scores"]
     return done.assign(
         is_moe=done["num_experts"] > 0,
         family=np.where(done["num_experts"] > 0, "moe", "dense"),
@@ -30,6 +31,7 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
         loss=done["loss_nats"].astype(float),
         batch_tokens=done["batch_sequences"] * done["sequence_length"],
         balance_coefficient=done["routing.balance_coefficient"],
+        attention_share=(attention / done["flops_per_token"]).astype(float).round(2),
     )
 
 
@@ -98,7 +100,7 @@ def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
         return table
     table = table.assign(compute_flops=reductions.budget_of(table["compute"].to_numpy()))
     keys = ["compute_flops", *also]
-    means = table.groupby([*keys, axis], as_index=False)["loss"].mean()
+    means = table.groupby([*keys, axis], as_index=False)[["loss", "flops_per_token"]].mean()
     enough = means.groupby(keys)[axis].transform("nunique") >= MIN_GRANULARITIES
     means = means[enough]
     best: pd.DataFrame = means.sort_values("loss").drop_duplicates(keys)

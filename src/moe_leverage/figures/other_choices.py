@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from moe_leverage.figures import theme
-from moe_leverage.figures.common import STUDY_RANGE, note, points, ranges
+from moe_leverage.figures.common import STUDY_RANGE, draw_points, note, points, ranges
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
 
@@ -24,7 +24,7 @@ BEST_SHARE, FLAT_SHARE = (0.30, 0.40), (0.20, 0.50)  # Appendix D
 )
 def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) -> Drawing:
     """One row of dots a model size; `shares` comes from `sizes.sizes_of`."""
-    runs = points(measured, ("compute_flops", "attention_share"))
+    runs = points(measured, ("compute_flops", "attention_share", "flops_per_token"))
     fig, ax = plt.subplots()
     ax.axvspan(*FLAT_SHARE, color=theme.colour("grid"), alpha=0.6, lw=0, label="stated: flat")
     ink = theme.colour("published")
@@ -37,6 +37,8 @@ def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) 
         shares["projection_share"], shares["flops_per_token"], "x", color=ink,
         label="Table 11, without scores",
     )  # fmt: skip
+    if len(runs):
+        draw_points(ax, runs, "attention_share", "flops_per_token")
     ax.set_yscale("log")
     ax.set_xlim(0, 1)
     ax.set_xlabel("Attention's share of $M$")
@@ -51,7 +53,7 @@ def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) 
         f"{shares['projection_share'].max():.0%} if its scores are left out; {inside.sum()} of "
         f"them lie in the range 20 % to 50 % that the paper calls flat."
     )
-    return Drawing(fig, shares, finding)
+    return Drawing(fig, pd.concat([shares, runs], ignore_index=True), finding)
 
 
 @figure(
