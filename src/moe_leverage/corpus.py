@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moe_leverage import documents, paths
 from moe_leverage.config import require
 from moe_leverage.documents import DOMAINS, Document, Recipe, file_sha256
+from moe_leverage.locks import claim
 
 TIERS = ("smoke", "full")
 END_OF_TEXT = 0  # the token between two documents
@@ -143,7 +143,7 @@ def build_corpus(tier: str, *, pin: bool = False, report: Report | None = None) 
     directory.parent.mkdir(parents=True, exist_ok=True)
     if tier != "smoke" and not _directory("smoke").is_dir():
         build_corpus("smoke", report=report)
-    with FileLock(directory.parent / f".{tier}.lock"):
+    with claim(directory.parent / f".{tier}.lock", wait=True):
         partial = directory.with_name(f".{tier}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

@@ -32,8 +32,9 @@ from moe_leverage.protocol import (
     laws_for,
 )
 
-LEARNING_RATES = tuple(2.0**-power for power in (9, 8, 7, 6, 5))
+LEARNING_RATES = tuple(2.0**-power for power in (11, 10, 9, 8, 7))
 BATCHES = (512, 1024, 2048, 4096)  # tokens
+UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a protocol
 JOINT_POINTS = 24
 JOINT_START = 7  # of the Halton sequence: the seed of the design
 JOINT_RANGES = {"activation_ratio": (1 / 80, 1 / 2), "granularity": (2, 16)}
@@ -146,25 +147,6 @@ def joint_points() -> list[dict[str, float]]:
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        _study(
-            "pilot",
-            "the starred choices of the protocol: gates, initialisation, geometry",
-            Sweep(
-                name="gates",
-                base=replace(BASE, compute_flops=1e12),
-                axes={
-                    "experts": (EXPERTS[4], EXPERTS[6]),
-                    "renormalise": (False, True),
-                    "init_std": (0.02, 0.05),
-                },
-            ),
-            Sweep(
-                name="dense-init",
-                base=replace(BASE, compute_flops=1e12, dense=True),
-                axes={"init_std": (0.02, 0.05)},
-            ),
-            needs=(),
-        ),
         _study(
             "hparams",
             "Eq. 3, Fig. 2",

@@ -1,0 +1,275 @@
+"""`moe-leverage study`: list, plan, run and check the studies behind every measured figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moe_leverage.cli import app
+
+if TYPE_CHECKING:
+    from moe_leverage.runner import Outcome, Place
+    from moe_leverage.studies import Planned
+
+group = typer.Typer(
+    help="The studies: what is planned, run them, where they stand.", no_args_is_help=True
+)
+app.add_typer(group, name="study")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+POLL_SECONDS = 1.0  # between two looks at the checkpoints of the runs in progress
+
+
+@group.command("list")
+def list_studies(as_json: Json = False) -> None:
+    """The studies, what they answer and what they need.
+
+    Example: moe-leverage study list
+    """
+    from moe_leverage.studies import STUDIES
+
+    found = [
+        {"study": study.name, "answers": study.answers, "needs": list(study.needs)}
+        for study in STUDIES.values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for row in found:
+        needs = f" (needs: {', '.join(row['needs'])})" if row["needs"] else ""
+        typer.echo(f"{row['study']:15}{row['answers']}{needs}")
+
+
+@group.command()
+def plan(study: str, as_json: Json = False) -> None:
+    """Every run of a study: axes, sizes, FLOPs, predicted minutes on one worker, and its state.
+
+    Example: moe-leverage study plan hparams --json
+    """
+    from moe_leverage import runner, status
+
+    place = runner.Place()
+    planned = status.plan_now(study, place)
+    seconds = status.predicted_seconds(planned, place)
+    have = runner.recorded(place.ledger)
+    rows = [
+        _described(one) | {
+            "predicted_minutes": round(seconds[one.run_id] / 60, 2),
+            "state": have.get(one.run_id, "missing"),
+        }
+        for one in planned
+    ]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        typer.echo(
+            f"{row['run_id']}  C {row['training_flops']:.2e}  A {row['activation_ratio']:.4f}  "
+            f"G {row['granularity']:5.2f}  S {row['shared_ratio']:.3f}  E {row['num_experts']:>3}  "
+            f"width {row['d_model']:>3} x {row['num_layers']}  eta {row['learning_rate']:.2e}  "
+            f"B {row['batch_tokens']:>6,}  D {row['num_tokens']:>11,}  seed {row['seed']}  "
+            f"{row['predicted_minutes']:6.1f} min  {row['state']}"
+        )
+    total = sum(row["training_flops"] for row in rows)
+    minutes = sum(row["predicted_minutes"] for row in rows if row["state"] == "missing")
+    typer.echo(f"{len(rows)} runs, {total:.2e} FLOPs; {minutes:.0f} minutes left on one worker")
+
+
+@group.command()
+def run(
+    studies: Annotated[list[str] | None, typer.Argument(help="All that can be planned.")] = None,
+    workers: Annotated[int, typer.Option(help="Runs that go on at once.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
+    backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
+    address: Annotated[str, typer.Option(help="Of an existing Dask or Ray cluster.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    max_minutes: Annotated[float, typer.Option(help="Start no run later.")] = float("inf"),
+    as_json: Json = False,
+) -> None:
+    """Train what the ledger lacks, cheapest first; stop it at any time, run it again to go on.
+
+    Example: moe-leverage study run activation granularity --workers 2
+    """
+    from moe_leverage import runner
+
+    pool = runner.Pool(
+        workers=workers,
+        threads=threads,
+        backend=backend,  # type: ignore[arg-type]  # checked by Pool
+        address=address,
+        device=device,  # type: ignore[arg-type]  # checked by Execution
+        max_seconds=60 * max_minutes,
+    )
+    place = runner.Place()
+    outcomes = _run_rounds(studies, pool, place)
+    failures = [one for one in outcomes if one.state == "failed"]
+    if as_json:
+        rows = [{name: getattr(one, name) for name in one.__slots__} for one in outcomes]
+        typer.echo(json.dumps({"tally": runner.tally(outcomes), "runs": rows}))
+    else:
+        counts = [f"{count} {state}" for state, count in runner.tally(outcomes).items()]
+        typer.echo(", ".join(counts) or "nothing was missing")
+        for one in failures:
+            typer.echo(f"{one.study} {one.run_id} failed: {one.reason}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@group.command("status")
+def show_status(as_json: Json = False) -> None:
+    """Done, running, missing and diverged runs of every study.
+
+    Example: moe-leverage study status --json
+    """
+    from moe_leverage import runner, status
+
+    found = status.status(runner.Place())
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    columns = ("planned", "done", "running", "missing", "diverged")
+    typer.echo(f"{'study':15}" + "".join(f"{name:>10}" for name in columns))
+    for name, row in found["studies"].items():
+        counts = "".join(f"{row[column]:>10}" for column in columns)
+        typer.echo(f"{name:15}" + ("  " + row["waits"] if row["waits"] else counts))
+    typer.echo(f"{found['finished']} finished runs, {found['diverged']} diverged")
+
+
+@group.command()
+def verify(as_json: Json = False) -> None:
+    """Check the ledger: schema, identities, duplicates, stale configs, finite losses.
+
+    Example: moe-leverage study verify
+    """
+    from moe_leverage import runner, status
+
+    problems = status.verify(runner.Place())
+    if as_json:
+        typer.echo(json.dumps({"problems": problems}))
+    else:
+        typer.echo("\n".join(problems) or "the ledger holds")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outcome]:
+    """Run, plan again with what was learned, and go on until nothing new is planned."""
+    from moe_leverage import runner
+
+    outcomes: dict[str, Outcome] = {}
+    deadline = time.monotonic() + pool.max_seconds
+    while True:
+        planned = [one for one in _planned(studies, place) if one.run_id not in outcomes]
+        waiting = runner.missing(planned, place)
+        if not waiting or any(one.state == "stopped" for one in outcomes.values()):
+            return list(outcomes.values())
+        pool = dataclasses.replace(pool, max_seconds=deadline - time.monotonic())
+        with _progress(waiting, place) as report:
+            found = runner.run(waiting, pool=pool, place=place, report=report)
+        outcomes |= {one.run_id: one for one in found}
+        if len(found) < len(waiting):
+            return list(outcomes.values())
+
+
+def _planned(studies: list[str] | None, place: Place) -> list[Planned]:
+    """The plans of the studies named, or of all that can be planned now."""
+    from moe_leverage import status
+    from moe_leverage.protocol import adopted_laws
+    from moe_leverage.studies import STUDIES
+
+    laws = adopted_laws()
+    names = studies or [
+        name
+        for name, study in STUDIES.items()
+        if all(getattr(laws, need) is not None for need in study.needs)
+    ]
+    return [one for name in names for one in status.plan_now(name, place)]
+
+
+def _described(one: Planned) -> dict[str, Any]:
+    from moe_leverage.accounting import count_training_flops
+
+    model = one.run.model
+    axes = ("activation_ratio", "granularity", "shared_ratio", "num_experts", "num_active_experts")
+    sizes = ("num_shared_experts", "d_model", "d_expert", "num_layers", "num_dense_layers")
+    return {
+        "study": one.study,
+        "sweep": one.sweep,
+        "run_id": one.run_id,
+        "compute_flops": one.point.compute_flops,
+        "training_flops": count_training_flops(one.run),
+        **{name: getattr(model, name) for name in axes + sizes},
+        "learning_rate": one.run.learning_rate,
+        "batch_tokens": one.run.batch_tokens,
+        "num_steps": one.run.num_steps,
+        "num_tokens": one.run.num_tokens,
+        "seed": one.run.seed,
+    }
+
+
+@contextmanager
+def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcome], None]]:
+    """One bar of FLOPs with the time left, on a terminal; a line a finished run elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from moe_leverage.accounting import count_training_flops
+    from moe_leverage.runner import steps_done
+
+    console = Console(stderr=True)
+    costs = {one.run_id: count_training_flops(one.run) for one in waiting}
+    left = {one.run_id: one for one in waiting}
+    columns = (
+        TextColumn("{task.fields[runs]} of {task.fields[planned]} runs"),
+        BarColumn(),
+        TextColumn("{task.percentage:.1f} % of FLOPs"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=sum(costs.values()), runs=0, planned=len(waiting))
+
+        def look() -> None:
+            rest = sum(
+                costs[one.run_id] * (1 - steps_done(one, place) / one.run.num_steps)
+                for one in list(left.values())
+            )
+            bar.update(task, completed=sum(costs.values()) - rest, runs=len(waiting) - len(left))
+
+        def report(outcome: Outcome) -> None:
+            left.pop(outcome.run_id, None)
+            look()
+            words = (outcome.study, outcome.run_id, outcome.state, outcome.reason)
+            line = " ".join(word for word in words if word) + f" ({outcome.seconds:.0f} s)"
+            if console.is_terminal:
+                bar.console.print(line)
+            else:
+                print(line, file=sys.stderr, flush=True)
+
+        with _repeatedly(look):
+            yield report
+
+
+@contextmanager
+def _repeatedly(action: Callable[[], None]) -> Iterator[None]:
+    """Call `action` every POLL_SECONDS, from a thread, until the block ends."""
+    is_over = threading.Event()
+
+    def loop() -> None:
+        while not is_over.wait(POLL_SECONDS):
+            action()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
