@@ -223,7 +223,7 @@ def test_answers_of_the_leads() -> None:
     assert lead(2).table["as_described"].max() < 1e-3
     three = lead(5).table.query("forward_passes_in_m == 'three in both'")
     assert three["median"].between(3, 5).all()
-    spreads = lead(6).table["median_spread_percent"]
+    spreads = lead(6).table["spread_of_m_percent"]
     assert spreads.idxmin() == 0
     assert spreads[0] < 0.1
     ratios = lead(8).table["batch_ratio"]

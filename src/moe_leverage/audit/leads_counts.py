@@ -72,8 +72,8 @@ def attention_factor() -> Settled:
         share = attention / (attention + rest)
         rows.append((2 * of_projections, of_scores, spread.median(), 100 * share.min(),
                      100 * share.max()))  # fmt: skip
-    names = ["flops_per_multiply_add_in_projections", "share_of_scores", "median_spread_percent",
-             "lowest_attention_percent", "highest_attention_percent"]  # fmt: skip
+    names = ["flops_per_product", "scores_counted", "spread_of_m_percent",
+             "least_attention_percent", "most_attention_percent"]  # fmt: skip
     table = pd.DataFrame(rows, columns=names)
     best, printed = table.iloc[0], table.iloc[2]
     seven = listed(7).groupby("compute_flops").first()
@@ -81,12 +81,12 @@ def attention_factor() -> Settled:
     text = (
         "Table 11 moves compute between attention and FFN at constant M, so it tells how M was "
         f"counted: with two FLOPs a multiply-add and scores over the full square M is constant "
-        f"to {best['median_spread_percent']:.2f} percent, with Eq. 14 as printed only to "
-        f"{printed['median_spread_percent']:.1f}. The authors computed with the factor 2 and "
+        f"to {best['spread_of_m_percent']:.2f} percent, with Eq. 14 as printed only to "
+        f"{printed['spread_of_m_percent']:.1f}. The authors computed with the factor 2 and "
         f"Eq. 14 lost it. Used as printed it understates M by {short.min():.0f} to "
         f"{short.max():.0f} percent, more for larger models. By the count that fits, the listed "
-        f"models spend {best['lowest_attention_percent']:.0f} to "
-        f"{best['highest_attention_percent']:.0f} percent of M on attention, not 20 to 50: none of "
+        f"models spend {best['least_attention_percent']:.0f} to "
+        f"{best['most_attention_percent']:.0f} percent of M on attention, not 20 to 50: none of "
         "the four counts gives the range of the text, so its 30 to 40 percent needs another "
         "definition, which is not given."
     )

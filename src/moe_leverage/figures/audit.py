@@ -60,8 +60,9 @@ def show_claims(verdicts: tuple[Verdict, ...]) -> None:
 def show_lead(number: int) -> None:
     """Display the table and the answer of one lead."""
     settled = lead(number)
-    formats = dict.fromkeys(settled.table.select_dtypes("float").columns, ".4g")
-    show_table(f"lead-{number}", settled.table, settled.question, formats)
+    named = settled.table.rename(columns=_words)
+    formats = dict.fromkeys(named.select_dtypes("float").columns, ".4g")
+    show_table(f"lead-{number}", named, settled.question, formats)
     say(settled.paragraph)
 
 
@@ -121,6 +122,13 @@ def audit_recomputed(ratios: pd.DataFrame) -> Drawing:
         f"print, {int((off > 0.1).sum())} more than 10 percent away."
     )
     return Drawing(fig, ordered, finding)
+
+
+def _words(column: str) -> str:
+    """A column name as words; a symbol in front keeps its place."""
+    symbol, _, rest = column.partition("_")
+    words = rest.replace("_", " ")
+    return f"{symbol}, {words}" if symbol in ("A", "EL") else f"{symbol} {words}".strip()
 
 
 def _plain(value: float, place: int) -> str:
