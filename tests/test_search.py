@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from moe_leverage import cli
+from moe_leverage import cli, search
 from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.export import write_hf
 from moe_leverage.huggingface import load
@@ -153,12 +153,37 @@ def test_equals_in_leverage_are_ordered_by_attention_share():
             {"compute": 1e22, "min_activation_ratio": 0.9, "expert_parallel": 64},
             "min_activation_ratio = 0.9: cannot be met: the most that any shape reaches is 0.49",
         ),
+        (
+            {
+                "compute": 1e22,
+                "expert_parallel": 64,
+                "max_total_params": 7.8e9,
+                "max_memory_gb": 25.7,
+            },
+            r"compute = 1e\+22: cannot be met: within the other limits .* 1\.08 times off",
+        ),
     ],
 )
 def test_what_cannot_be_met_is_named_with_its_distance(limits, message):
     with pytest.raises(ValueError, match=message) as raised:
         design(Limits(**limits))
     assert "times off" in str(raised.value)
+
+
+def test_limits_met_apart_but_not_together_are_named_together():
+    """A dense-heavy shape has fewer parameters, an expert-heavy one the smaller rank."""
+    d_model, d_expert = np.array([4096, 2048]), np.array([128, 512])
+    grid = search._as_model(d_model, d_expert, np.array([32, 4]), np.array([40, 40]))
+    fewest = np.array([64.0, 64.0])
+    costs = search._costs(grid, Limits(compute=1e22, expert_parallel=64))
+    totals, ranks = (base + fewest * slope for base, slope in costs.values())
+    assert totals[0] < totals[1]
+    assert ranks[0] > ranks[1]
+    limits = Limits(
+        compute=1e22, expert_parallel=64, max_total_params=totals[0], max_memory_gb=ranks[1]
+    )
+    with pytest.raises(ValueError, match=r"max_total_params, max_memory_gb = .* met together"):
+        search._require_feasible(grid, fewest, limits)
 
 
 @pytest.mark.parametrize(

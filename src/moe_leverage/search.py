@@ -86,7 +86,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
-    """A limit that the design touches, and what it would gain without."""
+    """A limit that the design touches, and why."""
 
     constraint: str
     limit: float
@@ -127,12 +127,13 @@ def design(limits: Limits, count: int = 3) -> list[Design]:
     bounds = _expert_bounds(grid, limits)
     step = math.lcm(EXPERT_STEP, limits.expert_parallel)
     fewest = step * np.ceil(grid.num_active_experts / step)
-    _require_feasible(grid, bounds, fewest, limits)
+    _require_feasible(grid, fewest, limits)
     most = step * np.floor(np.min(list(bounds.values()), axis=0) / step)
     grid.num_experts = _better_end(grid, fewest, most, limits.compute)
     size, share = _size(grid, limits)
-    feasible = (most >= fewest) & (size <= TOLERANCE) & (size >= 1 / TOLERANCE)
-    _require_jointly(feasible, limits)
+    feasible = most >= fewest
+    _require_near(size[feasible], limits)
+    feasible &= (size <= TOLERANCE) & (size >= 1 / TOLERANCE)
     narrow = feasible & (share <= MAX_ATTENTION_SHARE)
     feasible = narrow if narrow.any() else feasible
     leverage = np.where(feasible, _leverage(grid, grid.num_experts, limits.compute), -np.inf)
@@ -308,7 +309,10 @@ def _binding(
             f"{experts} experts a layer; {experts + step} would take it beyond "
             f"{limit:.4g}{unit}, and EL grows with experts"
         )
-        if limits.tokens is None and name != "min_activation_ratio":
+        if name == "min_activation_ratio":
+            given = limits.min_activation_ratio is not None
+            reason += "" if given else "; no run behind the law has a smaller A"
+        elif limits.tokens is None:
             reason += "; more tokens would leave room for more of them, each smaller"
         found.append(Binding(constraint=name, limit=limit, value=value, reason=reason))
     if limits.expert_parallel > EXPERT_STEP:
@@ -346,32 +350,29 @@ def _require_reachable(smallest: Column, largest: Column, limits: Limits) -> Non
         require(factor <= TOLERANCE, name, getattr(limits, name), rule)
 
 
-def _require_feasible(
-    grid: SimpleNamespace, bounds: Mapping[str, Column], fewest: Column, limits: Limits
-) -> None:
-    """Each limit alone leaves some shape of the right size."""
-    for name, bound in bounds.items():
-        if (bound >= fewest).any():
-            continue
-        if name == "min_activation_ratio":
-            active = grid.num_active_experts + NUM_SHARED
-            limit = limits.smallest_activation_ratio
-            best = float((active / (fewest + NUM_SHARED)).max())
-            rule = f"cannot be met: the most that any shape reaches is {best:.4g}"
-        else:
-            base, slope = _costs(grid, limits)[name]
-            limit, best = float(getattr(limits, name)), float((base + fewest * slope).min())
-            rule = f"cannot be met: the least that any shape of this size needs is {best:.4g}"
-        factor = max(best / limit, limit / best)
-        require(False, name, limit, f"{rule}, {factor:.3g} times off the limit")
+def _require_feasible(grid: SimpleNamespace, fewest: Column, limits: Limits) -> None:
+    """Each limit alone, then all together, leave some shape of the right size."""
+    active = grid.num_active_experts + NUM_SHARED
+    ratio = active / (fewest + NUM_SHARED)
+    best = {"min_activation_ratio": f"the most that any shape reaches is {ratio.max():.4g}"}
+    excess = {"min_activation_ratio": limits.smallest_activation_ratio / ratio}
+    for name, (base, slope) in _costs(grid, limits).items():
+        if getattr(limits, name) is not None:
+            cost = base + fewest * slope
+            best[name] = f"the least that any shape of this size needs is {cost.min():.4g}"
+            excess[name] = cost / getattr(limits, name)
+    values = {name: getattr(limits, name) or limits.smallest_activation_ratio for name in excess}
+    for name, factor in excess.items():
+        rule = f"cannot be met: {best[name]}, {factor.min():.3g} times off the limit"
+        require(factor.min() <= 1, name, values[name], rule)
+    together = np.max(list(excess.values()), axis=0).min()
+    rule = f"cannot be met together: the nearest shape is {together:.3g} times off one of them"
+    require(together <= 1, ", ".join(values), tuple(values.values()), rule)
 
 
-def _require_jointly(feasible: NDArray[np.bool_], limits: Limits) -> None:
-    given = {
-        name: value
-        for name, value in asdict(limits).items()
-        if value is not None and name not in ("compute", "expert_parallel")
-    }
-    if not feasible.any():
-        text = ", ".join(f"{name} = {value:g}" for name, value in given.items())
-        raise ValueError(f"{text}: each can be met at this compute, but not all at once")
+def _require_near(size: Column, limits: Limits) -> None:
+    """Among shapes within the limits one has, with its experts, the M or D called for."""
+    factor = float(np.exp(np.abs(np.log(size)).min()))
+    rule = f"cannot be met: within the other limits the nearest size is {factor:.3g} times off"
+    name = "compute" if limits.tokens is None else "tokens"
+    require(factor <= TOLERANCE, name, getattr(limits, name), rule)
