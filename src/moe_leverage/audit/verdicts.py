@@ -92,7 +92,8 @@ def decide(claim: Claim) -> Verdict:
     because = claim.because if label == "consistent" else ""
     matters = _matters(claim, finding.value) if label == "discrepant" else ""
     parts = [part for part in (finding.detail, because, matters) if part]
-    return Verdict(claim=claim, label=label, found=finding, detail=". ".join(parts))
+    sentences = [part[0].upper() + part[1:] for part in parts]
+    return Verdict(claim=claim, label=label, found=finding, detail=". ".join(sentences))
 
 
 def audit() -> tuple[Verdict, ...]:
@@ -139,10 +140,15 @@ def html_table(verdicts: tuple[Verdict, ...]) -> str:
     body = "\n".join(_html_row(str(name), row) for name, row in frame.iterrows())
     return (
         '<table class="audit table" data-filter="verdict kind chapter">\n'
-        f"<caption>{len(frame)} claims of the paper and their verdicts</caption>\n"
+        f"<caption>{_extent(verdicts)}, with their verdicts</caption>\n"
         f"<thead><tr>{head}<th scope='col'>chapter</th></tr></thead>\n<tbody>\n{body}\n"
         "</tbody>\n</table>"
     )
+
+
+def _extent(verdicts: tuple[Verdict, ...]) -> str:
+    own = sum(counts(verdicts).values())
+    return f"{own} claims of the paper and {len(verdicts) - own} other readings"
 
 
 def _html_row(name: str, row: pd.Series[Any]) -> str:
