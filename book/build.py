@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first_page = _render(given)
     except (ValueError, OSError) as error:
         return _fail(error, 2)
-    except (RuntimeError, subprocess.CalledProcessError) as error:
+    except RuntimeError as error:
         return _fail(error, 1)
     print(f"Site: {first_page} (this build took {time.perf_counter() - begin:.0f} s)")
     return 0
@@ -98,7 +98,8 @@ def _sphinx() -> None:
     except subprocess.CalledProcessError:
         # a page that is not read again would not repeat its warnings
         shutil.rmtree(RENDERED, ignore_errors=True)
-        raise
+        message = "the pages were not rendered, see above; the site in place is the last good one"
+        raise RuntimeError(message) from None
 
 
 def _provenance() -> dict[str, str]:

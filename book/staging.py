@@ -24,6 +24,7 @@ from chapters import ROOT
 from nbformat import NotebookNode
 
 from moe_leverage import calculator
+from moe_leverage.figures import theme
 from moe_leverage.figures.notation import notation
 from moe_leverage.paths import BUILD, write_atomically
 
@@ -38,6 +39,7 @@ def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
     wanted = dict(_pages())
     wanted["provenance.json"] = json.dumps(dict(provenance)).encode()
     wanted["book/_static/leverage-data.js"] = calculator.script().encode()
+    wanted["book/_static/theme.css"] = theme.stylesheet().encode()
     wanted["generated/notation.md"] = _notation_table().encode()
     wanted["generated/timings.md"] = _timings_table(given).encode()
     for chapter in chapters.chapters():
