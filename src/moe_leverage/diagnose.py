@@ -88,7 +88,8 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
     lowest = max(float(solved.objective.min()), SMALLEST)
     deviance = len(fitted.log_target) * np.log(np.maximum(solved.objective, SMALLEST) / lowest)
     threshold = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    values = np.exp(starts[:, number]) if name in fitted.law.positive else starts[:, number]
+    with np.errstate(over="ignore"):
+        values = np.exp(starts[:, number]) if name in fitted.law.positive else starts[:, number]
     low = _crossing(values[POINTS_A_SIDE::-1], deviance[POINTS_A_SIDE::-1], threshold, -np.inf)
     high = _crossing(values[POINTS_A_SIDE:], deviance[POINTS_A_SIDE:], threshold, np.inf)
     closed = int(np.isfinite(low)) + int(np.isfinite(high))

@@ -17,7 +17,6 @@ at m - P degrees of freedom to the normal one: without both, small tables look t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moe_leverage import laws, rivals
+from moe_leverage import laws, paths, rivals
 from moe_leverage.config import require
 from moe_leverage.law import Array, Inputs, Law, Source
 from moe_leverage.optimise import Problem, Solution, minimise
@@ -169,7 +168,7 @@ class Fit:
         return float(ends[0]), float(ends[1])
 
     def save(self, path: Path) -> None:
-        """Write the fit as JSON, beside and then over the file."""
+        """Write the fit as JSON."""
         record = {
             "format": FORMAT,
             "law": type(self.law).__name__,
@@ -188,9 +187,8 @@ class Fit:
             "clusters": self.clusters.tolist(),
             "samples": _rounded(self.samples),
         }  # fmt: skip
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
-        beside.replace(path)
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        paths.write_atomically(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -368,8 +366,8 @@ def student_ratio(freedom: int) -> float:
 
 def _central(samples: Array, level: float) -> Array:
     """Ends (m, 2) of the central interval of each column of samples (resamples, m)."""
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    ends = np.quantile(samples, ends, axis=0, method="nearest")  # some samples are infinite
+    shares = [(1 - level) / 2, (1 + level) / 2]
+    ends = np.quantile(samples, shares, axis=0, method="nearest")  # some samples are infinite
     return np.swapaxes(ends, 0, -1)
 
 

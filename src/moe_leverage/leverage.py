@@ -331,7 +331,7 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
     known = {name: table.get(name, 0.0) for name in SIZES}
     table = table.assign(**known, variant=table.get("variant", ""))
     for name in ("activation_ratio", "granularity", "shared_ratio"):
-        rounded = pd.Series([float(f"{v:.4g}") for v in table[name]], index=table.index)
+        rounded = _significant(table[name].astype(float))
         dense = {"activation_ratio": 1.0, "granularity": 0.0, "shared_ratio": 0.0}[name]
         table = table.assign(**{name: rounded.where(table["is_moe"], dense)})
     held_out = table["held_out"].astype(bool) if "held_out" in table else False
@@ -341,6 +341,13 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(
         is_moe=table["is_moe"].astype(bool), budget=budget_of(table["compute"].to_numpy())
     )
+
+
+def _significant(column: pd.Series, digits: int = 4) -> pd.Series:
+    """Rounded to so many significant digits: equal axes from unequal arithmetic."""
+    scale = 10.0 ** (digits - 1 - np.floor(np.log10(column.abs().where(column != 0, 1.0))))
+    rounded: pd.Series = (column * scale).round() / scale
+    return rounded
 
 
 def _mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,7 @@ FIRST_DAMPING = 0.1
 SMALLEST_BLEND = 1e-3  # share of the quadratic bound that always stays in the matrix
 RIDGE = 1e-11  # of the scaled matrix: directions flatter than this do not move
 LARGEST_DAMPING = 1e10
+LARGEST_STEP = 10.0  # of one coefficient: a flat direction is left at once, not followed for ever
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,8 +179,11 @@ class _State:
         matrix *= scale[:, :, None] * scale[:, None, :]
         diagonal += RIDGE + 1e-3 * self.damping[:, None]
         gradient *= scale
-        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
-        return step * scale, -0.5 * (step * gradient).sum(-1)
+        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0] * scale
+        step = np.clip(step, -LARGEST_STEP, LARGEST_STEP)
+        move = step / scale
+        curved = (matrix @ move[..., None])[..., 0]
+        return step, -(move * (gradient + 0.5 * curved)).sum(-1)
 
     def keep(self, stay: NDArray[np.bool_]) -> None:
         """Drop the problems that are done."""
