@@ -93,7 +93,7 @@ class ParameterCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForwardFlops:
-    """FLOPs of one token's forward pass by component; whole numbers in convention `exact`."""
+    """FLOPs of one token's forward pass by component, averaged over the sequence."""
 
     attention_projections: float
     attention_scores: float
@@ -106,8 +106,8 @@ class ForwardFlops:
     mtp: float  # multi-token-prediction layers without their logits
 
     @property
-    def total(self) -> float:
-        """All components."""
+    def non_embedding(self) -> float:
+        """M: everything but the logits (Section 2.1; the embedding lookup costs nothing)."""
         return (
             self.attention_projections
             + self.attention_scores
@@ -116,14 +116,13 @@ class ForwardFlops:
             + self.shared_experts
             + self.dense_ffn
             + self.norms
-            + self.logits
             + self.mtp
         )
 
     @property
-    def non_embedding(self) -> float:
-        """M: `total` without logits (Section 2.1; the embedding lookup costs nothing)."""
-        return self.total - self.logits
+    def total(self) -> float:
+        """All components."""
+        return self.non_embedding + self.logits
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
@@ -209,6 +208,9 @@ def _exact_flops(model: ModelConfig, sequence_length: int) -> ForwardFlops:
     router = FLOPS_PER_MAC * model.d_model * model.num_experts
     mtp_ffn = router + per_width * model.d_active_ffn
     mtp_joint = FLOPS_PER_MAC * 2 * model.d_model**2
+    # The k-th such layer lacks a target at the last k positions and projects only the others.
+    lengths = (max(sequence_length - depth, 0) for depth in range(1, mtp_layers + 1))
+    predicted = sequence_length + sum(lengths)
     return ForwardFlops(
         attention_projections=layers * projections,
         attention_scores=layers * scores,
@@ -217,7 +219,7 @@ def _exact_flops(model: ModelConfig, sequence_length: int) -> ForwardFlops:
         shared_experts=moe_layers * per_width * model.d_shared,
         dense_ffn=model.num_dense_layers * per_width * model.d_ffn,
         norms=0,
-        logits=(1 + mtp_layers) * FLOPS_PER_MAC * model.d_model * model.vocab_size,
+        logits=FLOPS_PER_MAC * model.d_model * model.vocab_size * predicted / sequence_length,
         mtp=mtp_layers * (mtp_joint + projections + scores + mtp_ffn),
     )
 
