@@ -133,6 +133,21 @@ def test_the_loop_dispatch_changes_only_floating_point_order(name):
     assert losses_of(run, dispatch="loop") == pytest.approx(losses_of(run), abs=2e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_bf16_stays_near_fp32_and_keeps_fp32_weights(name, tmp_path):
+    run = run_of(MODELS[name], precision="bf16")
+    assert losses_of(run) == pytest.approx(losses_of(run_of(MODELS[name])), abs=0.02)
+    train(run, corpus=CORPUS, execution=CPU, checkpoint_directory=tmp_path)
+    assert {w.dtype for w in trained_model(run, tmp_path).parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_compiling_changes_only_floating_point_order():
+    run = run_of(dataclasses.replace(DENSE, num_layers=1), num_steps=3)
+    assert losses_of(run, compile=True) == pytest.approx(losses_of(run), abs=2e-5)
+
+
 def test_seeds_differ():
     assert losses_of(run_of()) != losses_of(run_of(seed=1))
 

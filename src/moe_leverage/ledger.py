@@ -32,7 +32,7 @@ RESULTS = (  # None in the record of a diverged run
     "validation", "load", "unmerged_validation_loss_nats",
 )  # fmt: skip
 UNPREFIXED = ("config", "model", "axes")  # sections whose leaves are columns of their own name
-CHUNK_LINES = 2_000  # parsed at once: few enough to stay in cache, many enough to amortise
+CHUNK_LINES = 200  # turned into columns at once: so few stay in the processor's cache
 
 
 def describe(run: RunConfig) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _end_of_last_line(file: IO[bytes]) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def _table(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Columns of leaves, gathered chunk by chunk so that only columns, not records, pile up."""
     columns: dict[str, list[Any]] = {}
     for done, chunk in enumerate(_chunks(found)):
@@ -195,18 +195,22 @@ def _table(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _chunks(found: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def _chunks(found: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     iterator = iter(found)
     while chunk := list(itertools.islice(iterator, CHUNK_LINES)):
         yield chunk
 
 
-def _leaves(prefix: str, sections: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+def _leaves(prefix: str, sections: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
     """Name and values of every leaf below `sections`, the same section of many records."""
-    for key in dict.fromkeys(itertools.chain.from_iterable(sections)):
-        values = [section.get(key) for section in sections]
+    if len(layouts := set(map(tuple, sections))) > 1:
+        empty = dict.fromkeys(itertools.chain.from_iterable(layouts))
+        sections = [{**empty, **section} for section in sections]
+    columns = zip(*map(dict.values, sections), strict=True)
+    for key, values in zip(sections[0], columns, strict=True):
         path = f"{prefix}.{key}" if prefix else key
-        if any(type(value) is dict for value in values):
+        may_nest = values[0] is None or isinstance(values[0], dict)
+        if may_nest and any(isinstance(value, dict) for value in values):
             yield from _leaves("" if path in UNPREFIXED else path, [v or {} for v in values])
         else:
-            yield path, values
+            yield path, list(values)
