@@ -29,9 +29,9 @@ MAX_ITERATIONS = 200
 DECREASE_TOLERANCE = 1e-7  # relative decrease a full step would still bring
 FIRST_DAMPING = 0.1
 SMALLEST_BLEND = 1e-3  # share of the quadratic bound that always stays in the matrix
-RIDGE = 1e-11  # of the scaled matrix: directions flatter than this do not move
+RIDGE = 1e-11  # on the scaled matrix, against coefficients that only their sum tells
+FLATNESS = 1e-10  # curvature, over the largest, below which a coefficient barely moves
 LARGEST_DAMPING = 1e10
-LARGEST_STEP = 10.0  # of one coefficient: a flat direction is left at once, not followed for ever
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,15 +175,13 @@ class _State:
         sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
         matrix[~sound], gradient[~sound] = 0.0, 0.0
         diagonal = np.einsum("kii->ki", matrix)
-        scale = 1 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(-1, keepdims=True) + 1e-300))
+        least = FLATNESS * diagonal.max(-1, keepdims=True) + np.finfo(float).tiny
+        scale = 1 / np.sqrt(np.maximum(diagonal, least))
         matrix *= scale[:, :, None] * scale[:, None, :]
-        diagonal += RIDGE + 1e-3 * self.damping[:, None]
+        diagonal[...] = 1 + RIDGE + 1e-3 * self.damping[:, None]  # 1 already, but where flat
         gradient *= scale
-        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0] * scale
-        step = np.clip(step, -LARGEST_STEP, LARGEST_STEP)
-        move = step / scale
-        curved = (matrix @ move[..., None])[..., 0]
-        return step, -(move * (gradient + 0.5 * curved)).sum(-1)
+        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
+        return step * scale, -0.5 * (step * gradient).sum(-1)
 
     def keep(self, stay: NDArray[np.bool_]) -> None:
         """Drop the problems that are done."""
