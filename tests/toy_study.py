@@ -105,7 +105,7 @@ def trouble(folder):
     directory = place.runs / unreadable[0].run_id
     directory.mkdir(parents=True)
     (directory / "checkpoint.json").write_text("{half a fi")
-    diverging = toy_plan(1, 200, learning_rate=9.0, gradient_clip=1e30, init_std=1.0)
+    diverging = toy_plan(1, 200, learning_rate=9.0, gradient_clip=1e30, adam_beta2=0.0)
     misfit = toy_plan(1, sequence_length=2_000)
     deadly = toy_plan(1, corpus="full")
     named = {

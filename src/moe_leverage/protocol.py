@@ -223,7 +223,7 @@ def _baseline_flops(geometry: Geometry) -> float:
     return count_forward_flops(_dense(geometry, None), SEQUENCE_LENGTH).non_embedding
 
 
-def _sizes(geometry: Geometry) -> dict[str, int]:
+def _sizes(geometry: Geometry) -> dict[str, Any]:
     return {f.name: getattr(geometry, f.name) for f in fields(geometry)} | {
         "vocab_size": VOCAB_SIZE
     }
@@ -241,7 +241,7 @@ def _mixture(geometry: Geometry, point: Point) -> ModelConfig:
     d_expert = _multiple(2 * geometry.d_model / point.granularity)
     active = max(1, round(ffn / d_expert))
     shared = round(point.shared_ratio * active)
-    sizes: dict[str, Any] = _sizes(geometry)
+    sizes = _sizes(geometry)
     if point.attention_share:
         d_head, d_expert = _attention_sizes(geometry, point, active)
         sizes["d_head"] = d_head

@@ -33,7 +33,7 @@ from moe_leverage.protocol import (
 )
 
 LEARNING_RATES = tuple(2.0**-power for power in (11, 10, 9, 8, 7))
-BATCHES = (512, 1024, 2048, 4096)  # tokens
+BATCHES = (256, 512, 1024, 2048)  # tokens
 UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a protocol
 JOINT_POINTS = 24
 JOINT_START = 7  # of the Halton sequence: the seed of the design

@@ -160,6 +160,18 @@ def verify(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@group.command()
+def adopt(law: str, as_json: Json = False) -> None:
+    """Fit a law to its finished studies and make it binding for the plans of later ones.
+
+    Example: moe-leverage study adopt hyperparameters
+    """
+    from moe_leverage import adoption, runner
+
+    path = adoption.adopt(law, runner.Place())
+    typer.echo(path.read_text("utf-8").strip() if as_json else f"{law} adopted in {path.name}")
+
+
 def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outcome]:
     """Run, plan again with what was learned, and go on until nothing new is planned."""
     from moe_leverage import runner

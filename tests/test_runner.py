@@ -1,0 +1,189 @@
+"""Every planned run ends in the ledger exactly once, whoever is killed, and trouble has a name."""
+
+import errno
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_study import losses, open_corpus, toy_place, toy_plan, toy_run
+
+from moe_leverage import checkpoint, ledger, runner
+from moe_leverage.execution import Execution
+from moe_leverage.locks import claim, is_claimed
+from moe_leverage.runner import Place, Pool, run_one
+from moe_leverage.training import train
+
+PROGRAM = Path(__file__).parent / "toy_study.py"
+KILLS = 50
+POOL = Pool(device="cpu")
+
+
+def toy_program(*arguments):
+    """What the toy study prints: it forks runners and workers, which pytest itself should not."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parent)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(PROGRAM), *map(str, arguments)],
+        env=environment | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def undisturbed(run):
+    record = train(run, corpus=open_corpus("smoke"), execution=Execution(device="cpu", threads=1))
+    return record["validation_loss_nats"]
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_nothing_double_nothing_and_change_nothing(tmp_path):
+    found = toy_program("storm", tmp_path, KILLS, 1)
+    kills = found["kills"]
+    assert sum(kills.values()) == KILLS
+    assert min(kills[target] for target in ("runner", "worker", "group")) >= 3
+    run_ids = [run_id for run_id, _ in found["losses"]]
+    assert len(set(run_ids)) == len(run_ids) == 40
+    assert found["losses"] == found["calm_losses"]
+    assert found["left"] == []
+
+
+@pytest.mark.slow
+def test_trouble_is_reported_by_name_and_the_rest_goes_on(tmp_path):
+    found = toy_program("trouble", tmp_path)
+    state = {name: [one["state"] for one in plan] for name, plan in found.items()}
+    assert state.pop("good") == ["ok"] * 3
+    assert state == {
+        "unreadable": ["ok"],
+        "diverging": ["diverged"],
+        "misfit": ["failed"],
+        "deadly": ["failed"],
+    }
+    assert "checkpoint could not be read: checkpoint = " in found["unreadable"][0]["reason"]
+    assert "sequence_length = 2000: toy has" in found["misfit"][0]["reason"]
+    assert "its worker process died 2 times, alone" in found["deadly"][0]["reason"]
+    records = ledger.load("toy", tmp_path / "ledger")
+    assert len(records) == records["run_id"].nunique() == 5
+    assert ledger.verify(tmp_path / "ledger") == []
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_stopped_runner_keeps_checkpoints_and_the_next_goes_on(tmp_path):
+    found = toy_program("stop", tmp_path)
+    assert any(0 < steps < 400 for steps in found["steps"])
+    assert found["recorded"] == 0
+    assert found["states"] == ["ok"] * 3
+    assert found["left"] == []
+    plan = toy_plan(3, 400)
+    assert dict(found["losses"])[plan[0].run_id] == undisturbed(plan[0].run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])
+def test_clusters_give_the_losses_of_this_process(tmp_path, backend, module):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"the extra {backend} is not installed")
+    found = toy_program("cluster", tmp_path, backend)
+    assert found["states"] == ["ok"] * 4
+    plan = toy_plan(4)
+    assert dict(found["losses"])[plan[2].run_id] == undisturbed(plan[2].run)
+
+
+def test_one_run_is_recorded_once_and_its_traces_go(tmp_path):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    assert runner.missing([one], place) == [one]
+    assert run_one(one, POOL, place).state == "ok"
+    assert run_one(one, POOL, place).state == "recorded"
+    assert losses(place) == [(one.run_id, undisturbed(one.run))]
+    assert runner.missing([one], place) == []
+    assert list(place.runs.iterdir()) == []
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(tmp_path):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    with claim(place.runs / f"{one.run_id}.lock") as is_mine:
+        assert is_mine
+        assert runner.in_progress(one, place)
+        assert run_one(one, POOL, place).state == "elsewhere"
+    assert not runner.in_progress(one, place)
+    assert not runner.recorded(place.ledger)
+
+
+@pytest.mark.parametrize("module", [ledger, checkpoint])
+def test_a_full_disk_fails_by_name_and_the_run_goes_on_later(tmp_path, monkeypatch, module):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    run_one(toy_plan(2)[1], POOL, place)
+    before = losses(place)
+
+    def full(*rest, **more):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    name = "append" if module is ledger else "save"
+    monkeypatch.setattr(module, name, full)
+    outcome = run_one(one, POOL, place)
+    assert outcome.state == "failed"
+    assert "No space left on device" in outcome.reason
+    assert losses(place) == before
+    monkeypatch.undo()
+    assert run_one(one, POOL, place).state == "ok"
+    assert dict(losses(place)) == dict(before) | {one.run_id: undisturbed(one.run)}
+
+
+def test_a_line_cut_short_by_a_kill_is_not_a_record_and_harms_no_other(tmp_path):
+    place, plan = toy_place(tmp_path), toy_plan(2)
+    run_one(plan[0], POOL, place)
+    path = place.ledger / "toy.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + whole.replace(plan[0].run_id, plan[1].run_id)[:-40])
+    assert runner.missing(plan, place) == [plan[1]]
+    assert run_one(plan[1], POOL, place).state == "ok"
+    assert [run_id for run_id, _ in losses(place)] == sorted(one.run_id for one in plan)
+
+
+def test_traces_of_recorded_runs_are_swept_and_of_others_kept(tmp_path):
+    place, plan = toy_place(tmp_path), toy_plan(2)
+    run_one(plan[0], POOL, place)
+    for one in plan:
+        (place.runs / one.run_id).mkdir()
+        (place.runs / f"{one.run_id}.lock").write_text("1 1\n")
+    runner.sweep_leftovers(place)
+    assert {path.name.removesuffix(".lock") for path in place.runs.iterdir()} == {plan[1].run_id}
+
+
+def test_the_cheapest_come_first_and_equal_runs_once(tmp_path):
+    plan = [*toy_plan(1, 30), *toy_plan(1, 10), *toy_plan(1, 20), *toy_plan(1, 10)]
+    found = runner.missing(plan, toy_place(tmp_path))
+    assert [one.run.num_steps for one in found] == [10, 20, 30]
+
+
+def test_pools_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"workers = 0: must be a whole number >= 1"):
+        Pool(workers=0)
+    with pytest.raises(ValueError, match=r"backend = 'slurm': must be one of local, dask, ray"):
+        Pool(backend="slurm")
+
+
+def test_a_dead_holder_blocks_nobody(tmp_path):
+    path = tmp_path / "a.lock"
+    script = (
+        "import os, pathlib, sys\nfrom moe_leverage.locks import claim\n"
+        "with claim(pathlib.Path(sys.argv[1])):\n    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.exists()
+    assert not is_claimed(path)
+    with claim(path) as is_mine:
+        assert is_mine
+    assert not path.exists()
+
+
+def test_places_default_to_the_checkout():
+    assert Place().ledger.name == "ledger"
+    assert toy_run(3).identity() == toy_plan(4)[3].run_id

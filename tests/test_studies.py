@@ -1,0 +1,329 @@
+"""The studies expand to the runs of the protocol, on the paper's axes, within its means."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage import adoption, ledger, paths, status, studies
+from moe_leverage.accounting import count_forward_flops, count_training_flops
+from moe_leverage.adoption import adopt, allocation_laws
+from moe_leverage.config import RunConfig
+from moe_leverage.laws import PUBLISHED, PowerLaw
+from moe_leverage.protocol import (
+    GEOMETRIES,
+    SEQUENCE_LENGTH,
+    STARTING_MODEL,
+    Laws,
+    Point,
+    adopted_laws,
+    derive,
+    derive_partner,
+)
+from moe_leverage.runner import Place, missing
+from moe_leverage.studies import STUDIES, Sweep, get, plan
+
+RATE = PowerLaw(0.2, -0.16)
+BATCH = PowerLaw(0.01, 0.4)
+FAMILIES = ("dense", "moe")
+LAWS = Laws(
+    hyperparameters={f"{family}_learning_rate": RATE for family in FAMILIES}
+    | {f"{family}_batch_tokens": BATCH for family in FAMILIES},
+    allocation={f"{family}_model": STARTING_MODEL for family in FAMILIES},
+    leverage=PUBLISHED.joint,
+)
+SNAPSHOT = Path(__file__).parent / "plans.txt"
+ALL = {name: plan(name, LAWS) for name in STUDIES}
+
+
+def shown(one):
+    model, run = one.run.model, one.run
+    return (
+        f"{one.study} {one.sweep} {one.run_id} C={count_training_flops(run):.4g} "
+        f"A={model.activation_ratio:.4f} G={model.granularity:.2f} S={model.shared_ratio:.3f} "
+        f"E={model.num_experts} {model.num_layers}x{model.d_model} eta={run.learning_rate:.3g} "
+        f"B={run.batch_tokens} D={run.num_tokens} seed={run.seed}"
+    )
+
+
+def snapshot():
+    return "".join(shown(one) + "\n" for planned in ALL.values() for one in planned)
+
+
+def test_the_plans_have_not_moved():
+    """Moved on purpose: run this file as a program, and look at the difference."""
+    assert SNAPSHOT.read_text() == snapshot()
+
+
+def test_there_are_three_hundred_runs_of_two_petaflops_at_most():
+    unique = {one.run_id: one for planned in ALL.values() for one in planned}
+    assert len(unique) >= 300
+    assert sum(count_training_flops(one.run) for one in unique.values()) <= 2.1e15
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_run_keeps_its_budget_and_survives_its_own_json(name):
+    for one in ALL[name]:
+        if one.sweep != "dense" or name != "nano-beta":
+            spent = count_training_flops(one.run)
+            step = spent / one.run.num_steps
+            assert abs(spent - one.point.compute_flops) <= step
+        assert RunConfig.from_dict(json.loads(json.dumps(one.run.to_dict()))) == one.run
+        assert one.run.num_tokens < 64_000_000
+        assert one.run.model.d_expert % 4 == 0
+
+
+def axis(name, quantity, compute):
+    return sorted({
+        round(getattr(one.run.model, quantity), 4)
+        for one in ALL[name]
+        if one.point.compute_flops == compute and not one.point.dense
+    })  # fmt: skip
+
+
+def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
+    assert axis("activation", "num_experts", 1e13) == [2, 4, 8, 16, 32, 64, 128, 256]
+    assert axis("activation", "granularity", 1e13) == [2.0]
+    assert axis("granularity", "granularity", 1e13) == pytest.approx([2, 4, 6, 8, 12, 16], rel=0.15)
+    assert min(axis("granularity", "activation_ratio", 1e13)) > 0.98 * 3 / 65
+    assert max(axis("granularity", "activation_ratio", 1e13)) < 1.02 * 3 / 65
+    assert axis("shared", "num_shared_experts", 1e13) == [0, 1, 4, 6, 8, 10]
+    assert axis("dense-first", "num_dense_layers", 1e13) == [0, 1, 2]
+    assert {one.run.model.routing.balance_coefficient for one in ALL["balance"]} == {0.001}
+    assert {one.run.model.routing.score for one in ALL["bias-routing"]} == {"softmax", "sigmoid"}
+    assert {one.run.model.num_experts for one in ALL["nano-beta"]} == {0, 384}
+
+
+def test_dense_first_layers_cost_what_the_experts_they_replace_cost():
+    routed = [one.run.model for one in ALL["dense-first"] if one.point.compute_flops == 1e13]
+    flops = [count_forward_flops(model, SEQUENCE_LENGTH) for model in routed]
+    without_router = [one.total - one.router for one in flops]
+    assert max(without_router) == pytest.approx(min(without_router), rel=1e-12)
+
+
+def test_attention_takes_the_share_asked_for_at_equal_cost():
+    for one in ALL["attention"]:
+        flops = count_forward_flops(one.run.model, SEQUENCE_LENGTH)
+        attention = flops.attention_projections + flops.attention_scores
+        assert attention / flops.non_embedding == pytest.approx(one.point.attention_share, abs=0.06)
+    costs = [
+        count_forward_flops(one.run.model, SEQUENCE_LENGTH).non_embedding
+        for one in ALL["attention"]
+        if one.point.compute_flops == 1e13
+    ]
+    assert max(costs) < 1.05 * min(costs)
+
+
+def test_the_joint_design_fills_its_box_off_the_axes():
+    points = [one.run.model for one in ALL["joint"]]
+    assert len(points) == 24
+    assert min(model.activation_ratio for model in points) < 0.04
+    assert max(model.activation_ratio for model in points) > 0.3
+    assert len({one.point.compute_flops for one in ALL["joint"]}) == 24
+    others = {one.run_id for name, runs in ALL.items() if name != "joint" for one in runs}
+    assert not others & {one.run_id for one in ALL["joint"]}
+
+
+def test_rates_and_batches_come_from_the_law_of_the_family():
+    other = dict(LAWS.hyperparameters) | {"dense_learning_rate": PowerLaw(0.1, -0.16)}
+    laws = Laws(hyperparameters=other, allocation=LAWS.allocation)
+    moe, dense = (derive(Point(compute_flops=1e13, dense=d), laws) for d in (False, True))
+    assert moe.learning_rate == pytest.approx(RATE(1e13), abs=1e-6)
+    assert dense.learning_rate == pytest.approx(RATE(1e13) / 2, abs=1e-6)
+    assert moe.batch_tokens == pytest.approx(BATCH(1e13), abs=SEQUENCE_LENGTH)
+
+
+def test_models_are_trained_on_three_times_their_optimal_tokens():
+    small = derive(Point(compute_flops=3e12), LAWS).model
+    large = derive(Point(compute_flops=9e12), LAWS).model
+    by_start = derive(Point(compute_flops=3e12), Laws()).model
+    assert (large.num_layers, large.d_model) == (by_start.num_layers, by_start.d_model)
+    assert count_forward_flops(small, 256).total < count_forward_flops(large, 256).total
+
+
+def test_the_dense_partner_has_the_tokens_of_the_mixture_and_its_leverage_in_flops():
+    point = ALL["nano-beta"][0].point
+    mixture, partner = derive(point, LAWS), derive_partner(point, LAWS)
+    leverage = PUBLISHED.joint(
+        activation_ratio=mixture.model.activation_ratio,
+        granularity=mixture.model.granularity,
+        compute=point.compute_flops,
+    )
+    ratio = count_training_flops(partner) / count_training_flops(mixture)
+    assert ratio == pytest.approx(leverage, rel=0.2)
+    assert partner.num_tokens == pytest.approx(mixture.num_tokens, rel=0.02)
+
+
+def test_studies_refuse_to_plan_before_their_laws_are_measured():
+    rule = r"study = 'activation': needs the measured hyperparameters law"
+    with pytest.raises(ValueError, match=rule):
+        plan("activation", Laws())
+    with pytest.raises(ValueError, match=r"study = 'nano-beta': needs the measured leverage law"):
+        plan("nano-beta", Laws(hyperparameters={}, allocation={}))
+    with pytest.raises(ValueError, match=r"study = 'depth': must be one of hparams, allocation"):
+        get("depth")
+
+
+def test_later_laws_do_not_move_earlier_studies():
+    early = [one.run_id for one in plan("hparams", Laws())]
+    assert early == [one.run_id for one in ALL["hparams"]]
+    without = Laws(hyperparameters=LAWS.hyperparameters)
+    assert [one.run_id for one in plan("allocation", without)] == [
+        one.run_id for one in ALL["allocation"]
+    ]
+
+
+def test_a_sweep_is_the_product_of_its_axes_thinned_by_where():
+    base = Point(compute_flops=1e12)
+    axes = {"granularity": (2, 4), "both": ({"seed": 1}, {"seed": 2, "dense": True})}
+    sweep = Sweep(name="s", base=base, axes=axes, where=lambda point, run: point.seed == 2)
+    assert [(p.granularity, p.seed, p.dense) for p in sweep.points()] == [
+        (2, 1, False), (2, 2, True), (4, 1, False), (4, 2, True),
+    ]  # fmt: skip
+    assert len(list(sweep.runs(Laws()))) == 2
+
+
+def synthetic(runs, loss):
+    return [
+        ledger.describe(one.run)
+        | {
+            "study": one.study,
+            "status": "ok",
+            "steps_done": one.run.num_steps,
+            "validation_loss_nats": float(loss(one)),
+            "flops_per_second": 1e10,
+        }
+        for one in runs
+    ]
+
+
+def bowl(one):
+    """A loss whose best rate, batch and model size follow known laws."""
+    compute, run = one.point.compute_flops, one.run
+    excess = np.log(run.learning_rate / (0.5 * compute**-0.2)) ** 2
+    excess += 0.3 * np.log(run.batch_tokens / (0.02 * compute**0.4)) ** 2
+    if one.study == "allocation":
+        size = count_forward_flops(run.model, SEQUENCE_LENGTH).non_embedding
+        excess = np.log(size / (0.05 * compute**0.58)) ** 2
+    return 30 * compute**-0.08 * (1 + 0.01 * excess)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "ledger").mkdir()
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    return Place(ledger=tmp_path / "ledger", runs=tmp_path / "runs")
+
+
+def write(place, study, records):
+    for record in records:
+        ledger.append(place.ledger / f"{study}.jsonl", record)
+
+
+def test_best_cells_are_repeated_once_their_grid_is_complete(place):
+    grid = plan("hparams", LAWS)
+    write(place, "hparams", synthetic(grid[:-1], bowl))
+    table = ledger.load("hparams", place.ledger)
+    assert len(plan("hparams", LAWS, table)) == len(grid) + 5 * 2
+    write(place, "hparams", synthetic(grid[-1:], bowl))
+    repeats = status.plan_now("hparams", place)
+    assert len(repeats) == len(grid) + 6 * 2
+    assert {one.run.seed for one in repeats} == {0, 1, 2}
+
+
+def test_adoption_binds_the_laws_that_the_runs_follow(place):
+    with pytest.raises(ValueError, match=r"law = 'hyperparameters': cannot be adopted: 120 runs"):
+        adopt("hyperparameters", place)
+    write(place, "hparams", synthetic(plan("hparams", LAWS), bowl))
+    repeats = missing(status.plan_now("hparams", place), place)
+    assert len(repeats) == 12
+    write(place, "hparams", synthetic(repeats, bowl))
+    path = adopt("hyperparameters", place)
+    found = adopted_laws().hyperparameters
+    assert set(found) == {f"{f}_{n}" for f in FAMILIES for n in ("learning_rate", "batch_tokens")}
+    assert found["moe_learning_rate"](1e12) == pytest.approx(0.5 * 1e12**-0.2, rel=0.5)
+    assert json.loads(path.read_text())["num_runs"] == 132
+    with pytest.raises(ValueError, match=r"law = 'hyperparameters': adopted already"):
+        adopt("hyperparameters", place)
+    write(place, "allocation", synthetic(plan("allocation"), bowl))
+    adopt("allocation", place)
+    laws = adopted_laws()
+    assert laws.allocation["dense_model"].exponent == pytest.approx(0.58, abs=0.03)
+    assert laws.allocation["dense_model"](1e12) == pytest.approx(0.05 * 1e12**0.58, rel=0.1)
+    assert len(plan("activation")) > 50
+    with pytest.raises(ValueError, match=r"law = 'leverage': cannot be adopted: \d+ runs of study"):
+        adopt("leverage", place)
+    with pytest.raises(ValueError, match=r"law = 'taste': must be one of"):
+        adopt("taste", place)
+
+
+def test_laws_that_the_runs_do_not_tell_are_refused():
+    runs = [one for one in plan("allocation", LAWS) if one.point.compute_flops < 1e13]
+    table = pd.DataFrame({
+        "is_moe": [not one.point.dense for one in runs],
+        "compute": [one.point.compute_flops for one in runs],
+        "flops_per_token": [count_forward_flops(one.run.model, 256).non_embedding for one in runs],
+        "num_tokens": [one.run.num_tokens for one in runs],
+    })  # fmt: skip
+    falling = table.assign(loss=9 / table["flops_per_token"] ** 0.1)
+    with pytest.raises(ValueError, match=r"dense optima = 0: a law needs two optima"):
+        allocation_laws(falling)
+    assert set(adoption.STUDIES_BEHIND) == set(adoption.MEASURES)
+
+
+def test_status_counts_what_is_done_missing_and_waiting(place):
+    some = plan("hparams", LAWS)[:10]
+    records = synthetic(some, bowl)
+    records[0] |= {"status": "diverged", "validation_loss_nats": None}
+    write(place, "hparams", records)
+    found = status.status(place)
+    assert found["finished"] == 9
+    row = found["studies"]["hparams"]
+    assert (row["planned"], row["done"], row["diverged"], row["missing"]) == (120, 9, 1, 110)
+    assert "needs the measured hyperparameters law" in found["studies"]["joint"]["waits"]
+    assert set(found["studies"]) == set(STUDIES)
+
+
+def test_verify_names_stale_runs_unless_they_carry_a_reason(place):
+    known = plan("hparams", LAWS)[0]
+    foreign = plan("activation", LAWS)[5]
+    write(place, "hparams", synthetic([known], bowl))
+    assert status.verify(place) == []
+    stale = synthetic([foreign], bowl)[0] | {"study": "hparams"}
+    write(place, "hparams", [stale | {"excluded": "trained before the rule was settled"}])
+    assert status.verify(place) == []
+    write(place, "unheard", [stale | {"study": "unheard"}])
+    (problem,) = status.verify(place)
+    assert problem == "unheard.jsonl: no study has this name"
+    (place.ledger / "unheard.jsonl").unlink()
+    other = synthetic(plan("activation", LAWS)[6:7], bowl)[0] | {"study": "hparams"}
+    write(place, "hparams", [other])
+    (problem,) = status.verify(place)
+    assert problem.startswith(f"hparams.jsonl: run {other['run_id']} is stale")
+
+
+def test_predicted_time_uses_the_speed_of_like_runs(place):
+    one = plan("hparams", LAWS)[0]
+    assert status.predicted_seconds([one], place)[one.run_id] == pytest.approx(
+        count_training_flops(one.run) / status.ASSUMED_FLOPS_PER_SECOND
+    )
+    fast = synthetic([one], bowl)[0] | {"flops_per_second": 4e10}
+    write(place, "hparams", [fast])
+    assert status.predicted_seconds([one], place)[one.run_id] == pytest.approx(
+        count_training_flops(one.run) / 4e10
+    )
+
+
+def test_the_ladder_rises():
+    flops = [
+        count_forward_flops(derive(Point(compute_flops=1e12, size=i), Laws()).model, 256).total
+        for i in range(len(GEOMETRIES))
+    ]
+    assert flops == sorted(flops)
+    assert studies.BASE.activation_ratio == 3 / 65
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(snapshot())
