@@ -13,6 +13,7 @@ PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell command -v python$(v)
 # parameters of the chapters: make book PROFILE=retrain SEED=1
 PARAMETERS := $(if $(PROFILE),-p profile $(PROFILE)) $(if $(SEED),-p seed $(SEED)) $(PARAMETERS)
 PYTEST_FLAGS ?=
+BENCH ?=
 PORT ?= 8000
 # the version that trained the runs of data/ledger; make lock moves everything else
 TORCH := torch==2.13.0
@@ -68,8 +69,8 @@ format: env ## put the code into the house style
 sync: env ## bring both halves of each chapter in step, the newer one wins
 	@$(PY) book/chapters.py
 
-bench: env corpus ## time the package side by side with its peers
-	@$(PY) -m pytest bench $(PYTEST_FLAGS)
+bench: env corpus ## time the package beside its peers; BENCH=training for one of them
+	@$(PY) -m bench $(BENCH)
 
 lock: ## resolve the dependencies anew and write requirements.lock
 	rm -rf build/lock
