@@ -238,11 +238,14 @@ def translate(source: dict[str, Tensor], config: ModelConfig, peer: Peer) -> dic
 
 def _attention(get: Callable[[str], Tensor], config: ModelConfig, peer: Peer) -> dict[str, Tensor]:
     def ours(rows: Tensor) -> Tensor:
-        """Rows of whole heads, their rotary coordinates in our order."""
-        if not peer.interleaved:
+        """Rows of whole heads, with each pair of rotary coordinates side by side."""
+        if peer.interleaved:
             return rows
         heads = rows.unflatten(0, (-1, config.d_head))
-        return torch.cat((heads[:, 0::2], heads[:, 1::2]), dim=1).flatten(0, 1)
+        turned = int(config.d_head * config.rope_fraction)
+        first, second = heads[:, :turned].chunk(2, dim=1)
+        pairs = torch.stack((first, second), dim=2).flatten(1, 2)
+        return torch.cat((pairs, heads[:, turned:]), dim=1).flatten(0, 1)
 
     parts = [ours(get(f"self_attn.{name}_proj.weight")) for name in "qk"]
     found = {

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_leverage.config import RunConfig
 from moe_leverage.execution import Machine, like, whole
+from moe_leverage.kernels import cross_entropy
 from moe_leverage.model import ModelOutput, Transformer, build_model
 from moe_leverage.schedule import learning_rate_multiplier, merged_steps
 
@@ -147,7 +147,7 @@ def _backward(
         with machine.exchange_gradients(state.wrapped, when=first == starts[-1]):
             with machine.autocast(run.precision):
                 output: ModelOutput = state.wrapped(piece[:, :-1])
-            loss = _cross_entropy(output.logits, piece[:, 1:])
+            loss = cross_entropy(output.logits, piece[:, 1:])
             objective: Tensor = share * (loss + _auxiliary_loss(output, piece, run))
             torch.autograd.backward(objective)
         losses.append(share * loss.detach())
@@ -160,13 +160,9 @@ def _auxiliary_loss(output: ModelOutput, tokens: Tensor, run: RunConfig) -> Tens
     routing = run.model.routing
     loss = routing.balance_coefficient * output.balance_loss + routing.z_coefficient * output.z_loss
     for depth, logits in enumerate(output.mtp_logits, start=1):
-        ahead = _cross_entropy(logits, tokens[:, 1 + depth :])
+        ahead = cross_entropy(logits, tokens[:, 1 + depth :])
         loss = loss + run.mtp_coefficient / len(output.mtp_logits) * ahead
     return loss
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 @torch.no_grad()

@@ -16,11 +16,13 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from moe_leverage import routing
 from moe_leverage.config import ModelConfig, require
+from moe_leverage.dispatch import experts, place
+from moe_leverage.kernels import causal_attention, heads_first, rms_norm, swiglu
 
 Dispatch = Literal["grouped", "loop"]
 
@@ -168,26 +170,25 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b s D"], rope: Rotations) -> Float[Tensor, "b s D"]:
         """Each position's mixture of the values at and before it."""
-        batch, length, _ = x.shape
-        sizes = [n * self.d_head for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
-        query, key, value = self.query_key_value(x).split(sizes, dim=-1)
-        if self.qk_norm == "width":
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key, value = (
-            part.view(batch, length, -1, self.d_head).transpose(1, 2)  # [b, heads, s, d_head]
-            for part in (query, key, value)
-        )
-        if self.qk_norm == "head":
-            query, key = self.query_norm(query), self.key_norm(key)
-        mixed = F.scaled_dot_product_attention(
-            rotate(query, rope),
-            rotate(key, rope),
-            value,
-            is_causal=True,
-            enable_gqa=self.num_heads != self.num_kv_heads,
-        )
-        out: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        packed = self.query_key_value(x)
+        if self.qk_norm != "none":
+            packed = self._normed(packed)
+        num_turned = self.num_heads + self.num_kv_heads
+        heads = heads_first(packed, num_turned + self.num_kv_heads, rope, num_turned)
+        out: Tensor = self.output(causal_attention(heads, self.num_heads, self.num_kv_heads))
         return out
+
+    def _normed(self, packed: Float[Tensor, "b s hZ"]) -> Float[Tensor, "b s hZ"]:
+        sizes = [n * self.d_head for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
+        query, key, value = torch.split(packed, sizes, dim=-1)
+        parts = [(query, self.query_norm), (key, self.key_norm)]
+        if self.qk_norm == "width":
+            normed = [norm(part) for part, norm in parts]
+        else:
+            normed = [
+                norm(part.view(*part.shape[:2], -1, self.d_head)).flatten(2) for part, norm in parts
+            ]
+        return torch.cat((*normed, value), dim=-1)
 
 
 class SwiGLU(nn.Module):
@@ -200,7 +201,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
         """The feed-forward network of every position."""
-        out: Tensor = self.down(gate(self.gate_up(x)))
+        out: Tensor = self.down(swiglu(self.gate_up(x)))
         return out
 
 
@@ -241,7 +242,7 @@ class MixtureOfExperts(nn.Module):
     ) -> tuple[Int[Tensor, "T K"], Float[Tensor, "T K"], Routed]:
         """Chosen experts, their gates, and the router's losses and counts; fp32 throughout."""
         with torch.autocast(tokens.device.type, enabled=False):
-            logits = F.linear(tokens.float(), self.router.weight, self.router.bias)
+            logits = self.router(tokens.float())
             scores = routing.score(logits, self.routing)
             chosen = routing.select(
                 scores, self.num_active_experts, self.routing, self.selection_bias
@@ -249,7 +250,9 @@ class MixtureOfExperts(nn.Module):
             gates = routing.weigh(scores, chosen, self.routing)
             counts = routing.count(chosen, scores.shape[-1])
             balance = routing.balance_loss(scores, self.sum_counts(counts), self.routing)
-            return chosen, gates, Routed(balance, routing.z_loss(logits), counts)
+            is_softmax = self.routing.score == "softmax"
+            z_loss = routing.z_loss(logits, scores if is_softmax else None)
+            return chosen, gates, Routed(balance, z_loss, counts)
 
 
 class TokenPrediction(nn.Module):
@@ -285,13 +288,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
         """The normed last dimension."""
-        return F.rms_norm(x, self.gain.shape, self.gain, self.eps)
-
-
-def gate(gate_up: Float[Tensor, "*n H2"]) -> Float[Tensor, "*n H"]:
-    """silu of the first half times the second half."""
-    gates, ups = gate_up.chunk(2, dim=-1)
-    return F.silu(gates) * ups
+        return rms_norm(x, self.gain, self.eps)
 
 
 def loop_experts(
@@ -299,15 +296,15 @@ def loop_experts(
     chosen: Int[Tensor, "T K"],
     gates: Float[Tensor, "T K"],
     counts: Int[Tensor, " E"],
-    gate_up: Float[Tensor, "E D H2"],
+    gate_up: Float[Tensor, "E D 2H"],
     down: Float[Tensor, "E H D"],
 ) -> Float[Tensor, "T D"]:
     """Expert by expert, the reference: gather its tokens, run it, add its gated output."""
     mixed = torch.zeros_like(tokens)
     for expert in range(len(counts)):
         rows, slots = torch.where(chosen == expert)
-        inner = gate(tokens[rows] @ gate_up[expert])
-        gated = (inner @ down[expert]) * gates[rows, slots].unsqueeze(-1)
+        gate, up = (tokens[rows] @ gate_up[expert]).chunk(2, dim=-1)
+        gated = (F.silu(gate) * up @ down[expert]) * gates[rows, slots].unsqueeze(-1)
         mixed = mixed.index_add(0, rows, gated.to(mixed.dtype))
     return mixed
 
@@ -317,37 +314,23 @@ def grouped_experts(
     chosen: Int[Tensor, "T K"],
     gates: Float[Tensor, "T K"],
     counts: Int[Tensor, " E"],
-    gate_up: Float[Tensor, "E D H2"],
+    gate_up: Float[Tensor, "E D 2H"],
     down: Float[Tensor, "E H D"],
 ) -> Float[Tensor, "T D"]:
-    """All experts at once, no token dropped: sort assignments by expert, multiply by groups."""
-    order = chosen.flatten().argsort(stable=True)
-    rows = order // chosen.shape[1]
-    ends = counts.cumsum(0).to(torch.int32)
-    inner = gate(F.grouped_mm(tokens[rows], gate_up, offs=ends))
-    out = F.grouped_mm(inner, down, offs=ends) * gates.flatten()[order].unsqueeze(-1)
-    return torch.zeros_like(tokens).index_add(0, rows, out.to(tokens.dtype))
+    """All experts at once, no token dropped: slots sorted by expert, one multiply for all."""
+    slots = place(chosen, counts, 2 * (gate_up[0].numel() + down[0].numel()))
+    return experts(tokens, gates, gate_up, down, slots)
 
 
-Rotations = tuple[Float[Tensor, "s R"], Float[Tensor, "s R"]]  # cosines and sines
+Rotations = Complex[Tensor, "s P"]
 
 
 def rotations(length: int, config: ModelConfig, device: torch.device) -> Rotations:
-    """Cosines and sines of position x theta^(-2 i / R) for the R leading coordinates of a head."""
-    width = int(config.d_head * config.rope_fraction)
-    frequency = config.rope_theta ** (-torch.arange(0, width, 2, device=device) / width)
-    angles = torch.outer(torch.arange(length, device=device), frequency).repeat(1, 2)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Float[Tensor, "b h s Z"], rope: Rotations) -> Float[Tensor, "b h s Z"]:
-    """Rotate the leading R coordinates of each head, first half paired with second half."""
-    cosines, sines = rope
-    width = cosines.shape[-1]
-    turned, kept = x[..., :width], x[..., width:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cosines + torch.cat((-second, first), dim=-1) * sines
-    return torch.cat((turned, kept), dim=-1) if kept.shape[-1] else turned
+    """exp(i position theta^(-p / P)) for the P rotated pairs of coordinates of a head."""
+    pairs = int(config.d_head * config.rope_fraction) // 2
+    frequency = config.rope_theta ** (-torch.arange(pairs, device=device) / pairs)
+    angles = torch.outer(torch.arange(length, device=device), frequency)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def require_trainable(
