@@ -17,14 +17,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from moe_leverage.config import require
 from moe_leverage.fitting import LEVEL, Fit, UnidentifiedError, fit
 from moe_leverage.law import Array, Law
-from moe_leverage.optimise import Problem, minimise
+from moe_leverage.optimise import Problem, Solution, minimise
 
-POINTS_A_SIDE = 25  # of a profile
-REACH_DECADES = 4.0  # a positive coefficient is followed over this many powers of ten each way
+POINTS = 25  # of a profile, on each side of the estimate
+REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile passes its threshold
+REACH_DECADES = 4.0  # a positive coefficient is followed this far beyond 1 and beyond itself
 REACH_ERRORS = 30.0  # ... and any other over this many standard errors
 FOLDS = 10
 FOLD_STARTS = 16
@@ -68,14 +70,38 @@ def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
 
 
 def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
-    theta, problem = fitted.theta, fitted.problem
+    is_log = name in fitted.law.positive
     error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
-    step = min(error, 1.0) or 1e-3 * max(abs(theta[number]), 1e-3)
-    reach = REACH_DECADES * np.log(10) if name in fitted.law.positive else REACH_ERRORS * step
-    side = np.geomspace(0.05 * step, max(reach, step), POINTS_A_SIDE)
-    offsets = np.concatenate([-side[::-1], [0.0], side])
-    starts = np.repeat(theta[None], len(offsets), axis=0)
-    starts[:, number] += offsets
+    step = min(error, 1.0) or 1e-3 * max(abs(fitted.theta[number]), 1e-3)
+    decades = REACH_DECADES * np.log(10) + abs(fitted.theta[number])
+    side = np.geomspace(0.05 * step, max(decades if is_log else REACH_ERRORS * step, step), POINTS)
+    starts = np.repeat(fitted.theta[None], 2 * POINTS + 1, axis=0)
+    starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
+    paths = _lowest(fitted.problem, number, starts)
+    lowest = max(float(paths.objective.min()), SMALLEST)
+    threshold = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    limit = lowest * np.exp(threshold / len(fitted.log_target))
+    ends = [
+        _crossing(fitted.problem, number, paths.theta[walk], paths.objective[walk] > limit, limit)
+        for walk in (slice(POINTS, None, -1), slice(POINTS, None))
+    ]
+    low, high = (end if end is None or not is_log else float(np.exp(end)) for end in ends)
+    closed = sum(end is not None for end in ends)
+    verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
+    with np.errstate(over="ignore"):
+        values = np.exp(starts[:, number]) if is_log else starts[:, number]
+    bottom = 0.0 if is_log else -np.inf
+    return Profile(
+        name=name,
+        values=values,
+        deviance=len(fitted.log_target) * np.log(np.maximum(paths.objective, SMALLEST) / lowest),
+        interval=(bottom if low is None else low, np.inf if high is None else high),
+        verdict=verdicts[closed],
+    )
+
+
+def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
+    """The least objective with the coefficient held at its value in each of a row of starts."""
     solved = minimise(problem, starts, fixed=number)
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
         again = np.roll(solved.theta, inward, axis=0)
@@ -85,31 +111,25 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
         kept = np.where(better[:, None], other.theta, solved.theta)
         lower = np.minimum(other.objective, solved.objective)
         solved = replace(solved, theta=kept, objective=lower)
-    lowest = max(float(solved.objective.min()), SMALLEST)
-    deviance = len(fitted.log_target) * np.log(np.maximum(solved.objective, SMALLEST) / lowest)
-    threshold = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    with np.errstate(over="ignore"):
-        values = np.exp(starts[:, number]) if name in fitted.law.positive else starts[:, number]
-    low = _crossing(values[POINTS_A_SIDE::-1], deviance[POINTS_A_SIDE::-1], threshold, -np.inf)
-    high = _crossing(values[POINTS_A_SIDE:], deviance[POINTS_A_SIDE:], threshold, np.inf)
-    closed = int(np.isfinite(low)) + int(np.isfinite(high))
-    verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
-    low = 0.0 if closed == 1 and low == -np.inf and name in fitted.law.positive else low
-    return Profile(
-        name=name, values=values, deviance=deviance, interval=(low, high), verdict=verdicts[closed]
-    )
+    return solved
 
 
-def _crossing(values: Array, deviance: Array, threshold: float, otherwise: float) -> float:
-    """Where the deviance first passes the threshold, walking away from the estimate."""
-    above = deviance > threshold
-    if not above.any():
-        return otherwise
-    first = int(above.argmax())
-    if first == 0 or not np.isfinite(deviance[first]):
-        return float(values[first])
-    share = (threshold - deviance[first - 1]) / (deviance[first] - deviance[first - 1])
-    return float(values[first - 1] + share * (values[first] - values[first - 1]))
+def _crossing(
+    problem: Problem, number: int, walk: Array, is_above: NDArray[np.bool_], limit: float
+) -> float | None:
+    """Where the objective first passes the limit, walking away from the estimate; None if never.
+
+    `walk` holds the solved thetas on one side; the step that crosses is walked again, ever finer.
+    """
+    for _ in range(REFINEMENTS):
+        if not is_above.any():
+            return None
+        outer = max(int(is_above.argmax()), 1)
+        shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
+        walk = walk[outer - 1] + shares * (walk[outer] - walk[outer - 1])
+        solved = _lowest(problem, number, walk)
+        walk, is_above = solved.theta, solved.objective > limit
+    return float(walk[max(int(is_above.argmax()), 1), number])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -331,7 +331,7 @@ def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
     try:
         values = np.asarray(table[name], dtype=float)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} = {table[name]!r}: must hold numbers ({error})") from error
+        raise ValueError(f"{name}: must hold numbers ({error})") from error
     require(values.size > 0, name, [], "the table has no rows")
     bad = ~((values > 0) & (values < np.inf))
     if bad.any():

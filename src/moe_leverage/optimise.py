@@ -32,6 +32,7 @@ SMALLEST_BLEND = 1e-3  # share of the quadratic bound that always stays in the m
 RIDGE = 1e-11  # on the scaled matrix, against coefficients that only their sum tells
 FLATNESS = 1e-10  # curvature, over the largest, below which a coefficient barely moves
 LARGEST_DAMPING = 1e10
+LARGEST_STEP = 100.0  # of any coefficient: a flat one must not leave the range of floats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +149,7 @@ class _State:
         with np.errstate(all="ignore"):
             gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
         settled = promised <= DECREASE_TOLERANCE * self.value + np.finfo(float).tiny
+        settled &= np.isfinite(self.value)
         better = (gain > 1e-4) | (settled & (value <= self.value))
         if better.all():
             self.theta, self.value = self.theta + step, value
@@ -181,7 +183,9 @@ class _State:
         diagonal[...] = 1 + RIDGE + 1e-3 * self.damping[:, None]  # 1 already, but where flat
         gradient *= scale
         step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
-        return step * scale, -0.5 * (step * gradient).sum(-1)
+        share = LARGEST_STEP / np.maximum(np.abs(step * scale).max(-1), LARGEST_STEP)
+        promised = -share * (1 - share / 2) * (step * gradient).sum(-1)
+        return share[:, None] * step * scale, promised
 
     def keep(self, stay: NDArray[np.bool_]) -> None:
         """Drop the problems that are done."""

@@ -48,6 +48,35 @@ def fit(
         _print(record, table, report)
 
 
+@app.command()
+def fits(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether data/fits is current.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fit every law to this project's ledger and write data/fits.
+
+    Example: moe-leverage fits
+    """
+    from moe_leverage import measured
+
+    frame = measured.load_ledger()
+    if check:
+        index = measured.read_index()
+        current = bool(index) and index["ledger"] == measured.digest(frame)
+        typer.echo(json.dumps({"current": current}) if as_json else f"current: {current}")
+        raise typer.Exit(0 if current else 1)
+    index = measured.write_fits(frame)
+    if as_json:
+        typer.echo(json.dumps(index, indent=2))
+        return
+    for name, law in index["fits"].items():
+        typer.echo(f"{name}: {law}")
+    for name, reason in index["skipped"].items():
+        typer.echo(f"not fitted: {name}: {reason}")
+
+
 def _print(record: dict[str, Any], table: RunsTable, report: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table

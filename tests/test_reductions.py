@@ -1,0 +1,87 @@
+"""From sweeps to points: budgets, the near-optimal band, isoFLOP parabolas."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage.fitting import fit
+from moe_leverage.laws import PUBLISHED, PowerLaw
+from moe_leverage.reductions import budget_of, isoflop_optima, near_optimal
+
+BUDGETS = np.array([3e11, 1e12, 3e12, 1e13])
+
+
+def isoflop_runs(model_law, sigma=0.0, seed=0, sizes=6, offset=0.0):
+    """ln L = 1 + 0.01 (ln M / M_opt)^2, with C = 3 M D."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for compute in BUDGETS:
+        steps = np.linspace(-1.5, 1.5, sizes) + offset
+        scale = model_law(compute) * np.exp(steps)
+        loss = np.exp(1 + 0.01 * steps**2 + sigma * generator.standard_normal(sizes))
+        tokens = compute / (3 * scale)
+        rows.append(pd.DataFrame({"compute": compute, "flops_per_token": scale,
+                                  "num_tokens": tokens, "loss": loss}))  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_optima_of_exact_parabolas_are_exact_and_give_the_law():
+    law = PowerLaw(0.0264, 0.6)
+    found = isoflop_optima(isoflop_runs(law))
+    np.testing.assert_allclose(found["flops_per_token"], law(BUDGETS), rtol=1e-4)
+    np.testing.assert_allclose(found["num_tokens"], BUDGETS / (3 * law(BUDGETS)), rtol=1e-4)
+    np.testing.assert_allclose(found["loss"], np.e, rtol=1e-6)
+    assert (found["reason"] == "").all()
+    fitted = fit(PowerLaw, found, "flops_per_token", resamples=50)
+    assert fitted.law.exponent == pytest.approx(0.6, abs=1e-4)
+
+
+def test_intervals_of_noisy_optima_hold_the_truth():
+    law, inside = PowerLaw(0.0264, 0.6), []
+    for seed in range(40):
+        found = isoflop_optima(isoflop_runs(law, 0.002, seed, sizes=9), seed=seed)
+        sound = found[found["reason"] == ""]
+        low, high = sound["flops_per_token_low"], sound["flops_per_token_high"]
+        inside += list((low < law(sound["compute"])) & (law(sound["compute"]) < high))
+    assert 0.7 < np.mean(inside) < 0.98
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.groupby("compute").head(3), "3 model scales"),
+        (lambda t: t.assign(loss=np.exp(2 - np.log(t["loss"]))), "opens downwards"),
+    ],
+)
+def test_unsound_optima_have_a_reason_and_no_number(change, reason):
+    found = isoflop_optima(change(isoflop_runs(PowerLaw(0.0264, 0.6))))
+    assert found["reason"].str.contains(reason).all()
+    assert found["flops_per_token"].isna().all()
+
+
+@pytest.mark.parametrize(("offset", "side"), [(2.5, "below"), (-2.5, "above")])
+def test_an_optimum_beyond_the_scales_tried_is_not_claimed(offset, side):
+    found = isoflop_optima(isoflop_runs(PowerLaw(0.0264, 0.6), offset=offset))
+    assert found["reason"].str.contains(f"lies {side} the scales tried").all()
+
+
+def test_budgets_join_what_rounding_parted_and_do_not_chain():
+    compute = np.array([0.99e12, 1.0e12, 1.02e12, 3e12])
+    assert budget_of(compute).tolist() == [1e12, 1e12, 1e12, 3e12]
+    continuum = np.geomspace(1e12, 1e13, 500)
+    assert len(set(budget_of(continuum))) > 40
+
+
+def test_near_optimal_band_recovers_equation_3():
+    """Losses flat in a band around the published optimum: the fit to the band returns the law."""
+    rows = []
+    for compute in np.geomspace(3e17, 3e20, 6):
+        for power in np.arange(-14, -6, 0.25):
+            rate = 2.0**power
+            distance = np.log(rate / PUBLISHED.learning_rate(compute))
+            rows.append({"compute": compute, "learning_rate": rate, "loss": 2 + 0.02 * distance**2})
+    band = near_optimal(pd.DataFrame(rows))
+    assert (band["excess_loss"] <= 0.0025).all()
+    assert 3 * 6 < len(band) < len(rows)
+    fitted = fit(PowerLaw, band, "learning_rate", clusters="budget", resamples=100)
+    assert fitted.law.exponent == pytest.approx(PUBLISHED.learning_rate.exponent, abs=0.02)
