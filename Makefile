@@ -72,6 +72,9 @@ sync: env ## bring both halves of each chapter in step, the newer one wins
 bench: env corpus ## time the package beside its peers; BENCH=training for one of them
 	@$(PY) -m bench $(BENCH)
 
+fits: env ## fit every law to the ledger and write data/fits
+	@$(BIN)/moe-leverage fits
+
 lock: ## resolve the dependencies anew and write requirements.lock
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
