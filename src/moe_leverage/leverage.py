@@ -57,7 +57,7 @@ class Leverage:
 
     def side_by_side(self) -> pd.DataFrame:
         """A row an MoE point, a column an estimator, and whether all intervals overlap."""
-        key = [*FAMILY, "compute"]
+        key = [*(name for name in FAMILY if name != "held_out"), "compute"]
         rows = []
         for names, group in self.points.groupby(key, sort=False):
             row = dict(zip(key, names, strict=True))
@@ -334,9 +334,10 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         rounded = _significant(table[name].astype(float))
         dense = {"activation_ratio": 1.0, "granularity": 0.0, "shared_ratio": 0.0}[name]
         table = table.assign(**{name: rounded.where(table["is_moe"], dense)})
-    held_out = table["held_out"].astype(bool) if "held_out" in table else False
+    marked = table["held_out"].eq(True) if "held_out" in table else False
     table = table.assign(
-        variant=table["variant"].where(table["is_moe"], ""), held_out=held_out & table["is_moe"]
+        variant=table["variant"].fillna("").where(table["is_moe"], ""),
+        held_out=marked & table["is_moe"],
     )
     return table.assign(
         is_moe=table["is_moe"].astype(bool), budget=budget_of(table["compute"].to_numpy())

@@ -115,7 +115,7 @@ def _leverage_rows(found: Findings) -> list[dict[str, Any]]:
 def _estimator_rows(found: Findings) -> list[dict[str, Any]]:
     if found.leverage is None:
         return []
-    wide = found.leverage.side_by_side().drop(columns=["is_moe", "held_out"])
+    wide = found.leverage.side_by_side().drop(columns="is_moe")
     return [{str(key): value for key, value in row.items()} for row in wide.to_dict("records")]
 
 

@@ -1,0 +1,170 @@
+"""Leverage read back from tables whose law is known; bounds, noise, and refusals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_runs import BUDGETS, DENSE, FRONTIER, JOINT, all_runs, dense_runs, moe_runs, noisy
+
+from moe_leverage.leverage import best_runs, estimate, frontier_compute, seed_noise
+
+ESTIMATORS = {"frontier", "power curves", "floored curves", "joint"}
+
+
+def with_truth(points):
+    truth = JOINT(**{name: points[name].to_numpy() for name in JOINT.inputs})
+    return points.assign(truth=truth)
+
+
+def small(sigma=0.003, seed=0):
+    return all_runs(sigma, seed, experts=(8, 32, 64, 256), scales=(1, 2, 6))
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return estimate(all_runs(sigma=1e-7), resamples=100)
+
+
+def test_frontier_is_exact_on_a_floored_law():
+    """Interpolation in (ln C, ln(L - floor)) is exact for L = floor + a C^-b at the true floor."""
+    compute, wanted = np.array(FRONTIER), np.geomspace(4e11, 2e14, 9)
+    log_loss = np.log(DENSE.evaluate(compute=compute))[None]
+    found = frontier_compute(compute, log_loss, np.log(DENSE.evaluate(compute=wanted))[None], 1.6)
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-6)
+
+
+def test_frontier_is_monotone_where_a_dense_run_is_worse_than_a_cheaper_one():
+    compute = np.array([1e12, 1e13, 1e14])
+    losses = np.log([[3.0, 3.2, 2.0]])
+    reached = frontier_compute(compute, losses, np.log([[2.99, 2.5, 2.01]]), 0.0)[0]
+    assert (np.diff(reached) > 0).all()
+    assert reached[0] >= 1e13 * 0.99
+
+
+@pytest.mark.parametrize("estimator", ["frontier", "floored curves", "joint"])
+def test_noiseless_leverage_is_the_true_one(exact, estimator):
+    assert set(exact.points["estimator"]) == ESTIMATORS
+    points = with_truth(exact.points[exact.points["estimator"] == estimator])
+    np.testing.assert_allclose(points["efficiency_leverage"], points["truth"], rtol=0.01)
+
+
+def test_joint_fit_holds_out_the_largest_sixth(exact):
+    joint = exact.points[exact.points["estimator"] == "joint"]
+    assert joint["held_out"].mean() == pytest.approx(1 / 6, abs=0.01)
+    assert len(exact.fits["joint"].log_target) == (~joint["held_out"]).sum()
+    frontier = exact.points[exact.points["estimator"] == "frontier"]
+    apart = joint["held_out"].to_numpy()
+    assert (
+        frontier["efficiency_leverage"][apart].min()
+        >= frontier["efficiency_leverage"][~apart].max()
+    )
+
+
+@pytest.mark.slow
+def test_intervals_of_each_estimator_hold_the_truth():
+    """Points of one table share the dense runs' error, so many tables are averaged over."""
+    inside = []
+    for seed in range(10):
+        points = with_truth(estimate(small(seed=seed), resamples=100).points)
+        hit = (points["low"] <= points["truth"]) & (points["truth"] <= points["high"])
+        inside.append(hit.groupby(points["estimator"]).mean())
+    mean = pd.DataFrame(inside).mean()
+    for estimator in ("frontier", "floored curves", "joint"):
+        assert 0.75 < mean[estimator] <= 1, mean
+
+
+def test_a_loss_beyond_the_frontier_gives_a_bound_and_no_number():
+    dense = dense_runs(budgets=FRONTIER[:4])  # up to 1e13
+    moe = moe_runs(experts=(256,), scales=(4,))
+    weak = moe.assign(loss=8.0, granularity=3.0)
+    found = estimate(pd.concat([dense, moe, weak], ignore_index=True), resamples=50).points
+    found = found[found["estimator"] == "frontier"]
+    reached = found.assign(truth=lambda t: t["at_least"] * t["compute"])
+    beyond = reached[reached["at_least"].notna()]
+    assert len(beyond) >= 2
+    assert (beyond["truth"] / 1e13 - 1).abs().max() < 1e-9
+    below = found[found["at_most"].notna()]
+    assert len(below) == len(BUDGETS)
+    np.testing.assert_allclose(below["at_most"], 3e11 / below["compute"])
+    bounded = found["at_least"].notna() | found["at_most"].notna()
+    assert found.loc[bounded, ["efficiency_leverage", "low", "high"]].isna().all(axis=None)
+    assert found.loc[~bounded, "efficiency_leverage"].notna().all()
+
+
+def test_an_interval_that_reaches_the_end_of_the_frontier_is_unbounded():
+    dense = noisy(dense_runs(budgets=FRONTIER[:4]), 0.01)
+    edge = float(DENSE.evaluate(compute=0.97e13))
+    moe = moe_runs(experts=(64,), scales=(1,), budgets=(1e12,)).assign(loss=edge)
+    points = estimate(pd.concat([dense, moe], ignore_index=True), resamples=300).points
+    point = points[points["estimator"] == "frontier"].iloc[0]
+    assert np.isfinite(point["efficiency_leverage"]) == (not np.isfinite(point["at_least"]))
+    if np.isfinite(point["efficiency_leverage"]):
+        assert point["high"] == np.inf
+
+
+def test_best_of_each_sweep_is_taken_and_counted():
+    table = moe_runs(experts=(64,), scales=(1,), budgets=(1e12, 1e13))
+    swept = pd.concat(
+        [table.assign(learning_rate=rate, loss=table["loss"] + penalty)
+         for rate, penalty in ((1e-3, 0.1), (2e-3, 0.0), (4e-3, 0.3))]
+    )  # fmt: skip
+    best = best_runs(pd.concat([swept, swept.assign(seed=1)], ignore_index=True))
+    np.testing.assert_allclose(best["loss"], table["loss"])
+    assert best["learning_rate"].tolist() == [2e-3, 2e-3]
+    assert best["num_runs"].tolist() == [6, 6]
+    assert best["num_seeds"].tolist() == [2, 2]
+
+
+def test_seed_noise_is_measured_within_configurations():
+    sigma, freedom = seed_noise(noisy(dense_runs(seeds=40), 0.01))
+    assert sigma == pytest.approx(0.01, rel=0.1)
+    assert freedom == len(FRONTIER) * 39
+    assert seed_noise(dense_runs(seeds=1)) == (0.0, 0)
+
+
+def test_without_seeds_the_noise_is_that_of_the_dense_curve():
+    table = noisy(pd.concat([dense_runs(seeds=1), moe_runs(experts=(64,), scales=(1,))]), 0.003)
+    found = estimate(table.reset_index(drop=True), resamples=50)
+    assert "want of repeated seeds" in found.noise_source
+    assert 0 < found.noise < 0.02
+
+
+def test_variants_and_held_out_rows_are_kept_from_the_joint_fit():
+    base = small(sigma=0.001)
+    other = moe_runs(experts=(64,), scales=(1, 2)).assign(variant="weak balance", loss=2.9)
+    apart = moe_runs(experts=(48,), scales=(3,)).assign(held_out=True, loss=2.9)
+    with_them = estimate(pd.concat([base, other, apart], ignore_index=True), resamples=20)
+    without = estimate(base, resamples=20)
+    np.testing.assert_allclose(
+        with_them.fits["joint"].theta, without.fits["joint"].theta, rtol=1e-6
+    )
+    points = with_them.points[with_them.points["estimator"] == "joint"]
+    assert points.loc[points["variant"] != "", "held_out"].all()
+
+
+def test_the_estimators_stand_side_by_side(exact):
+    wide = exact.side_by_side()
+    assert set(wide) >= ESTIMATORS
+    assert len(wide) == 7 * 4 * 5
+    assert wide["agree"].dtype == bool
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t[t["is_moe"]], "dense budgets = 0: the dense frontier needs 2"),
+        (lambda t: t[~t["is_moe"]], "MoE runs = 0: there is no leverage"),
+        (lambda t: t.drop(columns="loss"), "loss = None: is not a column"),
+        (lambda t: t.assign(loss=t["loss"].where(t.index != 5)), "loss, row 5 = nan"),
+        (lambda t: t.assign(compute=0.0), r"compute, row 0 = 0\.0"),
+    ],
+)
+def test_tables_without_leverage_say_why(change, reason):
+    with pytest.raises(ValueError, match=reason):
+        estimate(change(small()))
+
+
+def test_what_the_table_cannot_tell_is_skipped_with_a_reason():
+    table = pd.concat([dense_runs(), moe_runs(experts=(64,), scales=(1,))], ignore_index=True)
+    found = estimate(noisy(table), resamples=20)
+    assert "activation_ratio" in found.skipped["joint"]
+    assert set(found.points["estimator"]) == ESTIMATORS - {"joint"}
