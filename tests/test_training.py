@@ -144,7 +144,7 @@ def test_bf16_stays_near_fp32_and_keeps_fp32_weights(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the compiler's own
 def test_compiling_changes_only_floating_point_order():
-    run = run_of(dataclasses.replace(DENSE, num_layers=1), num_steps=3)
+    run = run_of(dataclasses.replace(DENSE, num_layers=1, num_dense_layers=1), num_steps=3)
     assert losses_of(run, compile=True) == pytest.approx(losses_of(run), abs=2e-5)
 
 
