@@ -258,7 +258,9 @@ def _progress_bar(run: RunConfig, is_shown: bool) -> Iterator[Callable[[State], 
         TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # text on the error stream everywhere: rich's notebook mode would need widgets
+    console = Console(stderr=True, force_jupyter=False, force_terminal=True)
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=run.num_steps, loss=float("nan"), rate=0.0)
 
         def show(state: State) -> None:

@@ -91,11 +91,12 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     text = f"Law: runs of {power(low)} to {power(high)} FLOPs."
     note(fig, f"{text}  These models: {power(least)} to {power(most)} FLOPs.")
     best = shown.sort_values("efficiency_leverage").iloc[-1]
+    beyond = int((shown["compute_flops"] > high).sum())
     finding = (
         f"Of {len(shown)} open models the law gives {best['model']} the largest leverage, "
         f"{best['efficiency_leverage']:.1f} at A = {percent(best['activation_ratio'])} and "
-        f"{power(best['compute_flops'])} FLOPs; all of them were trained with more compute than "
-        f"any run behind the law."
+        f"{power(best['compute_flops'])} FLOPs; {beyond} of them lie above the compute of any run "
+        f"behind the law."
     )
     return Drawing(fig, shown, finding)
 
