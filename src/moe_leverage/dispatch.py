@@ -66,41 +66,53 @@ class Slots:
 
 
 def place(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"], flops_per_row: int) -> Slots:
-    """Slots of a dropless dispatch of tokens to the experts chosen.
+    """Slots for the experts chosen, as suits the device.
 
     `flops_per_row`, of one token in one expert, decides how large blocks pay.
     """
-    order = chosen.flatten().argsort(stable=True)  # assignments by expert
-    ranks = torch.arange(len(order), device=order.device)
-    tokens, slots = order // chosen.shape[1], torch.empty_like(order)
-    if counts.device.type == "cuda":
-        slots[order] = ranks
-        ends = counts.cumsum(0).to(torch.int32)
-        return Slots(tokens=tokens, slots=slots.view_as(chosen), ends=ends, blocked=0, overflow=())
+    is_cuda = counts.device.type == "cuda"
+    return grouped(chosen, counts) if is_cuda else blocked(chosen, counts, flops_per_row)
+
+
+def grouped(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"]) -> Slots:
+    """Slots for a grouped kernel: assignments sorted by expert, nothing padded."""
+    order = chosen.flatten().argsort(stable=True)
+    slots = torch.empty_like(order)
+    slots[order] = torch.arange(len(order), device=order.device)
+    return Slots(
+        tokens=order // chosen.shape[1],
+        slots=slots.view_as(chosen),
+        ends=counts.cumsum(0).to(torch.int32),
+        blocked=0,
+        overflow=(),
+    )
+
+
+def blocked(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"], flops_per_row: int) -> Slots:
+    """Slots without a grouped kernel: one block an expert, and what overflows the blocks."""
     loads = counts.tolist()
     size = _block_size(loads, flops_per_row)
-    blocked = size * len(loads)
-    starts, overflow, free = [], [], blocked
+    starts, overflow, free = [], [], size * len(loads)
     for expert, load in enumerate(loads):
-        starts.append(free - size)  # of a run of slots whose first `size` would be the block
+        starts.append(free - size)  # where the rank within the expert counts from, past its block
         if load > size:
             overflow.append((expert, slice(free, free + load - size)))
             free += load - size
-    within = ranks - (counts.cumsum(0) - counts).repeat_interleave(counts)  # rank within expert
-    experts_of = chosen.flatten()[order]
-    places = torch.where(
-        within < size,
-        experts_of * size + within,
-        torch.tensor(starts)[experts_of] + within,
-    )
+    assigned = chosen.flatten()
+    order = assigned.argsort(stable=True)
+    by_expert, device = assigned[order], order.device
+    ranks = torch.arange(len(order), device=device) - (counts.cumsum(0) - counts)[by_expert]
+    past = torch.tensor(starts, device=device)[by_expert] + ranks
+    places = torch.where(ranks < size, by_expert * size + ranks, past)
+    slots = torch.empty_like(order)
     slots[order] = places
-    read = order.new_zeros(free)
-    read[places] = tokens
+    tokens = order.new_zeros(free)
+    tokens[places] = order // chosen.shape[1]
     return Slots(
-        tokens=read,
+        tokens=tokens,
         slots=slots.view_as(chosen),
         ends=None,
-        blocked=blocked,
+        blocked=size * len(loads),
         overflow=tuple(overflow),
     )
 
