@@ -173,8 +173,18 @@ def recorded_in(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                found[_value(line, b'"run_id":"')] = _value(line, b'"status":"')
+                found[value_of(line, b'"run_id":"')] = value_of(line, b'"status":"')
     return found
+
+
+def value_of(line: bytes, key: bytes) -> str:
+    """The string that follows `key`, up to its closing quote, at its first place in a line.
+
+    >>> value_of(b'{"schema":1,"run_id":"c0ffee"}', b'"run_id":"')
+    'c0ffee'
+    """
+    start = line.find(key) + len(key)
+    return line[start : line.find(b'"', start)].decode()
 
 
 def steps_done(one: Planned, place: Place) -> int:
@@ -198,11 +208,6 @@ def sweep_leftovers(place: Place) -> None:
         with claim(_lock_path(run_id, place)) as is_mine:
             if is_mine:
                 shutil.rmtree(place.runs / run_id, ignore_errors=True)
-
-
-def _value(line: bytes, key: bytes) -> str:
-    start = line.find(key) + len(key)
-    return line[start : line.find(b'"', start)].decode()
 
 
 def _lock_path(run_id: str, place: Place) -> Path:

@@ -5,6 +5,8 @@ The counterpart of the paper's tables of runs (Tables 7 to 11), read from the le
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.runner import Place, in_progress, recorded, recorded_in
+from moe_leverage.runner import Place, in_progress, recorded, recorded_in, value_of
 from moe_leverage.studies import STUDIES, UNPLANNED, Planned, get, plan
 
 ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
@@ -35,10 +37,11 @@ class StudyStatus:
 
 def plan_now(name: str, place: Place) -> list[Planned]:
     """The plan of a study as the adopted laws and the ledger give it now."""
+    wanted = plan(name)
     path = place.ledger / f"{name}.jsonl"
-    has_repeats = bool(get(name).repeat_best) and path.is_file()
-    table = ledger.load(name, place.ledger) if has_repeats else None
-    return plan(name, table=table)
+    if not (get(name).repeat_best and path.is_file()):
+        return wanted
+    return plan(name, losses=_losses(path, {one.run_id for one in wanted}))
 
 
 def status(place: Place) -> dict[str, Any]:
@@ -113,6 +116,18 @@ def _speeds(directory: Path) -> pd.DataFrame:
         return pd.DataFrame({"d_model": [], "is_moe": [], "flops_per_second": []})
     table = table[table["flops_per_second"] > 0]
     return table.assign(is_moe=table["num_experts"] > 0)
+
+
+def _losses(path: Path, run_ids: set[str]) -> dict[str, float]:
+    """Validation losses of these runs; only their lines are parsed."""
+    found = {}
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and value_of(line, b'"run_id":"') in run_ids:
+                record = json.loads(line)
+                loss = record["validation_loss_nats"]
+                found[record["run_id"]] = math.nan if loss is None else loss
+    return found
 
 
 def _excluded(path: Path) -> set[str]:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
-
 from moe_leverage.config import RunConfig, require
 from moe_leverage.protocol import (
     BUDGETS,
@@ -315,11 +313,13 @@ def get(name: str) -> Study:
     return STUDIES[name]
 
 
-def plan(name: str, laws: Laws | None = None, table: pd.DataFrame | None = None) -> list[Planned]:
+def plan(
+    name: str, laws: Laws | None = None, losses: Mapping[str, float] | None = None
+) -> list[Planned]:
     """The runs of a study, each once, cheapest budget first.
 
-    `table` is the ledger: a study that repeats its best cells plans the repetitions once all the
-    cells of their budget stand there.
+    `losses` are those of recorded runs, by identity, NaN where a run diverged: a study that repeats
+    its best cells plans the repetitions once all the cells of their budget are among them.
     """
     study = get(name)
     laws = adopted_laws() if laws is None else laws
@@ -329,25 +329,22 @@ def plan(name: str, laws: Laws | None = None, table: pd.DataFrame | None = None)
         for point, run in sweep.runs(laws):
             planned = Planned(study=name, sweep=sweep.name, point=point, run=run)
             found.setdefault(planned.run_id, planned)
-    if table is not None and study.repeat_best:
-        for repeat in _repetitions(study, list(found.values()), table):
-            found.setdefault(repeat.run_id, repeat)
+    for repeat in _repetitions(study, list(found.values()), losses or {}):
+        found.setdefault(repeat.run_id, repeat)
     return sorted(found.values(), key=lambda one: (one.point.compute_flops, one.point.seed))
 
 
-def _repetitions(study: Study, cells: list[Planned], table: pd.DataFrame) -> Iterator[Planned]:
+def _repetitions(
+    study: Study, cells: list[Planned], losses: Mapping[str, float]
+) -> Iterator[Planned]:
     """The best cell of each complete grid, with the further seeds of `repeat_best`."""
-    losses = dict(zip(table["run_id"], table["validation_loss_nats"], strict=True))
     grids: dict[tuple[str, float], list[Planned]] = {}
     for cell in cells:
         grids.setdefault((cell.sweep, cell.point.compute_flops), []).append(cell)
     for grid in grids.values():
-        if all(cell.run_id in losses for cell in grid):
-            scored = [(losses[cell.run_id], cell) for cell in grid]
-            finite = [pair for pair in scored if pair[0] is not None and math.isfinite(pair[0])]
-            if finite:
-                best = min(finite, key=lambda pair: pair[0])[1]
-                for seed in study.repeat_best:
-                    yield replace(
-                        best, point=replace(best.point, seed=seed), run=best.run.with_seed(seed)
-                    )
+        finite = [one for one in grid if math.isfinite(losses.get(one.run_id, math.nan))]
+        if finite and all(one.run_id in losses for one in grid):
+            best = min(finite, key=lambda one: losses[one.run_id])
+            for seed in study.repeat_best:
+                point = replace(best.point, seed=seed)
+                yield replace(best, point=point, run=best.run.with_seed(seed))
