@@ -217,8 +217,8 @@ def _largest_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]
     for prefix, is_moe in (("dense_", False), ("", True)):
         runs = table[table["is_moe"] == is_moe]
         if len(runs) and is_moe:
-            key = runs[present].round(4).astype(str).agg("|".join, axis=1)
-            runs = runs[key == key.value_counts().index[0]]
+            family = runs[present].round(4).groupby(present, dropna=False).ngroup()
+            runs = runs[family == family.mode()[0]]
         if len(runs):
             yield prefix, runs
 

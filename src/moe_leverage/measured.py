@@ -76,12 +76,14 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     return findings.merge(parts)
 
 
-def write_fits(frame: pd.DataFrame, directory: Path = DIRECTORY) -> dict[str, Any]:
+def write_fits(
+    frame: pd.DataFrame, directory: Path = DIRECTORY, *, resamples: int = RESAMPLES
+) -> dict[str, Any]:
     """Fit the ledger and write `<name>.json` a fit, the tables and `index.json`; give the index.
 
     Files of fits that are no longer made are removed; what else lies in the directory stays.
     """
-    found = fit_ledger(frame)
+    found = fit_ledger(frame, resamples=resamples)
     directory.mkdir(parents=True, exist_ok=True)
     before = read_index(directory)
     for name in set(before.get("fits", {})) - set(found.fits):
@@ -114,7 +116,7 @@ def digest(frame: pd.DataFrame) -> str:
     if frame.empty:
         return hashlib.sha256(b"").hexdigest()
     columns = ["study", "run_id", "status", "excluded", "validation_loss_nats"]
-    rows = sorted(frame[columns].astype(str).agg("|".join, axis=1))
+    rows = sorted("|".join(map(str, row)) for row in frame[columns].to_numpy(dtype=object))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

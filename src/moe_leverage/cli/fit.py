@@ -32,11 +32,13 @@ def fit(
 
     Example: moe-leverage fit runs.csv --map columns.toml --report report.html
     """
-    from moe_leverage import findings, paths
-    from moe_leverage import report as reports
     from moe_leverage.runs_table import read_runs
 
     table = read_runs(runs, column_map)
+
+    from moe_leverage import findings, paths  # only now: a mistake is answered at once
+    from moe_leverage import report as reports
+
     found = findings.examine(table.runs)
     record = reports.summary(table, found)
     if report is not None:

@@ -1,0 +1,123 @@
+"""`moe-leverage fit` from a CSV to text, JSON and a page, and its one-line refusals."""
+
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_runs import JOINT, all_runs
+
+from moe_leverage.cli import main
+
+KEYS = {"num_runs", "num_dense", "num_moe", "leverage", "fits", "skipped", "warnings"}
+ROW = {"activation_ratio", "granularity", "compute", "efficiency_leverage", "interval", "bound"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the verb in this process, as the installed command would."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["moe-leverage", "fit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=shown.out, stderr=shown.err)
+
+    return call
+
+
+def swept_runs():
+    """Three learning rates by two batches at every point; the middle rate is best."""
+    base = all_runs(sigma=0.001, experts=(8, 32, 64, 256), scales=(1, 2, 4))
+    parts = [
+        base.assign(learning_rate=rate, batch_tokens=batch, loss=base["loss"] * penalty * burden)
+        for rate, penalty in ((1e-3, 1.02), (2e-3, 1.0), (4e-3, 1.03))
+        for batch, burden in ((2048, 1.0), (4096, 1.01))
+    ]
+    table = pd.concat(parts, ignore_index=True).drop(columns="true_leverage")
+    return table.assign(is_moe=np.where(table["is_moe"], "moe", "dense"))
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "runs.csv"
+    swept_runs().to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.slow
+def test_json_has_the_keys_and_the_truth(run, csv):
+    done = run(csv, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert set(record) >= KEYS
+    assert record["num_runs"] == record["num_dense"] + record["num_moe"] == len(swept_runs())
+    assert set(record["leverage"][0]) >= ROW
+    for row in record["leverage"]:
+        truth = JOINT(**{name: row[name] for name in JOINT.inputs})
+        assert row["efficiency_leverage"] == pytest.approx(truth, rel=0.2)
+        assert row["interval"][0] < row["efficiency_leverage"] < row["interval"][1]
+    joint = record["fits"]["joint"]
+    assert joint["identified"]["a"] == "identified"
+    assert joint["published"]["a"] == 1.23
+    assert any("the best of a sweep was taken, of up to 18 runs" in n for n in record["notes"])
+    assert "learning_rate" in record["fits"]
+    assert "flops_per_token" in record["skipped"]["moe_model"]
+
+
+@pytest.mark.slow
+def test_report_is_one_self_contained_page(run, csv, tmp_path):
+    page = tmp_path / "report.html"
+    done = run(csv, "--report", page)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert "Columns guessed from their names" in done.stdout
+    assert text.count("<svg") == 2
+    assert not re.search(r'(src|href)="(?!#)', text)
+    assert "<script" not in text
+    assert "@import" not in text
+    for heading in ("Efficiency leverage", "Fitted laws", "What could not be fitted, and why"):
+        assert heading in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_table_of_dense_runs_alone_says_what_it_lacks(run, tmp_path):
+    path = tmp_path / "dense.csv"
+    all_runs().query("not is_moe").drop(columns="true_leverage").to_csv(path, index=False)
+    done = run(path, "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["leverage"] == []
+    assert record["skipped"]["leverage"].startswith("MoE runs = 0")
+
+
+def test_one_budget_gives_reasons_and_no_fits(run, tmp_path):
+    path = tmp_path / "one.csv"
+    table = all_runs().query("compute == 1e12").drop(columns="true_leverage")
+    table.to_csv(path, index=False)
+    record = json.loads(run(path, "--json").stdout)
+    assert record["fits"] == {}
+    assert record["skipped"]["leverage"].startswith("dense budgets = 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty"),
+        ("loss,flops,A,G\n-3,1e18,1,2\n", "row 2, loss = -3.0"),
+        ("lss,flops,A,G\n3,1e18,1,2\n", "loss = None: not found among lss, flops, A, G"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_2(run, tmp_path, text, reason):
+    path = tmp_path / "runs.csv"
+    path.write_text(text)
+    done = run(path)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""

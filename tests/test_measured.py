@@ -1,0 +1,134 @@
+"""The ledger's fits: a synthetic ledger gives its laws back; the committed fits are current."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import typer
+from synthetic_ledger import BATCH, JOINT, MODEL, RATE, fill
+
+from moe_leverage import ledger, measured
+from moe_leverage.cli.fit import fits
+from moe_leverage.fitting import Fit
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ledger")
+    fill(directory)
+    return measured.load_ledger(directory)
+
+
+@pytest.fixture(scope="module")
+def found(frame):
+    return measured.fit_ledger(frame, resamples=100)
+
+
+@pytest.mark.slow
+def test_every_law_of_the_paper_is_fitted(found):
+    names = {"learning_rate", "batch_tokens", "dense_learning_rate", "dense_batch_tokens",
+             "moe_model", "moe_tokens", "dense_model", "dense_tokens", "dense_loss",
+             "dense_loss_power", "joint"}  # fmt: skip
+    assert names <= set(found.fits), found.skipped
+    kinds = {name.split("_")[0] for name in set(found.fits) - names}
+    assert {"activation", "granularity", "compute"} <= kinds
+    assert {score.law for score in found.scores["held out"]} >= {"JointLaw", "FreeInteraction"}
+
+
+@pytest.mark.slow
+def test_the_laws_behind_the_ledger_come_back(found):
+    fits = found.fits
+    for name, law in (("learning_rate", RATE), ("dense_learning_rate", RATE),
+                      ("batch_tokens", BATCH)):  # fmt: skip
+        at = fits[name].law(1e12)
+        assert abs(math.log(at / law(1e12))) < 0.5, name  # within the width of the grid's steps
+    for name in ("moe_model", "dense_model"):
+        assert fits[name].law(1e12) == pytest.approx(MODEL(1e12), rel=0.1), name
+    point = {"activation_ratio": 3 / 65, "granularity": 4.0, "compute": 3e12}
+    assert fits["joint"].law.evaluate(**point) == pytest.approx(JOINT(**point), rel=0.1)
+    low, high = fits["joint"].predict(point, level=0.99).confidence[0]
+    assert low < JOINT(**point) < high
+
+
+@pytest.mark.slow
+def test_the_joint_study_and_variants_are_held_out(frame, found):
+    table = measured.runs_table(frame)
+    apart = table[table["study"] == "joint"]
+    assert len(apart) == 24
+    assert apart["held_out"].all()
+    assert (apart["variant"] == "").all()
+    assert table.loc[table["study"] == "balance", "variant"].eq("balance 0.001").all()
+    assert table.loc[table["study"] == "dense-first", "variant"].nunique() == 3
+    assert table.loc[table["study"] == "bias-routing", "variant"].nunique() == 2
+    joint = found.leverage.points[found.leverage.points["estimator"] == "joint"]
+    assert joint.loc[joint["variant"] != "", "held_out"].all()
+    assert found.scores["held out"][0].num_held_out >= 20
+
+
+@pytest.mark.slow
+def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
+    (tmp_path / "adopted").mkdir()
+    part = frame[frame["study"].isin(["activation", "granularity"])].reset_index(drop=True)
+    index = measured.write_fits(part, tmp_path, resamples=20)
+    assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
+    assert "no finished run" in index["skipped"]["allocation"]
+    for name, law in index["fits"].items():
+        assert type(Fit.load(tmp_path / f"{name}.json").law).__name__ == law
+    assert {"leverage.csv", "rivals.csv", "profiles.csv"} <= {p.name for p in tmp_path.iterdir()}
+    fewer = part[part["study"] == "activation"].reset_index(drop=True)
+    again = measured.write_fits(fewer, tmp_path, resamples=20)
+    gone = set(index["fits"]) - set(again["fits"])
+    assert gone
+    assert not any((tmp_path / f"{name}.json").exists() for name in gone)
+    assert (tmp_path / "adopted").is_dir()
+
+
+def test_digest_follows_losses_and_exclusions_alone(tmp_path):
+    fill(tmp_path, ("nano-beta",))
+    frame = ledger.load(directory=tmp_path)
+    digest = measured.digest(frame)
+    assert measured.digest(frame.iloc[::-1]) == digest
+    assert measured.digest(frame.assign(seconds=1.0)) == digest
+    frame.loc[0, "validation_loss_nats"] += 1e-3
+    assert measured.digest(frame) != digest
+
+
+def test_excluded_and_diverged_runs_are_not_used(tmp_path):
+    fill(tmp_path, ("activation",))
+    frame = ledger.load(directory=tmp_path)
+    whole = len(measured.runs_table(frame))
+    frame.loc[0, "status"] = "diverged"
+    frame.loc[1, "excluded"] = "the corpus changed"
+    assert len(measured.runs_table(frame)) == whole - 2
+
+
+def test_an_empty_ledger_has_reasons_and_no_fits(tmp_path):
+    fill(tmp_path, ("nano-beta",))
+    none = ledger.load(directory=tmp_path).iloc[:0]
+    found = measured.fit_ledger(none)
+    assert found.fits == {}
+    assert set(found.skipped) == {"hyperparameters", "allocation", "chinchilla", "leverage"}
+
+
+def test_committed_fits_are_current():
+    index = measured.read_index()
+    if not index:
+        pytest.skip("data/fits holds no fits yet: the studies have not been run")
+    assert index["ledger"] == measured.digest(measured.load_ledger())
+    for name, law in index["fits"].items():
+        stored = Fit.load(measured.DIRECTORY / f"{name}.json")
+        assert type(stored.law).__name__ == law
+        slope = stored.law.log_gradient(stored.theta, stored.inputs)
+        pull = np.clip(stored.residuals, -stored.delta, stored.delta)
+        scale = np.sqrt((slope**2).sum(axis=0)) * np.sqrt((pull**2).sum()) + 1e-12
+        assert (np.abs(pull @ slope) / scale < 1e-2).all(), name  # still at its optimum
+
+
+def test_the_verb_checks(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(measured, "load_ledger", lambda: ledger.load(directory=tmp_path))
+    monkeypatch.setattr(measured, "read_index", lambda: {"ledger": "old"})
+    with pytest.raises(typer.Exit) as stopped:
+        fits(check=True, as_json=True)
+    assert stopped.value.exit_code == 1
+    assert json.loads(capsys.readouterr().out) == {"current": False}

@@ -1,0 +1,236 @@
+"""A reader's CSV: what is accepted, what is refused, and that a refusal names row and column."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage.accounting import count_forward_flops
+from moe_leverage.column_map import guess_map
+from moe_leverage.config import ModelConfig
+from moe_leverage.runs_table import read_runs
+
+HEADER = "loss,tokens,flops,A,G\n"
+ROWS = "3.0,1e9,1e18,1,2\n2.9,1e9,1e18,0.1,4\n"
+SHAPE_HEADER = (
+    "val_loss,tokens_b,hidden_size,layers,heads,vocab,seq_len,d_ffn,num_experts,top_k,d_expert"
+)
+SHAPE_ROWS = ("5.0,1,64,4,4,1024,256,192,0,0,0", "4.9,1,64,4,4,1024,256,0,64,2,64")
+
+
+def write(tmp_path, text):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def read(tmp_path, text, column_map=None):
+    path = write(tmp_path, text)
+    if column_map is None:
+        return read_runs(path)
+    (tmp_path / "map.toml").write_text(column_map)
+    return read_runs(path, tmp_path / "map.toml")
+
+
+def test_axes_table_is_read_with_its_guess_shown(tmp_path):
+    table = read(tmp_path, HEADER + ROWS)
+    runs = table.runs
+    assert runs["is_moe"].tolist() == [False, True]
+    assert runs["compute"].tolist() == [1e18, 1e18]
+    assert runs["granularity"].tolist() == [2.0, 4.0]
+    assert table.mapping.guessed
+    assert "column tokens is num_tokens, in tokens" in table.notes
+    assert any("shared_ratio is not given" in note for note in table.notes)
+    assert 'compute = "flops"' in table.mapping.to_toml()
+
+
+def test_a_saved_guess_is_a_map_that_reads_the_same(tmp_path):
+    guessed = read(tmp_path, HEADER + ROWS)
+    mapped = read(tmp_path, HEADER + ROWS, guessed.mapping.to_toml())
+    pd.testing.assert_frame_equal(mapped.runs, guessed.runs)
+    assert not mapped.mapping.guessed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + HEADER + ROWS,
+        (HEADER + ROWS).replace(",", ";"),
+        (HEADER + ROWS).replace(",", "\t"),
+        (HEADER + ROWS).replace("\n", "\r\n"),
+        'loss , tokens, "flops", A,G\n' + ROWS,
+    ],
+)
+def test_common_dialects_are_the_same_table(tmp_path, text):
+    pd.testing.assert_frame_equal(read(tmp_path, text).runs, read(tmp_path, HEADER + ROWS).runs)
+
+
+def test_shapes_are_counted_exactly(tmp_path):
+    table = read(tmp_path, "\n".join([SHAPE_HEADER, *SHAPE_ROWS]))
+    sizes = {"vocab_size": 1024, "num_layers": 4, "d_model": 64, "num_heads": 4, "num_kv_heads": 4}
+    dense = ModelConfig(**sizes, d_ffn=192)
+    moe = ModelConfig(**sizes, num_experts=64, num_active_experts=2, d_expert=64)
+    for row, model in enumerate((dense, moe)):
+        forward = count_forward_flops(model, 256)
+        run = table.runs.iloc[row]
+        assert run["compute"] == 3 * forward.total * 1e9
+        assert run["flops_per_token"] == forward.non_embedding
+        assert run["activation_ratio"] == model.activation_ratio
+    assert table.runs["granularity"].iloc[1] == 2.0
+    assert any("num_kv_heads is not given" in note for note in table.notes)
+
+
+def test_units_are_converted(tmp_path):
+    text = "bits,tok,c,a_pct,G\n4.0,2,1e18,100,2\n3.9,2,1e18,10,4\n"
+    units = """
+[columns]
+loss = "bits"
+num_tokens = "tok"
+compute = "c"
+activation_ratio = "a_pct"
+granularity = "G"
+[units]
+loss = "bits"
+num_tokens = "billions"
+compute = "forward"
+activation_ratio = "percent"
+"""
+    runs = read(tmp_path, text, units).runs
+    np.testing.assert_allclose(runs["loss"], np.array([4.0, 3.9]) * np.log(2))
+    assert runs["num_tokens"].tolist() == [2e9, 2e9]
+    assert runs["compute"].tolist() == [3e18, 3e18]
+    np.testing.assert_allclose(runs["activation_ratio"], [1.0, 0.1])
+
+
+def test_unit_in_a_column_name_is_guessed():
+    mapping = guess_map(["val_loss_bits", "tokens_billions", "flops_forward", "A", "G"])
+    assert mapping.units["loss"] == "bits"
+    assert mapping.units["num_tokens"] == "billions"
+    assert mapping.units["compute"] == "forward"
+
+
+def test_unfinished_repeated_and_blank_rows_are_left_out_and_named(tmp_path):
+    text = "loss,flops,A,G,status\n3,1e18,1,2,ok\n,1e18,.1,2,diverged\n2.9,1e18,.1,2,ok\n"
+    table = read(tmp_path, text + "2.9,1e18,.1,2,ok\n\n")
+    assert len(table.runs) == 2
+    assert "1 run(s) with status diverged were left out: row 3" in table.warnings
+    assert "1 row(s) repeat another and count once: row 5" in table.warnings
+    assert "1 blank line(s) were left out" in table.warnings
+
+
+def test_a_loss_in_bits_among_nats_is_warned_of(tmp_path):
+    compute = np.geomspace(1e12, 1e14, 20)
+    losses = 30 * compute**-0.08
+    losses[7] /= np.log(2)
+    lines = [f"{loss},{c},1,2" for loss, c in zip(losses, compute, strict=True)]
+    table = read(tmp_path, "loss,flops,A,G\n" + "\n".join(lines))
+    assert any("row 9 is 1.44 times off" in warning for warning in table.warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", r"'runs\.csv': is empty"),
+        (HEADER, "has a header and no rows"),
+        (HEADER + ROWS + "-1,1e9,1e18,.1,4\n", r"row 4, loss = -1\.0: must be between"),
+        (HEADER + ROWS + ",1e9,1e18,.1,4\n", "row 4, loss = nan: no loss; leave the row out"),
+        (HEADER + ROWS + "inf,1e9,1e18,.1,4\n", "row 4, loss = inf: no loss"),
+        (HEADER + ROWS + "abc,1e9,1e18,.1,4\n", "row 4, loss = 'abc': is not a number"),
+        (HEADER.replace(",", ";") + "3,0;1e9;1e18;1;2\n", "'3,0': is not a number; decimals"),
+        (HEADER + "3.0,1,1e18,1,2\n", r"row 2, num_tokens = 1\.0: .* in millions or billions\?"),
+        (HEADER + ROWS + "2.8,1,1e18,1,2\n", "row 4, num_tokens"),
+        (HEADER + "3.0,1e9,1e18,100,2\n", r"row 2, activation_ratio = 100\.0: .*in percent\?"),
+        (HEADER + ROWS + "1,2,3,4,5,6,7\n", "row 4 = '7 cells': the header has 5"),
+        (HEADER + ROWS + "2.8,1e9\n", "row 4 = '2 cells': the header has 5"),
+        (HEADER + "2.8,1e9,1e18,0.1,\n", "row 2, granularity = nan: an MoE row needs it"),
+        ((HEADER + ROWS).encode() + b"2.9,1e9,1e18,0.1,4\xe9\n", "row 4: byte 0xe9 is not UTF-8"),
+        ("l\xf6ss,flops\n".encode("latin-1"), "row 1: byte 0xf6 is not UTF-8"),
+        ((HEADER + ROWS).encode("utf-16"), "is not a text file"),
+        (b"PK\x03\x04\x00", "is not a text file"),
+        ("loss,loss\n1,2\n", r"row 1 = \['loss'\]: each column needs a name"),
+        ("val_loss,test_loss,flops,A,G\n", r"loss = \['val_loss', 'test_loss'\]: could all be"),
+        ("flops,A,G\n1e18,1,2\n", "loss = None: not found among flops, A, G"),
+        ("loss,A,G\n3,1,2\n", "num_tokens or compute = None: not found"),
+        ("loss,tokens,A,G\n3,1e9,1,2\n", "compute = None: not given, and cannot be counted"),
+        ("loss,flops\n3,1e18\n", "nothing tells dense from MoE rows"),
+        ("loss,flops,A,G,moe\n3,1e18,1,2,maybe\n", "row 2, is_moe = 'maybe': must be one of"),
+        ("loss,flops,A,G,status\n3,1e18,1,2,diverged\n", "no run has finished"),
+    ],
+)  # fmt: skip
+def test_refusals_name_row_and_column(tmp_path, text, reason):
+    with pytest.raises(ValueError, match=reason):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("flops", "reason"),
+    [
+        (("8e14", "8e14"), r"row 2, compute = 8.*: is 0\.3.* forward FLOPs\? say so"),
+        (("8e14", "2.4e15", "2.4e15"), r"row 2, compute = 8.*other rows .*: mixed units"),
+        (("1e18", "1e18"), "row 2, compute"),
+    ],
+)
+def test_compute_in_another_convention_than_said_is_refused(tmp_path, flops, reason):
+    rows = [*SHAPE_ROWS, SHAPE_ROWS[1].replace("4.9", "4.8")]
+    lines = [f"{row},{c}" for row, c in zip(rows, flops, strict=False)]
+    with pytest.raises(ValueError, match=reason):
+        read(tmp_path, "\n".join([f"{SHAPE_HEADER},flops", *lines]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (SHAPE_ROWS[1].replace(",64,2,64", ",4,8,64"), "num_active_experts = 8.0: exceeds"),
+        (SHAPE_ROWS[1].replace("64,4,4", "62,4,4"), "row 2, d_model = 62"),
+        (SHAPE_ROWS[1].replace("64,4,4", "64.5,4,4"), r"row 2, d_model = 64\.5: must be a whole"),
+        (SHAPE_ROWS[1].replace("4.9", "7.9"), r"row 2, loss = 7\.9: exceeds ln\(vocabulary\)"),
+    ],
+)
+def test_impossible_shapes_are_refused(tmp_path, rows, reason):
+    with pytest.raises(ValueError, match=reason):
+        read(tmp_path, f"{SHAPE_HEADER}\n{rows}\n")
+
+
+def test_axes_that_contradict_their_sizes_are_refused(tmp_path):
+    text = f"{SHAPE_HEADER},A\n{SHAPE_ROWS[1]},0.5\n"
+    with pytest.raises(ValueError, match=r"row 2, activation_ratio = 0\.5: differs from"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("column_map", "reason"),
+    [
+        ('[columns]\nloss = "nope"\n', "column loss = 'nope': is not in the file, which has loss"),
+        ('[columns]\nlosss = "loss"\n', r"--map \[columns\] losss = 'loss': is not known"),
+        ('[columns]\nloss = "loss"\ncompute = "flops"\n[units]\nloss = "bytes"\n',
+         "loss = 'bytes': must be one of nats, bits"),
+        ('[columns]\nloss = "loss"\ncompute = "flops"\n[units]\nnum_tokens = "billions"\n',
+         "num_tokens = 'billions': has no unit, or no column"),
+        ("[colums]\n", "map.toml = 'colums': is no known table"),
+        ("columns = ", "map.toml: "),
+    ],
+)  # fmt: skip
+def test_bad_maps_are_refused(tmp_path, column_map, reason):
+    with pytest.raises(ValueError, match=reason):
+        read(tmp_path, HEADER + ROWS, column_map)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not a file"):
+        read_runs(tmp_path)
+    with pytest.raises(ValueError, match="is not a file"):
+        read_runs(tmp_path / "absent.csv")
+
+
+@pytest.mark.slow
+def test_a_file_of_200_megabytes_is_read(tmp_path):
+    path = tmp_path / "runs.csv"
+    line = "{:.6f},1000000000,1e18,0.1,4,a note that nobody maps and that only takes up room\n"
+    block = "".join(line.format(2 + i * 1e-6) for i in range(100_000))
+    with path.open("w") as file:
+        file.write("loss,tokens,flops,A,G,note\n")
+        for _ in range(25):
+            file.write(block)
+    assert path.stat().st_size > 200e6
+    table = read_runs(path)
+    assert len(table.runs) == 100_000
+    assert "2400000 row(s) repeat another" in table.warnings[0]
