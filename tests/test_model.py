@@ -253,7 +253,7 @@ def test_later_tokens_do_not_reach_earlier_logits(config):
 
 
 def test_prediction_layers_see_the_tokens_ahead_and_nothing_wrapped_around():
-    """Depth d is its layer run on positions that have a token d places ahead, and on those alone."""
+    """Depth d is its layer run on the positions with a token d places ahead, and on those alone."""
     model, tokens = build_model(LING, seed=0), tokens_of(2, 12)
     output = model(tokens)
     hidden = model.embedding(tokens)
