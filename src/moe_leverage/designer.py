@@ -241,7 +241,7 @@ def measured_interval(point: Mapping[str, float]) -> tuple[tuple[float, float] |
     """The bootstrap interval of our own joint fit at one point, if there is one, and what it is."""
     if not JOINT_FIT.is_file():
         return None, NO_INTERVAL
-    from moe_leverage.fitting import LEVEL
+    from moe_leverage.bootstrap import LEVEL
 
     fit = _load_fit(JOINT_FIT)
     found = fit.predict(point)

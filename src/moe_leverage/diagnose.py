@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from moe_leverage.bootstrap import LEVEL
 from moe_leverage.config import require
-from moe_leverage.fitting import LEVEL, Fit, UnidentifiedError, fit
+from moe_leverage.fitting import Fit, UnidentifiedError, fit
 from moe_leverage.law import Array, Law
 from moe_leverage.optimise import Problem, Solution, minimise
 

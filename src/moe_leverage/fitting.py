@@ -8,10 +8,7 @@ from many starts, and the whole fit is repeated on bootstrap resamples of the ru
     cluster   rows that are not independent of one another: seeds of a run, budgets of a sweep
     delta     Huber threshold of log residuals: quadratic within it, linear outside
 
-The bootstrap draws a weight for each cluster from the exponential distribution (Rubin, 1981), which
-unlike drawing clusters with replacement never loses the only run at a budget. For m clusters the
-deviations from the estimate are widened by sqrt(m / (m - P)) and by the ratio of Student's quantile
-at m - P degrees of freedom to the normal one: without both, small tables look too sure.
+How resamples are drawn and intervals taken is said in `bootstrap`.
 """
 
 from __future__ import annotations
@@ -23,20 +20,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from moe_leverage import laws, paths, rivals
+from moe_leverage.bootstrap import (
+    LEVEL,
+    Groups,
+    central_interval,
+    covariance,
+    draw_weights,
+    small_sample_factor,
+    student_ratio,
+)
 from moe_leverage.config import require
 from moe_leverage.law import Array, Inputs, Law, Source
 from moe_leverage.optimise import Problem, Solution, minimise
-
-Groups = NDArray[np.int64]
 
 if TYPE_CHECKING:  # a fit is loaded by commands that must start at once, without pandas
     import pandas as pd
 
 FORMAT = 1  # of the files that `Fit.save` writes
-LEVEL = 0.90  # of every interval unless another is asked for
 HUBER_EFFICIENCY = 1.345  # delta over sigma: 95 % efficient under normal noise (Huber, 1981)
 MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, normal noise
 SMALLEST_DELTA = 1e-6
@@ -134,7 +137,7 @@ class Fit:
 
     def interval(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
         """Bootstrap percentile interval of each coefficient."""
-        ends = _central(self.law.from_theta(self.samples), level).T
+        ends = central_interval(self.law.from_theta(self.samples), level).T
         names = self.law.coefficient_names
         return {name: (float(a), float(b)) for name, a, b in zip(names, *ends, strict=True)}
 
@@ -153,7 +156,7 @@ class Fit:
             drawn = self.law.log_value(self.samples, columns)
             noise = small_sample_factor(len(self.log_target), len(self.theta)) * self.residuals
             noisy = drawn + np.random.default_rng(seed).choice(noise, drawn.shape)
-            intervals = [np.exp(_central(part, level)) for part in (drawn, noisy)]
+            intervals = [np.exp(central_interval(part, level)) for part in (drawn, noisy)]
         return Prediction(value=value, confidence=intervals[0], prediction=intervals[1])
 
     def statistic_interval(self, name: str, level: float = LEVEL) -> tuple[float, float]:
@@ -164,7 +167,7 @@ class Fit:
         """
         drawn = self.law.from_theta(self.samples)
         values = [getattr(type(self.law).from_coefficients(row), name) for row in drawn]
-        ends = _central(np.nan_to_num(np.array(values), nan=np.inf)[:, None], level)[0]
+        ends = central_interval(np.nan_to_num(np.array(values), nan=np.inf)[:, None], level)[0]
         return float(ends[0]), float(ends[1])
 
     def save(self, path: Path) -> None:
@@ -253,26 +256,18 @@ def fit(
     generator = np.random.default_rng(seed)
     begin = law.starts(inputs, log_target, starts, generator)
     problem = Problem(law=law, inputs=inputs, log_target=log_target, delta=delta or np.inf)
-    ended = minimise(problem, begin)
-    if delta == 0.0:
-        problem = replace(problem, delta=_resolve_delta(problem, _best(ended)))
-        ended = minimise(problem, ended.theta)
+    problem, ended = _minimum(problem, begin)
     best = _best(ended)
-    require(
-        bool(np.isfinite(ended.objective).any()), law.__name__, None, "no start has a finite loss"
-    )
-    weights = generator.exponential(size=(resamples, groups.max() + 1))[:, groups]
+    weights = draw_weights(groups, resamples, generator)
     redrawn = minimise(problem, np.repeat(best[None], resamples, axis=0), weights=weights)
-    ranges = inputs | ({target: np.exp(log_target)} if target == "efficiency_leverage" else {})
-    domain = {name: (float(c.min()), float(c.max())) for name, c in ranges.items()}
     fitted = Fit(
-        law=law.from_coefficients(law.from_theta(best), Source(output=target, domain=domain)),
+        law=law.from_coefficients(law.from_theta(best), _source(target, inputs, log_target)),
         target=target,
         inputs=inputs,
         log_target=log_target,
         clusters=groups,
         theta=best,
-        covariance=_covariance(problem, best, groups),
+        covariance=covariance(problem, best, groups),
         samples=redrawn.theta,
         delta=problem.delta,
         convergence=_convergence(ended, redrawn),
@@ -287,10 +282,8 @@ def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
     cluster weights. A target that is not finite is left out of its resample.
     """
     known = np.isfinite(log_targets)
-    drawn = np.random.default_rng(seed).exponential(
-        size=(len(log_targets), int(fitted.clusters.max()) + 1)
-    )
-    weights = drawn[:, fitted.clusters] * known
+    generator = np.random.default_rng(seed)
+    weights = draw_weights(fitted.clusters, len(log_targets), generator) * known
     targets = np.where(known, log_targets, fitted.log_target)
     problem = replace(fitted.problem, log_target=targets)
     begin = np.repeat(fitted.theta[None], len(targets), axis=0)
@@ -340,6 +333,26 @@ def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
     return values
 
 
+def _minimum(problem: Problem, begin: Array) -> tuple[Problem, Solution]:
+    """Where every start ends; an infinite delta is replaced by that of its residuals."""
+    ended = minimise(problem, begin)
+    if np.isinf(problem.delta):
+        problem = replace(problem, delta=_resolve_delta(problem, _best(ended)))
+        ended = minimise(problem, ended.theta)
+    found = bool(np.isfinite(ended.objective).any())
+    require(found, problem.law.__name__, None, "no start has a finite loss")
+    return problem, ended
+
+
+def _source(target: str, inputs: Inputs, log_target: Array) -> Source:
+    """What the fit is of, and the range of the rows behind it."""
+    ranges = dict(inputs)
+    if target == "efficiency_leverage":  # a law of leverage also warns beyond the largest seen
+        ranges[target] = np.exp(log_target)
+    domain = {name: (float(column.min()), float(column.max())) for name, column in ranges.items()}
+    return Source(output=target, domain=domain)
+
+
 def _resolve_delta(problem: Problem, theta: Array) -> float:
     residuals = problem.residuals(theta)
     sigma = MAD_TO_SIGMA * float(np.median(np.abs(residuals)))
@@ -351,41 +364,6 @@ def _resolve_delta(problem: Problem, theta: Array) -> float:
 def _best(solution: Solution) -> Array:
     best: Array = solution.theta[int(solution.objective.argmin())]
     return best
-
-
-def small_sample_factor(count: int, size: int) -> float:
-    """sqrt(m / (m - P)), the correction of standard errors for the coefficients fitted."""
-    return float(np.sqrt(count / max(count - size, 1)))
-
-
-def student_ratio(freedom: int) -> float:
-    """Student's over the normal 95 % quantile, by the expansion of Fisher and Cornish (1960)."""
-    z2 = 1.6448536**2
-    return 1 + (z2 + 1) / (4 * freedom) + (5 * z2**2 + 16 * z2 + 3) / (96 * freedom**2)
-
-
-def _central(samples: Array, level: float) -> Array:
-    """Ends (m, 2) of the central interval of each column of samples (resamples, m)."""
-    shares = [(1 - level) / 2, (1 + level) / 2]
-    ends = np.quantile(samples, shares, axis=0, method="nearest")  # some samples are infinite
-    return np.swapaxes(ends, 0, -1)
-
-
-def _covariance(problem: Problem, theta: Array, groups: Groups) -> Array:
-    """Sandwich covariance H^-1 (sum of squared cluster scores) H^-1, H the Huber curvature."""
-    residuals = problem.residuals(theta)
-    slopes = problem.law.log_gradient(theta, problem.inputs)
-    inside = np.abs(residuals) <= problem.delta
-    curvature = (slopes * inside[:, None]).T @ slopes
-    scores = np.zeros((groups.max() + 1, len(theta)))
-    pull = np.clip(residuals, -problem.delta, problem.delta)
-    np.add.at(scores, groups, slopes * pull[:, None])
-    scale = 1 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))  # the columns differ by decades
-    inverse = np.linalg.pinv(curvature * np.outer(scale, scale), hermitian=True)
-    inverse *= np.outer(scale, scale)
-    widening = small_sample_factor(len(scores), len(theta)) ** 2
-    covariance: Array = widening * inverse @ (scores.T @ scores) @ inverse
-    return covariance
 
 
 def _convergence(ended: Solution, redrawn: Solution) -> Convergence:

@@ -33,9 +33,9 @@ from numpy.typing import ArrayLike
 from moe_leverage import paths
 from moe_leverage.config import require
 from moe_leverage.law import UNSOURCED, Array, Inputs, Law, Source, columns, plain
+from moe_leverage.saturation import START_BOX, saturated_activation_ratio, saturation
 
 COEFFICIENTS = paths.DATA / "paper" / "coefficients.toml"
-SATURATION_BOX = {"a_start": (math.log(1e-3), math.log(0.3)), "a_max": (0.0, math.log(1e6))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +76,6 @@ class PowerLaw(Law):
         return columns(theta, 1.0, np.log(inputs["compute"]))
 
 
-def saturated_activation_ratio(a: ArrayLike, a_start: float, a_max: float) -> Any:
-    """A^ of Equation 10: 1/A^ = 1 / (A + (1/A_start - 1/A_max)^-1) + 1/A_max.
-
-    It rises from A_start at A = 0 to A_max for large A. As printed, A^(1) is not 1: with Table 2 it
-    is 1.0163, so the printed law gives a dense model EL(A = 1) = A^^alpha, about 0.99, and not the
-    1 that the text claims. The form is kept as printed.
-
-    >>> round(saturated_activation_ratio(1.0, 1.63e-2, 5.28e16), 4)
-    1.0163
-    >>> round(saturated_activation_ratio(0.0, 1.63e-2, 5.28e16), 4)
-    0.0163
-    """
-    require(0 < a_start < a_max, "a_start", a_start, f"must lie between 0 and a_max = {a_max:g}")
-    offset = 1 / (1 / a_start - 1 / a_max)
-    return plain(1 / (1 / (np.asarray(a, dtype=float) + offset) + 1 / a_max))
-
-
 @dataclass(frozen=True, slots=True)
 class SaturatedActivationLaw(Law):
     """Equation 10, at fixed G and C: EL = A^^exponent, the paper's a_A.
@@ -110,7 +93,7 @@ class SaturatedActivationLaw(Law):
     inputs = ("activation_ratio",)
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 4})
-    start_box = MappingProxyType({"exponent": (-2.0, 0.0)} | SATURATION_BOX)
+    start_box = MappingProxyType({"exponent": (-2.0, 0.0)} | START_BOX)
 
     def __call__(self, *, activation_ratio: ArrayLike) -> Any:
         """EL at these activation ratios."""
@@ -119,13 +102,13 @@ class SaturatedActivationLaw(Law):
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Exponent x ln A^."""
-        log_saturated, _, _ = _saturation(theta[..., -2:], inputs["activation_ratio"])
+        log_saturated, _, _ = saturation(theta[..., -2:], inputs["activation_ratio"])
         return theta[..., 0, None] * log_saturated
 
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """By exponent, log A_start and log A_max."""
-        log_saturated, by_start, by_max = _saturation(theta[..., -2:], inputs["activation_ratio"])
+        log_saturated, by_start, by_max = saturation(theta[..., -2:], inputs["activation_ratio"])
         exponent = theta[..., 0, None]
         return columns(theta, log_saturated, exponent * by_start, exponent * by_max)
 
@@ -246,8 +229,7 @@ class JointLaw(Law):
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 3, "granularity": 3, "compute": 2})
     start_box = MappingProxyType(
-        {"a": (-1.0, 3.0), "d": (-0.2, 0.2), "gamma": (-0.1, 0.1), "beta": (-0.5, 0.5)}
-        | SATURATION_BOX
+        {"a": (-1.0, 3.0), "d": (-0.2, 0.2), "gamma": (-0.1, 0.1), "beta": (-0.5, 0.5)} | START_BOX
     )
 
     def __call__(
@@ -261,7 +243,7 @@ class JointLaw(Law):
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Exponent of Equation 13 x ln A^."""
-        log_saturated, _, _ = _saturation(theta[..., -2:], inputs["activation_ratio"])
+        log_saturated, _, _ = saturation(theta[..., -2:], inputs["activation_ratio"])
         return _exponent(theta, inputs) * log_saturated
 
     @classmethod
@@ -272,7 +254,7 @@ class JointLaw(Law):
     @classmethod
     def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
         """Both from one evaluation of the transform."""
-        log_saturated, by_start, by_max = _saturation(theta[..., -2:], inputs["activation_ratio"])
+        log_saturated, by_start, by_max = saturation(theta[..., -2:], inputs["activation_ratio"])
         exponent, log_g = _exponent(theta, inputs), np.log2(inputs["granularity"])
         gradient = columns(
             theta,
@@ -398,17 +380,6 @@ def _exponent(theta: Array, inputs: Inputs) -> Array:
     log_c, log_g = np.log10(inputs["compute"]), np.log2(inputs["granularity"])
     a, d, gamma, beta = (theta[..., i, None] for i in range(4))
     return a + d * log_c + (gamma * log_g + beta) * log_g
-
-
-def _saturation(theta: Array, a: Array) -> tuple[Array, Array, Array]:
-    """Ln A^ and its derivatives by ln A_start and ln A_max; NaN where A_start >= A_max."""
-    with np.errstate(all="ignore"):
-        a_start, a_max = np.exp(theta[..., 0, None]), np.exp(theta[..., 1, None])
-        offset = np.where(a_start < a_max, 1 / (1 / a_start - 1 / a_max), np.nan)
-        share = 1 / (a + offset)
-        saturated = 1 / (share + 1 / a_max)
-        slope = saturated * (share * offset) ** 2
-        return np.log(saturated), slope / a_start, (saturated - slope) / a_max
 
 
 def _power_of_ten(exponent: Array) -> Any:

@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from moe_leverage.bootstrap import LEVEL, student_ratio
 from moe_leverage.config import require
-from moe_leverage.fitting import LEVEL, Fit, UnidentifiedError, fit, refit, student_ratio
+from moe_leverage.fitting import Fit, UnidentifiedError, fit, refit
 from moe_leverage.law import Array, Law
 from moe_leverage.laws import JointLaw, PowerLaw
 from moe_leverage.reductions import budget_of

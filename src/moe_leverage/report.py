@@ -17,10 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from moe_leverage.bootstrap import LEVEL
 from moe_leverage.diagnose import profile
 from moe_leverage.figures import theme
 from moe_leverage.findings import Findings, published_leverage
-from moe_leverage.fitting import LEVEL, Fit
+from moe_leverage.fitting import Fit
 from moe_leverage.law import Law
 from moe_leverage.laws import PUBLISHED
 from moe_leverage.leverage import FAMILY, family_name

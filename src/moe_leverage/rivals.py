@@ -18,7 +18,8 @@ from types import MappingProxyType
 import numpy as np
 
 from moe_leverage.law import UNSOURCED, Array, Inputs, Law, Source, columns
-from moe_leverage.laws import SATURATION_BOX, SaturatedActivationLaw
+from moe_leverage.laws import SaturatedActivationLaw
+from moe_leverage.saturation import START_BOX
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class JointLawWithoutGranularity(Law):
     inputs = ("activation_ratio", "compute")
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 3, "compute": 2})
-    start_box = MappingProxyType({"a": (-1.0, 3.0), "d": (-0.2, 0.2)} | SATURATION_BOX)
+    start_box = MappingProxyType({"a": (-1.0, 3.0), "d": (-0.2, 0.2)} | START_BOX)
 
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
