@@ -98,8 +98,9 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
         return
     tags = set(cell.metadata.get("tags", []))
     parts = list(_parts(cell.outputs))
-    if execution.INJECTED in tags or any("figure" in _facts(p[0]) for p in parts if p):
-        tags |= set() if any(t.startswith(("hide-", "remove-")) for t in tags) else {"hide-input"}
+    prompt = _prompt(cell.source, tags, parts)
+    if prompt and not any(tag.startswith(("hide-", "remove-")) for tag in tags):
+        tags.add("hide-input")
     for number, outputs in enumerate(parts):
         part = copy.deepcopy(cell)
         part.outputs, part.metadata["tags"] = outputs, sorted(tags)
@@ -107,9 +108,22 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
             # myst-nb leaves out cells without source
             part.id, part.source = f"{cell.id}-{number}", f"# output {number}"
             part.metadata["tags"] = sorted(tags - {"hide-input"} | {"remove-input"})
+        options = {"code_prompt_show": prompt, "code_prompt_hide": prompt} if prompt else {}
         if outputs and "figure" in _facts(outputs[0]):
-            part.metadata["mystnb"] = {"figure": _figure(_facts(outputs[0]))}
+            options["figure"] = _figure(_facts(outputs[0]))
+        part.metadata["mystnb"] = options
         yield part
+
+
+def _prompt(source: str, tags: set[str], parts: list[list[NotebookNode]]) -> str | None:
+    """What the fold of a cell is called, if its code is to be folded unasked."""
+    if execution.INJECTED in tags or chapters.PARAMETERS in tags:
+        return "Parameters"
+    if any("figure" in _facts(outputs[0]) for outputs in parts if outputs):
+        return "Code of the figure"
+    if source.startswith(("import ", "from ")):
+        return "Imports"
+    return None
 
 
 def _parts(outputs: list[NotebookNode]) -> Iterator[list[NotebookNode]]:
