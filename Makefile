@@ -79,7 +79,7 @@ lock: ## resolve the dependencies anew and write requirements.lock
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet --editable '.[book,dev]' 'setuptools>=77' '$(TORCH)'
+	build/lock/bin/python -m pip install --quiet --editable '.[book,dev,dask,ray]' 'setuptools>=77' '$(TORCH)'
 	@{ echo "# Every version the project runs with, for Python 3.11. Written by make lock."; \
 	  build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 	  | grep -v -E '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.partial
