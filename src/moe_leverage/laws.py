@@ -33,7 +33,8 @@ from numpy.typing import ArrayLike
 from moe_leverage import paths
 from moe_leverage.config import require
 from moe_leverage.law import UNSOURCED, Array, Inputs, Law, Source, columns, plain
-from moe_leverage.saturation import START_BOX, saturated_activation_ratio, saturation
+from moe_leverage.saturation import START_BOX, saturation
+from moe_leverage.saturation import saturated_activation_ratio as saturated_activation_ratio
 
 COEFFICIENTS = paths.DATA / "paper" / "coefficients.toml"
 
