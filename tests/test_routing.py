@@ -89,14 +89,9 @@ def test_a_constant_moves_the_z_loss_alone(case, constant):
 
 @given(cases())
 @settings(deadline=None)
-def test_z_loss_equals_the_peer_with_and_without_scores(case):
-    logits = case[0].requires_grad_()
-    (expected,) = torch.autograd.grad(router_z_loss_func(logits[None]), logits)
-    for scores in (None, logits.softmax(-1)):
-        loss = routing.z_loss(logits, scores)
-        torch.testing.assert_close(loss, router_z_loss_func(logits[None]), rtol=1e-4, atol=1e-6)
-        (gradient,) = torch.autograd.grad(loss, logits)
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+def test_z_loss_equals_the_peer(case):
+    logits = case[0]
+    torch.testing.assert_close(routing.z_loss(logits), router_z_loss_func(logits[None]))
 
 
 @given(cases())

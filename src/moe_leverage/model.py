@@ -250,9 +250,7 @@ class MixtureOfExperts(nn.Module):
             gates = routing.weigh(scores, chosen, self.routing)
             counts = routing.count(chosen, scores.shape[-1])
             balance = routing.balance_loss(scores, self.sum_counts(counts), self.routing)
-            is_softmax = self.routing.score == "softmax"
-            z_loss = routing.z_loss(logits, scores if is_softmax else None)
-            return chosen, gates, Routed(balance, z_loss, counts)
+            return chosen, gates, Routed(balance, routing.z_loss(logits), counts)
 
 
 class TokenPrediction(nn.Module):
