@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from bench.bench_ledger import record
+from moe_leverage.backends import Pool
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.corpus import Corpus
 from moe_leverage.protocol import Point
-from moe_leverage.runner import Place, Pool
+from moe_leverage.runner import Place
 from moe_leverage.runner import run as run_planned
 from moe_leverage.status import status
 from moe_leverage.studies import STUDIES, Planned

@@ -69,6 +69,7 @@ def toy(tmp_path, monkeypatch):
 def test_a_build_is_checked_whole_and_the_same_again(toy):
     first = corpus.build_corpus("smoke", pin=True)
     files = {p.name: p.read_bytes() for p in (paths.CACHE / "corpus/smoke").iterdir()}
+    (paths.CACHE / "corpus/smoke/train.bin").unlink()
     again = corpus.build_corpus("smoke")
     assert again.digest == first.digest
     assert {p.name: p.read_bytes() for p in (paths.CACHE / "corpus/smoke").iterdir()} == files
@@ -105,6 +106,13 @@ def test_both_tiers_share_tokens_and_the_larger_holds_out_the_same_files(toy):
     assert names[0] == names[1]
 
 
+def test_what_is_built_is_not_built_again(toy, monkeypatch):
+    built = corpus.build_corpus("smoke", pin=True)
+    monkeypatch.setattr(documents, "fetch", lambda *rest: pytest.fail("fetched again"))
+    assert corpus.build_corpus("smoke").digest == built.digest
+    assert corpus.load("smoke", build=True).digest == built.digest
+
+
 def test_bad_corpora_are_refused_by_name(toy):
     with pytest.raises(ValueError, match=r"corpus = 'smoke': not built; run moe-leverage corpus"):
         corpus.load("smoke")
@@ -130,6 +138,7 @@ def test_a_source_that_gives_another_text_is_named(toy):
     manifest = json.loads(path.read_text())
     manifest["sources"]["data==1.0"]["sha256"] = "0" * 64
     path.write_text(json.dumps(manifest))
+    (paths.CACHE / "corpus/smoke/train.bin").unlink()
     with pytest.raises(ValueError, match=r"corpus source = 'data==1.0': gave another text"):
         corpus.build_corpus("smoke")
     assert not list((paths.CACHE / "corpus").glob(".*"))
@@ -147,17 +156,16 @@ def test_a_wheel_that_differs_from_its_hash_is_fetched_again_and_then_named(toy,
 
 def test_an_interrupted_build_leaves_nothing_half_written(toy, monkeypatch):
     built = corpus.build_corpus("smoke", pin=True)
-    monkeypatch.setattr(corpus, "_describe", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        corpus.build_corpus("smoke")
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus, "_describe", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            corpus.build_corpus("smoke", pin=True)
     assert not list((paths.CACHE / "corpus").glob(".*"))
     assert corpus.load("smoke").digest == built.digest
     killed = paths.CACHE / "corpus/.smoke.partial"
     killed.mkdir()
     (killed / "train.bin").write_bytes(b"half")
-    monkeypatch.undo()
-    monkeypatch.setattr(paths, "DATA", toy / "data")
-    monkeypatch.setattr(paths, "CACHE", toy / "cache")
+    (paths.CACHE / "corpus/smoke/train.bin").unlink()
     assert corpus.build_corpus("smoke").digest == built.digest
     assert not killed.exists()
 

@@ -12,9 +12,10 @@ import pytest
 from toy_study import losses, open_corpus, toy_place, toy_plan, toy_run
 
 from moe_leverage import checkpoint, ledger, runner
+from moe_leverage.backends import Pool
 from moe_leverage.execution import Execution
 from moe_leverage.locks import claim, is_claimed
-from moe_leverage.runner import Place, Pool, run_one
+from moe_leverage.runner import Place, run_one
 from moe_leverage.training import train
 
 PROGRAM = Path(__file__).parent / "toy_study.py"
@@ -80,6 +81,15 @@ def test_a_stopped_runner_keeps_checkpoints_and_the_next_goes_on(tmp_path):
     assert found["left"] == []
     plan = toy_plan(3, 400)
     assert dict(found["losses"])[plan[0].run_id] == undisturbed(plan[0].run)
+
+
+@pytest.mark.slow
+def test_two_runners_at_once_do_no_run_twice(tmp_path):
+    found = toy_program("twice", tmp_path)
+    assert [run_id for run_id, _ in found["losses"]] == sorted(
+        one.run_id for one in toy_plan(8, 60)
+    )
+    assert found["left"] == []
 
 
 @pytest.mark.slow

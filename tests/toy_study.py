@@ -17,6 +17,7 @@ import torch
 from joblib.externals.loky.backend.context import set_start_method
 
 from moe_leverage import execution, runner
+from moe_leverage.backends import Pool
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.corpus import Corpus
 from moe_leverage.locks import holder
@@ -93,7 +94,7 @@ def deadly_corpus(tier):
 def run_plan(plan, place, workers=2, **options):
     """The outcomes of a plan on forked workers, which start faster than fresh ones."""
     set_start_method("fork", force=True)
-    pool = runner.Pool(workers=workers, threads=1, device="cpu", **options)
+    pool = Pool(workers=workers, threads=1, device="cpu", **options)
     return runner.run(plan, pool=pool, place=place)
 
 
@@ -172,6 +173,15 @@ def stop(folder):
     }
 
 
+def twice(folder):
+    """Two runners at the same time with the same plan."""
+    place = toy_place(folder)
+    plan = toy_plan(8, 60)
+    for child in [forked_runner(plan, place) for _ in range(2)]:
+        os.waitpid(child, 0)
+    return {"losses": losses(place), "left": sorted(path.name for path in place.runs.glob("*"))}
+
+
 def cluster(folder, backend):
     """A plan on two worker processes of a Dask or Ray cluster on this machine."""
     place = toy_place(folder)
@@ -181,10 +191,10 @@ def cluster(folder, backend):
 
         options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
         with LocalCluster(**options) as there:
-            pool = runner.Pool(workers=2, backend="dask", address=there.scheduler_address)
+            pool = Pool(workers=2, backend="dask", address=there.scheduler_address)
             outcomes = runner.run(plan, pool=pool, place=place)
     else:
-        outcomes = runner.run(plan, pool=runner.Pool(workers=2, backend="ray"), place=place)
+        outcomes = runner.run(plan, pool=Pool(workers=2, backend="ray"), place=place)
     return {"states": [one.state for one in outcomes], "losses": losses(place)}
 
 
@@ -211,5 +221,5 @@ def is_alive(pid):
 
 if __name__ == "__main__":
     mode, folder, *rest = sys.argv[1:]
-    modes = {"trouble": trouble, "storm": storm, "stop": stop, "cluster": cluster}
+    modes = {"trouble": trouble, "storm": storm, "stop": stop, "twice": twice, "cluster": cluster}
     print(json.dumps(modes[mode](folder, *(int(one) if one.isdigit() else one for one in rest))))

@@ -10,6 +10,7 @@ manifest; loading reads the files; a batch is a pure function of seed and step.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -135,15 +136,19 @@ def load_tokenizer() -> Tokenizer:
 def build_corpus(tier: str, *, pin: bool = False, report: Report | None = None) -> Corpus:
     """Build a tier in the cache; the directory appears whole and checked, or not at all.
 
-    `pin` writes the manifest instead of checking against it: for whoever changes the sources.
+    What is there and agrees with the manifest is left as it is. `pin` writes the manifest instead
+    of checking against it: for whoever changes the sources.
     """
     require(tier in TIERS, "tier", tier, f"must be one of {', '.join(TIERS)}")
     report = report or (lambda stage, share: None)
     directory = _directory(tier)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    if tier != "smoke" and not _directory("smoke").is_dir():
+    if tier != "smoke":
         build_corpus("smoke", report=report)
     with claim(directory.parent / f".{tier}.lock", wait=True):
+        if not pin:
+            with contextlib.suppress(ValueError):
+                return load(tier)
         partial = directory.with_name(f".{tier}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

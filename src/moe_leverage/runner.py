@@ -25,44 +25,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky.process_executor import BrokenProcessPool
+from joblib import Parallel, delayed
 
 from moe_leverage import corpus, ledger, paths
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.config import require
+from moe_leverage.backends import Pool, connected, deaths_of
 from moe_leverage.corpus import Corpus
 from moe_leverage.execution import Execution
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies import Planned
 from moe_leverage.training import Stopped, train
 
-Backend = Literal["local", "dask", "ray"]
 State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
-BACKENDS = ("local", "dask", "ray")
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
-WATCH_SECONDS = 0.5  # between two looks of a worker whether its runner lives
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pool:
-    """How many runs go on at once, where, and with how many threads each."""
-
-    workers: int = 1
-    threads: int = 1  # of each run; part of its result's last digits
-    backend: Backend = "local"
-    address: str = ""  # of an existing Dask or Ray cluster; "": one on this machine
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    checkpoint_seconds: float = 60.0  # between two checkpoints of a run
-    max_seconds: float = float("inf")  # no run is started later than this
-
-    def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            value = getattr(self, name)
-            require(value >= 1, name, value, "must be a whole number >= 1")
-        rule = f"must be one of {', '.join(BACKENDS)}"
-        require(self.backend in BACKENDS, "backend", self.backend, rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -231,8 +207,8 @@ def _drain(
                 left.pop(outcome.run_id, None)
                 note(outcome)
             break
-        except _deaths(pool) as error:
-            struck = [one for one in left.values() if _was_struck(one, place)]
+        except deaths_of(pool) as error:
+            struck = [one for one in left.values() if _was_struck(one, place, pool)]
             suspects += struck
             idle_deaths += not struck
             left = {one.run_id: one for one in missing(list(left.values()), place)}
@@ -243,13 +219,6 @@ def _drain(
                     note(_outcome(one, "failed", f"worker processes die: {error}"))
                 break
     return suspects
-
-
-def _deaths(pool: Pool) -> tuple[type[BaseException], ...]:
-    """What a backend raises when its workers die."""
-    if pool.backend == "dask":
-        return (_import("distributed", "dask").KilledWorker,)
-    return (BrokenProcessPool,)
 
 
 def _try_alone(
@@ -263,7 +232,7 @@ def _try_alone(
             for outcome in _outcomes([one], alone, place, is_over):
                 note(outcome)
             return
-        except BrokenProcessPool:
+        except deaths_of(pool):
             deaths += 1
     if deaths == DEATHS_ALONE:
         with claim(_lock_path(one.run_id, place)):
@@ -272,10 +241,11 @@ def _try_alone(
         note(_outcome(one, "failed", reason))
 
 
-def _was_struck(one: Planned, place: Place) -> bool:
-    """Whether a worker of this process left the run's lock behind when it died."""
+def _was_struck(one: Planned, place: Place, pool: Pool) -> bool:
+    """Whether a worker left the run's lock behind when it died; here, one of this process."""
     path = _lock_path(one.run_id, place)
-    return path.exists() and not is_claimed(path) and holder(path)[1] == os.getpid()
+    is_ours = pool.backend != "local" or holder(path)[1] == os.getpid()
+    return path.exists() and is_ours and not is_claimed(path)
 
 
 def _outcomes(
@@ -283,7 +253,7 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     """The outcomes of `tasks` as they come, from the backend's workers."""
     calls = (delayed(run_one)(one, pool, place) for one in tasks if not is_over())
-    with _backend(pool):
+    with connected(pool):
         # Two processes at least, since joblib runs a single one inside the caller; no more than
         # `workers` tasks are ever under way.
         parallel = Parallel(
@@ -293,48 +263,6 @@ def _outcomes(
             return_as="list" if pool.backend == "ray" else "generator_unordered",
         )
         yield from parallel(calls)
-
-
-@contextlib.contextmanager
-def _backend(pool: Pool) -> Iterator[None]:
-    """Joblib's backend for a pool, connected to its cluster."""
-    if pool.backend == "local":
-        with parallel_config(
-            "loky",
-            inner_max_num_threads=pool.threads,
-            initializer=_end_with,
-            initargs=(os.getpid(),),
-        ):
-            yield
-    elif pool.backend == "dask":
-        distributed = _import("distributed", "dask")
-        options = {"n_workers": pool.workers, "threads_per_worker": 1, "dashboard_address": None}
-        with (
-            distributed.Client(pool.address or None, **({} if pool.address else options)) as client,
-            parallel_config("dask", client=client),
-        ):
-            yield
-    else:
-        ray = _import("ray", "ray")
-        options = {} if pool.address else {"num_cpus": pool.workers, "include_dashboard": False}
-        ray.init(pool.address or None, ignore_reinit_error=True, log_to_driver=False, **options)
-        _import("ray.util.joblib", "ray").register_ray()
-        try:
-            with parallel_config("ray"):
-                yield
-        finally:
-            ray.shutdown()
-
-
-def _import(module: str, extra: str) -> Any:
-    """An optional dependency, or a ValueError that says how to get it."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        rule = f"needs the extra: pip install 'moe-leverage[{extra}]'"
-        raise ValueError(f"backend = {extra!r}: {rule}") from None
 
 
 def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
@@ -359,21 +287,6 @@ def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]
             raise
         shutil.rmtree(directory)
         return again(), f"begun again, since its checkpoint could not be read: {error}"
-
-
-def _end_with(runner: int) -> None:
-    """Let this worker keep a checkpoint and end when its runner tells it to, or is gone."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the runner, which passes it on
-
-    def watch() -> None:
-        while os.getppid() == runner:
-            time.sleep(WATCH_SECONDS)
-        while True:  # the first is caught by the run in progress, the next ends the process
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(WATCH_SECONDS)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @functools.cache

@@ -99,8 +99,9 @@ def run(
     Example: moe-leverage study run activation granularity --workers 2
     """
     from moe_leverage import runner
+    from moe_leverage.backends import Pool
 
-    pool = runner.Pool(
+    pool = Pool(
         workers=workers,
         threads=threads,
         backend=backend,  # type: ignore[arg-type]  # checked by Pool
