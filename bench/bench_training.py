@@ -157,7 +157,7 @@ def our_step(model: ModelConfig, machine: Machine) -> Step:
 def peer_step(model: ModelConfig, experts: str) -> Step:
     """The same step with transformers' model."""
     peer = peer_model(model, experts)
-    weights = list(peer.parameters())
+    weights = [w for w in peer.parameters() if w.requires_grad]
     groups = [
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": 0.1},
         {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
@@ -197,7 +197,7 @@ def peer_model(model: ModelConfig, experts: str) -> transformers.PreTrainedModel
     peer = transformers.Ernie4_5_MoeForCausalLM(config)
     peer.set_experts_implementation(experts)
     ours = count_parameters(model).total
-    theirs = sum(w.numel() for w in peer.parameters())
+    theirs = sum(w.numel() for w in peer.parameters() if w.requires_grad)
     assert ours == theirs, f"{ours:,} parameters of ours, {theirs:,} of the peer"
     return peer
 

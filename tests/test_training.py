@@ -17,7 +17,7 @@ from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, losses_
 from moe_leverage import checkpoint, ledger, training
 from moe_leverage.config import RoutingConfig, RunConfig
 from moe_leverage.execution import Execution, machine_of
-from moe_leverage.learning import learn, start, tensors
+from moe_leverage.learning import flush_interval, learn, start, tensors
 from moe_leverage.training import Stopped, curve_steps, own_share, train, trained_model
 
 
@@ -142,7 +142,7 @@ def test_bf16_stays_near_fp32_and_keeps_fp32_weights(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # the compiler's own
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiling_changes_only_floating_point_order():
     run = run_of(dataclasses.replace(DENSE, num_layers=1, num_dense_layers=1), num_steps=3)
     assert losses_of(run, compile=True) == pytest.approx(losses_of(run), abs=2e-5)
@@ -356,6 +356,28 @@ def test_one_step_is_adamw_on_the_clipped_gradient():
         decay = 0.1 if weight.dim() > 1 else 0.0
         expected = weight * (1 - 1e-2 * decay) - 1e-2 * grad / (grad.abs() + 1e-8)
         assert torch.allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.5, 0.9)])
+def test_moments_of_what_is_idle_are_never_subnormal(betas):
+    # Token 63 leaves the corpus: its row of the embedding gets no gradient from then on.
+    run = run_of(DENSE, num_steps=400, adam_beta1=betas[0], adam_beta2=betas[1])
+    with machine_of(CPU) as machine:
+        state = start(run, machine)
+        tokens = own_share(run, CORPUS, 0, machine)[:2, :6]
+        assert learn(state, run, tokens * 0 + 63, machine)
+        for moments in state.optimiser.state.values():
+            moments["exp_avg"].mul_(1e-25)
+            moments["exp_avg_sq"].mul_(1e-25)
+        row = state.optimiser.state[state.model.embedding.weight]
+        for _ in range(run.num_steps - 1):
+            assert learn(state, run, tokens % 63, machine)
+            for name in ("exp_avg", "exp_avg_sq"):
+                idle = row[name][63].abs()
+                if state.steps_done < flush_interval(run):
+                    continue
+                assert torch.all((idle == 0) | (idle >= torch.finfo(torch.float32).tiny))
+    assert torch.all(row["exp_avg"][63] == 0)
 
 
 # --- bad input --------------------------------------------------------------------------------
