@@ -6,6 +6,7 @@ The list itself is data/notation.toml; here it is read once and turned into axis
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 
 import pandas as pd
@@ -38,3 +39,18 @@ def axis_label(code: str, *, prefix: str = "") -> str:
     words = f"{prefix} {meaning}".strip()
     unit = f" ({entry['unit']})" if entry["unit"] else ""
     return f"{words[0].upper()}{words[1:]} ${entry['tex']}${unit}"
+
+
+def heading(column: object) -> str:
+    """A table's column in the words of the reader: the symbol of a known name, or plain words.
+
+    >>> heading("activation_ratio"), heading("compute_flops"), heading("num_kv_heads")
+    ('$A$', '$C$ (FLOPs)', 'kv heads')
+    """
+    name, table = str(column), notation()
+    if name in table.index:
+        entry = table.loc[name]
+        is_count = entry["unit"] in ("", "parameters", "tokens")
+        return f"${entry['tex']}$" if is_count else f"${entry['tex']}$ ({entry['unit']})"
+    is_code = re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", name) is not None
+    return name.removeprefix("num_").replace("_", " ") if is_code else name

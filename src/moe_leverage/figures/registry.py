@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from moe_leverage import paths
 from moe_leverage.config import require
 from moe_leverage.figures import theme
+from moe_leverage.figures.notation import heading
 
 FIGURE_DIRECTORY = paths.BUILD / "figures"
 
@@ -94,10 +95,14 @@ def show_table(
 ) -> None:
     """Display a table as Markdown, numbered and referable as `tab-<name>`, and write its CSV.
 
-    `formats` maps a column to a format specification such as ".3g"; missing values become dashes.
+    Columns that bear a name of the notation are headed by their symbol. `formats` maps a column to
+    a format specification such as ".3g"; missing values become dashes.
     """
     paths.write_atomically(FIGURE_DIRECTORY / f"{name}.csv", frame.to_csv(index=False))
-    rows = [list(frame.columns), [_alignment(frame[column]) for column in frame.columns]]
+    rows = [
+        list(map(heading, frame.columns)),
+        [_alignment(frame[column]) for column in frame.columns],
+    ]
     specifications = formats or {}
     columns = [[_cell(v, specifications.get(c, "")) for v in frame[c]] for c in frame.columns]
     rows += [list(row) for row in zip(*columns, strict=True)]
@@ -143,6 +148,6 @@ def _alignment(column: pd.Series) -> str:
 
 
 def _cell(value: object, specification: str) -> str:
-    if value is None or (isinstance(value, float) and pd.isna(value)):
+    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
         return "–"
     return format(value, specification).replace("|", "\\|")
