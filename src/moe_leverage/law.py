@@ -53,6 +53,7 @@ class Law:
     theta_names: ClassVar[tuple[str, ...]] = ()  # where theta holds others than the coefficients
     min_values: ClassVar[Mapping[str, int]]  # different values an input needs to be fitted
     start_box: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of theta; empty: a convex fit
+    num_linear: ClassVar[int] = 0  # leading coefficients in which the logarithm is linear
     source: Source
 
     @classmethod
@@ -74,11 +75,26 @@ class Law:
     def starts(
         cls, inputs: Inputs, log_target: Array, count: int, generator: np.random.Generator
     ) -> Array:
-        """Starting points (count, P) of a fit; a convex law needs a single one."""
+        """Starting points (count, P) of a fit; a convex law needs a single one.
+
+        The other coefficients are drawn from `start_box`, the linear ones are those of least
+        squares given them.
+        """
         if not cls.start_box:
             return np.zeros((1, len(cls.coefficient_names)))
-        low, high = np.array([cls.start_box[name] for name in cls.coefficient_names]).T
-        return generator.uniform(low, high, (count, len(low)))
+        low, high = np.array([cls.start_box[name] for name in cls.start_box]).T
+        drawn = generator.uniform(low, high, (count, len(low)))
+        theta = np.concatenate([np.ones((count, cls.num_linear)), drawn], axis=-1)
+        slopes = cls.log_gradient(theta, inputs)[..., : cls.num_linear]  # (count, n, linear)
+        transposed = np.swapaxes(slopes, -1, -2)
+        squares = transposed @ slopes
+        squares += (
+            1e-9 * np.trace(squares, axis1=-2, axis2=-1)[:, None, None] * np.eye(len(squares[0]))
+        )
+        theta[:, : cls.num_linear] = np.linalg.solve(squares, (transposed @ log_target)[..., None])[
+            ..., 0
+        ]
+        return theta
 
     @classmethod
     def to_theta(cls, coefficients: ArrayLike) -> Array:
@@ -139,12 +155,19 @@ class Law:
         return dict(zip(self.inputs, np.broadcast_arrays(*arrays), strict=True))
 
 
-def columns(theta: Array, *values: ArrayLike) -> Array:
-    """Derivatives stacked along a last axis, broadcast to the shape (..., n, P) of theta."""
-    size = max(np.shape(column)[-1] for column in values if np.ndim(column))
+def columns(theta: Array, *values: float | Array | tuple[Array, Array]) -> Array:
+    """Derivatives stacked along a last axis, broadcast to the shape (..., n, P) of theta.
+
+    A pair stands for its product, which is then written in place.
+    """
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    size = max(np.shape(part)[-1] for part in parts if np.ndim(part))
     gradient = np.empty((*theta.shape[:-1], len(values), size))  # rows are what the fit multiplies
-    for i, column in enumerate(values):
-        gradient[..., i, :] = column
+    for i, value in enumerate(values):
+        if isinstance(value, tuple):
+            np.multiply(value[0], value[1], out=gradient[..., i, :])
+        else:
+            gradient[..., i, :] = value
     return np.swapaxes(gradient, -1, -2)
 
 

@@ -94,7 +94,8 @@ class SaturatedActivationLaw(Law):
     inputs = ("activation_ratio",)
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 4})
-    start_box = MappingProxyType({"exponent": (-2.0, 0.0)} | START_BOX)
+    start_box = MappingProxyType(START_BOX)
+    num_linear = 1
 
     def __call__(self, *, activation_ratio: ArrayLike) -> Any:
         """EL at these activation ratios."""
@@ -229,9 +230,8 @@ class JointLaw(Law):
     inputs = ("activation_ratio", "granularity", "compute")
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 3, "granularity": 3, "compute": 2})
-    start_box = MappingProxyType(
-        {"a": (-1.0, 3.0), "d": (-0.2, 0.2), "gamma": (-0.1, 0.1), "beta": (-0.5, 0.5)} | START_BOX
-    )
+    start_box = MappingProxyType(START_BOX)
+    num_linear = 4
 
     def __call__(
         self, *, activation_ratio: ArrayLike, granularity: ArrayLike, compute: ArrayLike
@@ -256,15 +256,16 @@ class JointLaw(Law):
     def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
         """Both from one evaluation of the transform."""
         log_saturated, by_start, by_max = saturation(theta[..., -2:], inputs["activation_ratio"])
-        exponent, log_g = _exponent(theta, inputs), np.log2(inputs["granularity"])
+        exponent = _exponent(theta, inputs)
+        log_c, log_g = np.log10(inputs["compute"]), np.log2(inputs["granularity"])
         gradient = columns(
             theta,
             log_saturated,
-            log_saturated * np.log10(inputs["compute"]),
-            log_saturated * log_g**2,
-            log_saturated * log_g,
-            exponent * by_start,
-            exponent * by_max,
+            (log_saturated, log_c),
+            (log_saturated, log_g**2),
+            (log_saturated, log_g),
+            (exponent, by_start),
+            (exponent, by_max),
         )
         return exponent * log_saturated, gradient
 
@@ -378,9 +379,10 @@ def _read_law(name: str, table: Mapping[str, Any]) -> Any:
 
 
 def _exponent(theta: Array, inputs: Inputs) -> Array:
+    """a + d log10 C + gamma (log2 G)^2 + beta log2 G, as one product of matrices."""
     log_c, log_g = np.log10(inputs["compute"]), np.log2(inputs["granularity"])
-    a, d, gamma, beta = (theta[..., i, None] for i in range(4))
-    return a + d * log_c + (gamma * log_g + beta) * log_g
+    exponent: Array = theta[..., :4] @ np.stack([np.ones_like(log_c), log_c, log_g**2, log_g])
+    return exponent
 
 
 def _power_of_ten(exponent: Array) -> Any:

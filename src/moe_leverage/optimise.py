@@ -136,7 +136,11 @@ class _State:
 
     def __init__(self, problem: Problem, theta: Array, weights: Array) -> None:
         self.theta = theta
-        self.residuals, self.slopes = _linearise(problem, theta)
+        same = len(theta) > 1 and problem.log_target.ndim == 1 and bool((theta == theta[0]).all())
+        self.residuals, self.slopes = _linearise(problem, theta[:1] if same else theta)
+        if same:  # resamples start from one fit: what they share is computed once
+            self.residuals = np.repeat(self.residuals, len(theta), axis=0)
+            self.slopes = np.broadcast_to(self.slopes, (len(theta), *self.slopes.shape[1:]))
         self.value = _total(problem, self.residuals, weights)
         self.damping = np.full(len(theta), FIRST_DAMPING)
         self.growth = np.full(len(theta), 2.0)  # of the damping, at the next failure
@@ -155,6 +159,7 @@ class _State:
             self.theta, self.value = self.theta + step, value
             self.residuals, self.slopes = residuals, slopes
         else:
+            self.slopes = np.array(self.slopes) if self.slopes.strides[0] == 0 else self.slopes
             self.theta[better] += step[better]
             self.value[better] = value[better]
             self.residuals[better], self.slopes[better] = residuals[better], slopes[better]
@@ -171,7 +176,7 @@ class _State:
             curvature = weights * np.where(size <= delta, 1.0, blend * delta / size)
             pull = weights * np.clip(self.residuals, -delta, delta)
             gradient = (slopes @ pull[..., None])[..., 0]
-            matrix = (slopes * curvature[:, None, :]) @ np.swapaxes(slopes, -1, -2)
+            matrix = _weighted_squares(slopes, curvature)
         if fixed >= 0:
             gradient[:, fixed], matrix[:, fixed], matrix[:, :, fixed] = 0.0, 0.0, 0.0
         sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
@@ -192,6 +197,15 @@ class _State:
         self.theta, self.value = self.theta[stay], self.value[stay]
         self.residuals, self.slopes = self.residuals[stay], self.slopes[stay]
         self.damping, self.growth = self.damping[stay], self.growth[stay]
+
+
+def _weighted_squares(slopes: Array, weights: Array) -> Array:
+    """sum_n w_n slopes_n slopes_n^T of each problem, (K, P, P)."""
+    if len(slopes) > 1 and slopes.strides[0] == 0:  # the same throughout: one matrix product
+        squares = slopes[0][:, None, :] * slopes[0][None, :, :]
+        summed: Array = weights @ squares.reshape(-1, squares.shape[-1]).T
+        return summed.reshape(-1, *squares.shape[:2])
+    return np.asarray((slopes * weights[:, None, :]) @ np.swapaxes(slopes, -1, -2))
 
 
 def _linearise(problem: Problem, theta: Array) -> tuple[Array, Array]:

@@ -188,7 +188,8 @@ class JointLawWithoutGranularity(Law):
     inputs = ("activation_ratio", "compute")
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 3, "compute": 2})
-    start_box = MappingProxyType({"a": (-1.0, 3.0), "d": (-0.2, 0.2)} | START_BOX)
+    start_box = MappingProxyType(START_BOX)
+    num_linear = 2
 
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:

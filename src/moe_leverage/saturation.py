@@ -42,5 +42,6 @@ def saturation(theta: Array, a: Array) -> tuple[Array, Array, Array]:
         offset = np.where(a_start < a_max, 1 / (1 / a_start - 1 / a_max), np.nan)
         share = 1 / (a + offset)
         saturated = 1 / (share + 1 / a_max)
-        slope = saturated * (share * offset) ** 2
-        return np.log(saturated), slope / a_start, (saturated - slope) / a_max
+        share *= offset
+        slope = saturated * share * share
+        return np.log(saturated), slope * (1 / a_start), (saturated - slope) * (1 / a_max)
