@@ -34,7 +34,7 @@ from moe_leverage.execution import Execution, Machine, machine_of
 from moe_leverage.learning import learn, start
 
 SEQUENCE_LENGTH, BATCH_TOKENS, VOCABULARY = 256, 2_048, 1_024
-TURNS, WARM_TURNS = 12, 2
+TURNS, WARM_TURNS = 11, 2
 PEER_RATIO, DENSE_RATIO = 1.5, 1.25
 MEMORY_STEPS = 3
 PEAK_WIDTH = 1_024

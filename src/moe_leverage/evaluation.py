@@ -26,7 +26,7 @@ from moe_leverage.execution import Machine
 from moe_leverage.routing import load_statistics
 
 VALIDATION_TOKENS = 131_072  # scored at the end of a run, or all there are if fewer
-PASS_TOKENS = 8_192  # of one forward pass
+PASS_TOKENS = 4_096  # of one forward pass; larger ones leave the processor's cache
 
 
 def windows(
