@@ -157,10 +157,10 @@ def test_the_dense_partner_has_the_tokens_of_the_mixture_and_its_leverage_in_flo
 
 
 def test_studies_refuse_to_plan_before_their_laws_are_measured():
-    rule = r"study = 'activation': needs the measured hyperparameters law"
+    rule = r"study = 'activation': needs the hyperparameters law"
     with pytest.raises(ValueError, match=rule):
         plan("activation", Laws())
-    with pytest.raises(ValueError, match=r"study = 'nano-beta': needs the measured leverage law"):
+    with pytest.raises(ValueError, match=r"study = 'nano-beta': needs the leverage law"):
         plan("nano-beta", Laws(hyperparameters={}, allocation={}))
     with pytest.raises(ValueError, match=r"study = 'depth': must be one of hparams, allocation"):
         get("depth")
@@ -281,7 +281,7 @@ def test_status_counts_what_is_done_missing_and_waiting(place):
     assert found["finished"] == 9
     row = found["studies"]["hparams"]
     assert (row["planned"], row["done"], row["diverged"], row["missing"]) == (120, 9, 1, 110)
-    assert "needs the measured hyperparameters law" in found["studies"]["joint"]["waits"]
+    assert "needs the hyperparameters law" in found["studies"]["joint"]["waits"]
     assert set(found["studies"]) == set(STUDIES)
 
 

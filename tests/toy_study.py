@@ -117,7 +117,7 @@ def storm(folder, kills, seed):
     """Kill the runner, its workers or all of them, again and again; then let it finish."""
     choose = random.Random(seed)
     place = toy_place(folder)
-    plan = toy_plan(40, 60)
+    plan = toy_plan(30, 60)
     # Threads of torch must not exist before a fork; the measured peak needs none and is cached.
     torch.set_num_threads(1)
     execution._measured_peak(torch.device("cpu"), torch.float32, 1)

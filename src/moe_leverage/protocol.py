@@ -117,10 +117,7 @@ def laws_for(study: str, needs: tuple[str, ...], laws: Laws) -> Laws:
     Raises ValueError naming the first that has not been measured.
     """
     for name in needs:
-        rule = (
-            f"needs the measured {name} law, data/fits/adopted/{name}.json, which is not there "
-            f"yet; finish its study, then run moe-leverage study adopt {name}"
-        )
+        rule = f"needs the {name} law: finish its study, then moe-leverage study adopt {name}"
         require(getattr(laws, name) is not None, "study", study, rule)
     return Laws(**{name: getattr(laws, name) for name in needs})
 

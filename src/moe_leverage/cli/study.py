@@ -122,6 +122,8 @@ def run(
             typer.echo(f"{one.study} {one.run_id} failed: {one.reason}", err=True)
     if failures:
         raise typer.Exit(1)
+    if any(one.state == "stopped" for one in outcomes):
+        raise typer.Exit(130)
 
 
 @group.command("status")
@@ -140,7 +142,7 @@ def show_status(as_json: Json = False) -> None:
     typer.echo(f"{'study':15}" + "".join(f"{name:>10}" for name in columns))
     for name, row in found["studies"].items():
         counts = "".join(f"{row[column]:>10}" for column in columns)
-        typer.echo(f"{name:15}" + ("  " + row["waits"] if row["waits"] else counts))
+        typer.echo(f"{name:15}" + ("  waits: " + row["waits"] if row["waits"] else counts))
     typer.echo(f"{found['finished']} finished runs, {found['diverged']} diverged")
 
 

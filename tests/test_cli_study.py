@@ -1,0 +1,105 @@
+"""The verbs of `moe-leverage study` print what scripts read, and a mistake is one line."""
+
+import json
+import sys
+
+import pytest
+from test_studies import bowl, synthetic
+
+from moe_leverage import cli, ledger, paths, runner, studies
+from moe_leverage.runner import Outcome
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty ledger of its own."""
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    (tmp_path / "data" / "ledger").mkdir(parents=True)
+    return tmp_path / "data" / "ledger"
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["moe-leverage", "study", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_list_names_every_study_and_what_it_needs(call):
+    code, out, _ = call("list", "--json")
+    rows = {row["study"]: row for row in json.loads(out)}
+    assert code == 0
+    assert set(rows) == set(studies.STUDIES)
+    assert rows["nano-beta"]["needs"] == ["hyperparameters", "allocation", "leverage"]
+
+
+def test_plan_gives_derived_numbers_flops_and_minutes(here, call):
+    code, out, _ = call("plan", "hparams", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert len(rows) == 120
+    assert sum(row["training_flops"] for row in rows) == pytest.approx(40 * 4.3e12, rel=0.01)
+    assert {row["state"] for row in rows} == {"missing"}
+    assert all(row["predicted_minutes"] > 0 for row in rows)
+    code, out, _ = call("plan", "hparams")
+    assert out.splitlines()[-1].startswith("120 runs, 1.72e+14 FLOPs; ")
+
+
+def test_status_gives_counts_by_study(here, call):
+    records = synthetic(studies.plan("hparams")[:3], bowl)
+    records[0] |= {"status": "diverged", "validation_loss_nats": None}
+    for record in records:
+        ledger.append(here / "hparams.jsonl", record)
+    code, out, _ = call("status", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["finished"] == 2
+    row = found["studies"]["hparams"]
+    assert (row["planned"], row["done"], row["diverged"]) == (120, 2, 1)
+    assert "2 finished runs, 1 diverged" in call("status")[1]
+
+
+def test_verify_ends_with_one_when_a_line_is_wrong(here, call):
+    assert call("verify")[:2] == (0, "the ledger holds\n")
+    (record,) = synthetic(studies.plan("hparams")[:1], bowl)
+    ledger.append(here / "hparams.jsonl", record | {"training_flops": 1.0})
+    code, out, _ = call("verify", "--json")
+    assert code == 1
+    assert "training_flops is 1.0" in json.loads(out)["problems"][0]
+
+
+def test_run_reports_failures_by_name_and_ends_with_one(here, call, monkeypatch):
+    def fails(planned, *, pool, place, report):
+        found = [
+            Outcome(study=one.study, run_id=one.run_id, state="failed", reason="disk full")
+            for one in planned
+        ]
+        for outcome in found:
+            report(outcome)
+        return found
+
+    monkeypatch.setattr(runner, "run", fails)
+    code, out, err = call("run", "hparams", "--workers", "2")
+    assert code == 1
+    assert out == "120 failed\n"
+    assert err.count("failed: disk full") == 120
+
+
+def test_mistakes_are_one_line(here, call):
+    for arguments, message in {
+        ("plan", "depth"): "study = 'depth': must be one of hparams, allocation",
+        ("plan", "joint"): "study = 'joint': needs the hyperparameters law",
+        ("run", "hparams", "--workers", "0"): "workers = 0: must be a whole number >= 1",
+        ("run", "hparams", "--backend", "slurm"): "backend = 'slurm': must be one of",
+        ("adopt", "taste"): "law = 'taste': must be one of hyperparameters",
+        ("adopt", "allocation"): "study = 'allocation': needs the hyperparameters law",
+    }.items():
+        code, out, err = call(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"moe-leverage: {message}")
+        assert err.count("\n") == 1
