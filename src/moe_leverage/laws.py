@@ -379,9 +379,10 @@ def _read_law(name: str, table: Mapping[str, Any]) -> Any:
 
 
 def _exponent(theta: Array, inputs: Inputs) -> Array:
-    """a + d log10 C + gamma (log2 G)^2 + beta log2 G, as one product of matrices."""
+    """a + d log10 C + gamma (log2 G)^2 + beta log2 G, as a product of matrices."""
     log_c, log_g = np.log10(inputs["compute"]), np.log2(inputs["granularity"])
-    exponent: Array = theta[..., :4] @ np.stack([np.ones_like(log_c), log_c, log_g**2, log_g])
+    features = np.stack([np.ones_like(log_c), log_c, log_g**2, log_g])
+    exponent: Array = (theta[..., None, :4] @ features)[..., 0, :]
     return exponent
 
 

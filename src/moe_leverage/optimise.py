@@ -11,6 +11,9 @@ The step is quasi-Newton. Where residuals lie within delta the Gauss-Newton matr
 of the Huber loss; outside it the loss is linear and that curvature vanishes, so the matrix is
 blended with the one of iteratively reweighted least squares, which bounds the loss from above and
 makes every full step safe. `damping` moves between them, per problem, with success.
+
+Products of matrices are taken problem by problem: small enough that BLAS starts no threads of its
+own, which would fight with ours.
 """
 
 from __future__ import annotations
@@ -201,9 +204,9 @@ class _State:
 
 def _weighted_squares(slopes: Array, weights: Array) -> Array:
     """sum_n w_n slopes_n slopes_n^T of each problem, (K, P, P)."""
-    if len(slopes) > 1 and slopes.strides[0] == 0:  # the same throughout: one matrix product
+    if len(slopes) > 1 and slopes.strides[0] == 0:  # the same throughout: squared once
         squares = slopes[0][:, None, :] * slopes[0][None, :, :]
-        summed: Array = weights @ squares.reshape(-1, squares.shape[-1]).T
+        summed: Array = weights[:, None, :] @ squares.reshape(-1, squares.shape[-1]).T
         return summed.reshape(-1, *squares.shape[:2])
     return np.asarray((slopes * weights[:, None, :]) @ np.swapaxes(slopes, -1, -2))
 

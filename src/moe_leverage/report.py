@@ -58,7 +58,10 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
         "fits": {name: _fit_row(name, fitted) for name, fitted in found.fits.items()},
         "rivals": {test: [asdict(s) for s in scores] for test, scores in found.scores.items()},
         "skipped": found.skipped,
-        "warnings": table.warnings + found.warnings + _fit_warnings(found),
+        "warnings": table.warnings
+        + found.warnings
+        + _fit_warnings(found)
+        + _published_warnings(found),
     }
     return dict(_plain(record))
 
@@ -161,6 +164,15 @@ def _fit_warnings(found: Findings) -> list[str]:
         f"{name}: {text}" for name, fitted in found.fits.items()
         for text in fitted.convergence.warnings
     ]  # fmt: skip
+
+
+def _published_warnings(found: Findings) -> list[str]:
+    """How far the runs lie from those behind the published law."""
+    if found.leverage is None:
+        return []
+    points = found.leverage.points
+    beyond = PUBLISHED.joint.outside(**{name: points[name] for name in PUBLISHED.joint.inputs})
+    return [f"published law: {text}" for text in beyond]
 
 
 def _plain(value: Any) -> Any:

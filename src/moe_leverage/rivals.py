@@ -133,7 +133,8 @@ class _LogLinearLaw(Law):
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Sum of coefficient x feature."""
-        return theta @ np.stack(cls.features(inputs))
+        value: Array = (theta[..., None, :] @ np.stack(cls.features(inputs)))[..., 0, :]
+        return value
 
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
