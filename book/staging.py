@@ -117,6 +117,8 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
 
 def _prompt(source: str, tags: set[str], parts: list[list[NotebookNode]]) -> str | None:
     """What the fold of a cell is called, if its code is to be folded unasked."""
+    if "hide-cell" in tags:
+        return "Answer"
     if execution.INJECTED in tags or chapters.PARAMETERS in tags:
         return "Parameters"
     if any("figure" in _facts(outputs[0]) for outputs in parts if outputs):

@@ -213,7 +213,7 @@ def test_counter_agrees_with_the_formula_by_component():
 
 
 def test_axis_labels_come_from_the_notation():
-    assert axis_label("loss_nats") == "Cross-entropy on held-out text $L$ (nats per token)"
+    assert axis_label("loss_nats") == "Held-out loss $L$ (nats per token)"
     assert notation()["code"].is_unique
     with pytest.raises(ValueError, match="colour"):
         axis_label("colour")

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import (
+    FAMILIES,
     LADDER_FLOPS,
     PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
@@ -158,11 +159,11 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
         line, marker = theme.LINES[family], theme.MARKERS[family]
         ax.plot(
             curve["compute_flops"], curve["training_loss_nats"], line, color=ink,
-            label=f"{family}, training",
+            label=f"{FAMILIES[family]}, training",
         )  # fmt: skip
         ax.errorbar(
             flops, final[family], yerr=2 * record["validation_standard_error_nats"], color=ink,
-            fmt=marker, mfc="none", mew=1.6, ms=8, label=f"{family}, held out",
+            fmt=marker, mfc="none", mew=1.6, ms=8, label=f"{FAMILIES[family]}, held out",
         )  # fmt: skip
         tables.append(curve.assign(validation_loss_nats=final[family]))
     ax.set_xlabel(axis_label("compute_flops"))
@@ -172,7 +173,8 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
     note(fig, f"Ours: two runs of {power(reach)} FLOPs.  Published: no run this small.")
     ahead, behind = sorted(final, key=final.__getitem__)
     finding = (
-        f"After {power(reach)} FLOPs the {ahead} model has the lower held-out loss, "
-        f"{final[ahead]:.2f} nats per token against {final[behind]:.2f} of the {behind} model."
+        f"After {power(reach)} FLOPs the {FAMILIES[ahead]} model has the lower held-out loss, "
+        f"{final[ahead]:.2f} nats per token against {final[behind]:.2f} of the "
+        f"{FAMILIES[behind]} model."
     )
     return Drawing(fig, pd.concat(tables, ignore_index=True), finding)

@@ -34,6 +34,7 @@ from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.laws import JointLaw
 
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
+LABEL_STEP = 0.55  # of EL, between the names of neighbouring points
 CROSSING_COLUMNS = ("granularity", "compute_flops")
 
 
@@ -67,23 +68,18 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
 def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     """EL over A, one labelled point a model."""
     shown = table.sort_values(["activation_ratio", "efficiency_leverage"]).reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.2, 5.0))
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 5.6))
     ax.scatter(
         shown["activation_ratio"], shown["efficiency_leverage"], s=14 * shown["granularity"],
         facecolors="none", edgecolors=theme.colour("published"), linewidths=1.6,
     )  # fmt: skip
-    places = zip(
-        shown["model"], shown["activation_ratio"], shown["efficiency_leverage"], strict=True
-    )
-    for number, (name, ratio, leverage) in enumerate(places):
-        # names alternate sides, since models of one family lie above one another
-        left = number % 2 == 1 and ratio > 0.03
+    for name, ratio, leverage, height in _label_heights(shown):
         ax.annotate(
-            str(name), (ratio, leverage), fontsize=8.5, xytext=(-9 if left else 9, 0),
-            textcoords="offset points", va="center", ha="right" if left else "left",
+            name, (ratio, leverage), (ratio * 1.08, height), fontsize=9.5, va="center",
+            arrowprops={"arrowstyle": "-", "color": theme.colour("grid"), "shrinkA": 0},
         )  # fmt: skip
     log_axes(ax, "activation_ratio")
-    ax.set_xlim(0.016, 0.45)
+    ax.set_xlim(0.018, 0.6)
     plain_ticks(ax.xaxis, GALLERY_TICKS)
     ax.set_ylabel(axis_label("efficiency_leverage"))
     low, high = law.domain["compute"]
@@ -135,3 +131,15 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         f"above the budgets of our own models."
     )
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
+
+
+def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]:
+    """Name, A, EL and the height of the label of every model, neighbours pushed apart."""
+    placed: list[tuple[str, float, float, float]] = []
+    columns = shown.sort_values("efficiency_leverage")[
+        ["model", "activation_ratio", "efficiency_leverage"]
+    ]
+    for name, ratio, leverage in columns.to_numpy().tolist():
+        near = [height for _, other, _, height in placed if 1 / 2.5 < other / ratio < 2.5]
+        placed.append((name, ratio, leverage, max([leverage, *(h + LABEL_STEP for h in near)])))
+    return placed

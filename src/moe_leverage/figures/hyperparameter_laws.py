@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.figures import theme
-from moe_leverage.figures.common import draw_points, log_axes, note, points, power, ranges
+from moe_leverage.figures.common import FAMILIES, draw_points, log_axes, note, points, power, ranges
 from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.laws import PowerLaw
 
@@ -55,7 +55,7 @@ def hyperparameters(
         )
         for family, group in runs.groupby("family"):
             draw_points(
-                ax, group, "compute_flops", name, label=f"measured, {family}",
+                ax, group, "compute_flops", name, label=f"measured, {FAMILIES[str(family)]}",
                 colour=theme.colour(str(family)),
             )  # fmt: skip
         log_axes(ax, "compute_flops", name)

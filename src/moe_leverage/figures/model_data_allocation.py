@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.figures import theme
-from moe_leverage.figures.common import draw_points, log_axes, note, points, power, ranges
+from moe_leverage.figures.common import FAMILIES, draw_points, log_axes, note, points, power, ranges
 from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
 from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.laws import PowerLaw
@@ -44,10 +44,16 @@ def allocation(
         table[f"{family}_{column}"] = law(compute)
         ink, line = theme.colour(family), "-" if family == "moe" else "--"
         ax.plot(compute, law(compute), ":", color=ink, lw=1.2)
-        ax.plot(compute[inside], law(compute[inside]), line, color=ink, label=f"Table 1, {family}")
+        ax.plot(
+            compute[inside],
+            law(compute[inside]),
+            line,
+            color=ink,
+            label=f"Table 1, {FAMILIES[family]}",
+        )
         group = runs[runs["family"] == family]
         if len(group):
-            label = f"measured, {family}"
+            label = f"measured, {FAMILIES[family]}"
             draw_points(ax, group, "compute_flops", column, colour=ink, label=label)
         log_axes(ax, "compute_flops", column)
     axes[0].legend()

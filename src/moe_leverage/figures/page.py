@@ -17,6 +17,7 @@ from moe_leverage.config import require
 from moe_leverage.figures.registry import show_table
 
 PROFILES = ("read", "retrain", "full")
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def require_profile(profile: str) -> None:
@@ -67,6 +68,16 @@ def standing(study: str, runs: pd.DataFrame) -> None:
             f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."
         )
     _markdown(f":::{{admonition}} What stands\n:class: note\n{text}\n:::", text)
+
+
+def scientific(value: float) -> str:
+    """A number as prose writes it, with two significant digits.
+
+    >>> scientific(7.04e14), scientific(2.6e-4)
+    ('7.0 × 10¹⁴', '2.6 × 10⁻⁴')
+    """
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.figures import theme
-from moe_leverage.figures.common import log_axes, note, plain_ticks, power
+from moe_leverage.figures.common import FAMILIES, log_axes, note, plain_ticks, power
 from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.fitting import Fit
 
@@ -35,7 +35,9 @@ def losses(table: pd.DataFrame, fits: Mapping[str, Fit]) -> Drawing:
         role, marker = ROLES[family]
         ink, group = theme.colour(role), table[table["family"] == family]
         found = fitted.predict({"compute": grid})
-        ax.plot(group["compute"], group["loss"], marker, color=ink, mfc="none", label=family)
+        ax.plot(
+            group["compute"], group["loss"], marker, color=ink, mfc="none", label=FAMILIES[family]
+        )
         ax.plot(grid, found.value, theme.LINES[role], color=ink, lw=1.4)
         ax.fill_between(grid, *found.confidence.T, color=ink, alpha=0.15, lw=0)
         ends = dict(zip(("low", "high"), found.confidence.T, strict=True))
@@ -51,7 +53,7 @@ def losses(table: pd.DataFrame, fits: Mapping[str, Fit]) -> Drawing:
     slopes = {family: -fitted.law.coefficients[1] for family, fitted in fits.items()}
     finding = (
         "The loss falls with compute to the power "
-        + " and ".join(f"{slope:.3f} ({family})" for family, slope in slopes.items())
+        + " and ".join(f"{slope:.3f} ({FAMILIES[family]})" for family, slope in slopes.items())
         + f", from {len(table)} runs."
     )
     return Drawing(fig, pd.concat(drawn, ignore_index=True), finding)
