@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -92,9 +93,15 @@ def moe_shapes(draw: st.DrawFn, **fixed: object) -> ModelConfig:
 # --- symmetries of the expert layer --------------------------------------------------------------
 
 
-@given(moe_shapes(), st.integers(1, 30), st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
-def test_grouped_dispatch_equals_the_loop(config, count, seed):
+@pytest.mark.parametrize("threads", [1, 2])
+@given(config=moe_shapes(), count=st.integers(1, 30), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_grouped_dispatch_equals_the_loop(threads, config, count, seed):
+    with mock.patch.object(torch, "get_num_threads", return_value=threads):
+        assert_grouped_equals_loop(config, count, seed)
+
+
+def assert_grouped_equals_loop(config: ModelConfig, count: int, seed: int) -> None:
     grouped, loop = layer_of(config, seed=seed), layer_of(config, "loop", seed=seed)
     outputs = []
     for layer in (grouped, loop):
@@ -467,7 +474,7 @@ def test_expert_dispatch_whatever_the_loads_and_blocks(experts, count, seed, flo
     scores = torch.randn(count, experts, generator=generator) + favour
     chosen = scores.topk(active, dim=-1).indices
     counts = routing.count(chosen, experts)
-    slots = dispatch.place(chosen, counts, flops_per_row)
+    slots = dispatch.blocked(chosen, counts, flops_per_row)
     inputs = (
         doubles(count, 6, seed=seed),
         doubles(count, active, seed=seed + 1),
@@ -495,6 +502,19 @@ def test_expert_dispatch_through_the_grouped_kernel():
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert found[2][3].eq(0).all()  # an expert without tokens
+
+
+def test_one_thread_groups_and_several_share_blocks(monkeypatch):
+    chosen = torch.tensor([[0, 2], [2, 1]])
+    counts = routing.count(chosen, 4)
+    for threads, dtype, is_grouped in (
+        (1, torch.float32, True),
+        (1, torch.float64, False),
+        (2, torch.float32, False),
+    ):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        slots = dispatch.place(chosen, counts, 100, dtype)
+        assert (slots.ends is not None) is is_grouped
 
 
 def test_blocks_grow_with_the_overhead_they_save():

@@ -27,7 +27,7 @@ SMALL_CALL_FLOPS = 1_500_000  # arithmetic that the overhead of one small multip
 class Slots:
     """Where each assignment of a token to an expert is computed; no token is dropped.
 
-    With a grouped kernel the K T slots are sorted by expert. Without one every expert has a block
+    For a grouped kernel the K T slots are sorted by expert. Without one every expert has a block
     of equally many slots, so that one batched multiply serves all, and what overflows the blocks
     follows, sorted by expert, with one small multiply for each expert that overflows.
     """
@@ -65,13 +65,20 @@ class Slots:
         return out
 
 
-def place(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"], flops_per_row: int) -> Slots:
+def place(
+    chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"], flops_per_row: int, dtype: torch.dtype
+) -> Slots:
     """Slots for the experts chosen, as suits the device.
 
-    `flops_per_row`, of one token in one expert, decides how large blocks pay.
+    The grouped kernel of a CPU runs its products one after another: fastest on one thread, while
+    several threads share a batched one. `flops_per_row`, of one token in one expert, decides how
+    large its blocks pay.
     """
     is_cuda = counts.device.type == "cuda"
-    return grouped(chosen, counts) if is_cuda else blocked(chosen, counts, flops_per_row)
+    is_one_thread = counts.device.type == "cpu" and torch.get_num_threads() == 1
+    if is_cuda or (is_one_thread and dtype != torch.float64):
+        return grouped(chosen, counts)
+    return blocked(chosen, counts, flops_per_row)
 
 
 def grouped(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"]) -> Slots:

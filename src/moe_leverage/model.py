@@ -316,7 +316,8 @@ def grouped_experts(
     down: Float[Tensor, "E H D"],
 ) -> Float[Tensor, "T D"]:
     """All experts at once, no token dropped: slots sorted by expert, one multiply for all."""
-    slots = place(chosen, counts, 2 * (gate_up[0].numel() + down[0].numel()))
+    flops_per_row = 2 * (gate_up[0].numel() + down[0].numel())
+    slots = place(chosen, counts, flops_per_row, tokens.dtype)
     return experts(tokens, gates, gate_up, down, slots)
 
 
