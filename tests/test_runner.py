@@ -1,5 +1,6 @@
 """Every planned run ends in the ledger exactly once, whoever is killed, and trouble has a name."""
 
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -180,6 +181,22 @@ def test_the_cheapest_come_first_and_equal_runs_once(tmp_path):
     plan = [*toy_plan(1, 30), *toy_plan(1, 10), *toy_plan(1, 20), *toy_plan(1, 10)]
     found = runner.missing(plan, toy_place(tmp_path))
     assert [one.run.num_steps for one in found] == [10, 20, 30]
+
+
+def test_a_run_of_two_studies_is_trained_once_and_stands_in_both(tmp_path, monkeypatch):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    other = dataclasses.replace(one, study="other")
+    run_one(one, POOL, place)
+    assert runner.missing([one, other], place) == [other]
+    monkeypatch.setattr(runner, "train", lambda *rest, **more: pytest.fail("trained again"))
+    third = dataclasses.replace(one, study="third")
+    assert run_one(third, POOL, place).state == "recorded"
+    assert losses(place, "third") == losses(place)
+    for _ in range(2):
+        assert runner.run([one, other, third], pool=POOL, place=place) == []
+    assert losses(place, "other") == losses(place)
+    assert ledger.verify(place.ledger) == []
+    assert list(place.runs.iterdir()) == []
 
 
 def test_pools_that_cannot_be_are_refused():

@@ -77,9 +77,9 @@ def toy_place(folder, corpus=open_corpus):
     return runner.Place(ledger=folder / "ledger", runs=folder / "runs", open_corpus=corpus)
 
 
-def losses(place):
-    """Validation loss of every record of the toy study, by run, duplicates kept."""
-    lines = (place.ledger / "toy.jsonl").read_text().splitlines()
+def losses(place, study="toy"):
+    """Validation loss of every record of a study, by run, duplicates kept."""
+    lines = (place.ledger / f"{study}.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return sorted((one["run_id"], one["validation_loss_nats"]) for one in records)
 

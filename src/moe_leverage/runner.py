@@ -85,6 +85,7 @@ def run(
         report(outcome)
 
     sweep_leftovers(place)
+    share(planned, place)
     waiting = missing(planned, place)
     with _stopping(place) as stopping:
         deadline = time.monotonic() + pool.max_seconds
@@ -95,6 +96,7 @@ def run(
         suspects = _drain(waiting, pool, place, note, is_over)
         for one in missing(suspects, place):
             _try_alone(one, pool, place, note, is_over)
+    share(planned, place)
     sweep_leftovers(place)
     return list(outcomes.values())
 
@@ -106,10 +108,12 @@ def run_one(one: Planned, pool: Pool, place: Place) -> Outcome:
         with claim(_lock_path(one.run_id, place)) as is_mine:
             if not is_mine:
                 return _outcome(one, "elsewhere", "another process trains it")
+            path = _ledger_path(one.study, place)
             if one.run_id in recorded(place.ledger):
+                _copy(one, place)
                 return _outcome(one, "recorded", "another process finished it")
             record, remark = _train(one, pool, place)
-            ledger.append(place.ledger / f"{one.study}.jsonl", record | {"study": one.study})
+            ledger.append(path, record | {"study": one.study})
             shutil.rmtree(place.runs / one.run_id, ignore_errors=True)
         return _outcome(one, record["status"], remark, time.monotonic() - start)
     except Stopped as stopped:
@@ -119,10 +123,41 @@ def run_one(one: Planned, pool: Pool, place: Place) -> Outcome:
 
 
 def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
-    """Those of `planned` without a record in any study's ledger, the cheapest first."""
-    have = recorded(place.ledger)
-    unique = {one.run_id: one for one in planned if one.run_id not in have}
+    """Those of `planned` without a record in their study's ledger, each once, cheapest first."""
+    have = {study: recorded_in(_ledger_path(study, place)) for study in {p.study for p in planned}}
+    unique = {one.run_id: one for one in planned if one.run_id not in have[one.study]}
     return sorted(unique.values(), key=lambda one: count_training_flops(one.run))
+
+
+def share(planned: Sequence[Planned], place: Place) -> None:
+    """Copy the records of runs that several studies plan into the ledger of each.
+
+    Such a run is trained once; its record stands in every study's file, equal but for the study.
+    """
+    have = recorded(place.ledger)
+    for one in planned:
+        path = _ledger_path(one.study, place)
+        if one.run_id in have and one.run_id not in recorded_in(path):
+            with claim(_lock_path(one.run_id, place)) as is_mine:
+                if is_mine:
+                    _copy(one, place)
+
+
+def _copy(one: Planned, place: Place) -> None:
+    """Write a recorded run into its study's ledger too, unless it stands there; it is claimed."""
+    path = _ledger_path(one.study, place)
+    if one.run_id not in recorded_in(path):
+        ledger.append(path, _record(one.run_id, place) | {"study": one.study})
+
+
+def _record(run_id: str, place: Place) -> dict[str, Any]:
+    """The record of a run, from whichever study's ledger holds it."""
+    for path in sorted(place.ledger.glob("*.jsonl")):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n") and value_of(line, b'"run_id":"') == run_id:
+                record: dict[str, Any] = json.loads(line)
+                return record
+    raise KeyError(run_id)
 
 
 def recorded(directory: Path) -> dict[str, str]:
@@ -145,7 +180,9 @@ def recorded(directory: Path) -> dict[str, str]:
 
 def recorded_in(path: Path) -> dict[str, str]:
     """Status of every run in one file of the ledger, by identity."""
-    found = {}
+    found: dict[str, str] = {}
+    if not path.is_file():
+        return found
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -184,6 +221,10 @@ def sweep_leftovers(place: Place) -> None:
         with claim(_lock_path(run_id, place)) as is_mine:
             if is_mine:
                 shutil.rmtree(place.runs / run_id, ignore_errors=True)
+
+
+def _ledger_path(study: str, place: Place) -> Path:
+    return place.ledger / f"{study}.jsonl"
 
 
 def _lock_path(run_id: str, place: Place) -> Path:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.runner import Place, in_progress, recorded, recorded_in, value_of
+from moe_leverage.runner import Place, in_progress, recorded_in, value_of
 from moe_leverage.studies import STUDIES, UNPLANNED, Planned, get, plan
 
 ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
@@ -46,10 +46,11 @@ def plan_now(name: str, place: Place) -> list[Planned]:
 
 def status(place: Place) -> dict[str, Any]:
     """All studies, and how many different runs have finished with a loss."""
-    have = recorded(place.ledger)
-    studies = {name: asdict(_study_status(name, have, place)) for name in STUDIES}
-    finished = sum(state == "ok" for state in have.values())
-    return {"finished": finished, "diverged": len(have) - finished, "studies": studies}
+    files = {path.stem: recorded_in(path) for path in sorted(place.ledger.glob("*.jsonl"))}
+    studies = {name: asdict(_study_status(name, files.get(name, {}), place)) for name in STUDIES}
+    states = {run_id: state for have in files.values() for run_id, state in have.items()}
+    finished = sum(state == "ok" for state in states.values())
+    return {"finished": finished, "diverged": len(states) - finished, "studies": studies}
 
 
 def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:

@@ -59,7 +59,7 @@ def plan(study: str, as_json: Json = False) -> None:
     place = runner.Place()
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
-    have = runner.recorded(place.ledger)
+    have = runner.recorded_in(place.ledger / f"{study}.jsonl")
     rows = [
         _described(one) | {
             "predicted_minutes": round(seconds[one.run_id] / 60, 2),
