@@ -302,7 +302,7 @@ def family_name(family: Mapping[str, object]) -> str:
     if not family["is_moe"]:
         return f"dense{variant}"
     a, g, s = (family[name] for name in ("activation_ratio", "granularity", "shared_ratio"))
-    return f"A={a:.4g} G={g:.3g} S={s:.3g}{variant}"
+    return f"A={a:.4g} G={g:.4g} S={s:.4g}{variant}"
 
 
 def _noise(table: pd.DataFrame, dense: Fit | None) -> tuple[float, str]:

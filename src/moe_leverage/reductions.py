@@ -60,10 +60,10 @@ def near_optimal(table: pd.DataFrame, tolerance: float = NEAR_OPTIMAL) -> pd.Dat
 def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """(M_opt, D_opt) at each budget from a parabola of ln loss in ln M (Section 2.3).
 
-    Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt follows from C = k M D with
-    the k of the table's own convention. One row a budget: `compute, flops_per_token, num_tokens,
-    loss`, 90 % ends `flops_per_token_low/high` from a bootstrap over runs, `num_sizes`, and
-    `reason`, empty where the optimum is sound; where it is not, the optimum is NaN.
+    Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
+    M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
+    num_tokens, loss`, 90 % ends `flops_per_token_low/high` from a bootstrap over runs, `num_sizes`,
+    and `reason`, empty where the optimum is sound; where it is not, the optimum is NaN.
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
     generator = np.random.default_rng(seed)
@@ -73,44 +73,44 @@ def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict[str, object]:
-    compute = float(runs["budget"].iloc[0])
-    row: dict[str, object] = {
-        "compute": compute,
-        "num_sizes": int(runs["flops_per_token"].nunique()),
-    }
+    sizes = int(runs["flops_per_token"].nunique())
     names = ("flops_per_token", "num_tokens", "loss", "flops_per_token_low", "flops_per_token_high")
-    empty = row | dict.fromkeys(names, np.nan)
-    if runs["flops_per_token"].nunique() < MIN_SIZES:
-        return empty | {"reason": f"{row['num_sizes']} model scales, a parabola needs {MIN_SIZES}"}
+    row: dict[str, object] = {"compute": float(runs["budget"].iloc[0]), "num_sizes": sizes}
+    row |= dict.fromkeys(names, np.nan)
+    if sizes < MIN_SIZES:
+        return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
+    runs = runs.sort_values("flops_per_token")
     log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
-    log_loss = np.log(runs["loss"].to_numpy(dtype=float))
-    centre = log_m.mean()
-    features = np.stack([np.ones_like(log_m), log_m - centre, (log_m - centre) ** 2], axis=-1)
-    weights = np.concatenate([
-        np.ones((1, len(runs))), generator.exponential(size=(RESAMPLES, len(runs)))
-    ])  # fmt: skip
-    weighted = features[None] * weights[..., None]
-    matrix = np.swapaxes(weighted, -1, -2) @ features + 1e-12 * np.eye(3)
-    a, b, c = np.linalg.solve(matrix, (np.swapaxes(weighted, -1, -2) @ log_loss)[..., None])[
-        ..., 0
-    ].T
-    with np.errstate(all="ignore"):
-        vertex = np.where(c > 0, -b / (2 * c), np.nan)
-    if not c[0] > 0:
-        return empty | {"reason": "loss does not turn: the parabola opens downwards"}
-    if not log_m.min() <= vertex[0] + centre <= log_m.max():
-        side = "below" if vertex[0] + centre < log_m.min() else "above"
-        return empty | {"reason": f"the optimum lies {side} the scales tried"}
-    reached = vertex[1:][np.isfinite(vertex[1:])] + centre
-    spread = np.clip(reached, log_m.min(), log_m.max())  # no claim beyond the scales tried
-    low, high = np.exp(np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    optimum = float(np.exp(vertex[0] + centre))
-    per_token = float((runs["compute"] / (runs["flops_per_token"] * runs["num_tokens"])).median())
+    weights = np.ones((1 + RESAMPLES, len(runs)))
+    weights[1:] = generator.exponential(size=(RESAMPLES, len(runs)))
+    level, vertices = _parabolas(log_m, np.log(runs["loss"].to_numpy(dtype=float)), weights)
+    vertex = vertices[0]
+    if np.isnan(vertex):
+        return row | {"reason": "loss does not turn: the parabola opens downwards"}
+    if not log_m[0] <= vertex <= log_m[-1]:
+        side = "below" if vertex < log_m[0] else "above"
+        return row | {"reason": f"the optimum lies {side} the scales tried"}
+    reached = vertices[1:][np.isfinite(vertices[1:])].clip(log_m[0], log_m[-1])  # claim no more
+    low, high = np.exp(np.quantile(reached, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    to_budget = runs["budget"] / runs["compute"]  # tokens that spend the budget exactly
+    log_tokens = np.log((runs["num_tokens"] * to_budget).to_numpy(dtype=float))
     return row | {
-        "flops_per_token": optimum,
-        "num_tokens": compute / (per_token * optimum),
-        "loss": float(np.exp(a[0] - b[0] ** 2 / (4 * c[0]))),
+        "flops_per_token": float(np.exp(vertex)),
+        "num_tokens": float(np.exp(np.interp(vertex, log_m, log_tokens))),
+        "loss": float(np.exp(level)),
         "flops_per_token_low": float(low),
         "flops_per_token_high": float(high),
         "reason": "",
     }
+
+
+def _parabolas(log_m: Array, log_loss: Array, weights: Array) -> tuple[float, Array]:
+    """Ln loss at the first parabola's vertex, and every vertex; NaN where one opens downwards."""
+    centre = log_m.mean()
+    features = np.stack([np.ones_like(log_m), log_m - centre, (log_m - centre) ** 2], axis=-1)
+    weighted = np.swapaxes(features * weights[..., None], -1, -2)
+    matrix = weighted @ features + 1e-12 * np.eye(3)
+    a, b, c = np.linalg.solve(matrix, (weighted @ log_loss)[..., None])[..., 0].T
+    with np.errstate(all="ignore"):
+        vertices = np.where(c > 0, centre - b / (2 * c), np.nan)
+        return float(a[0] - b[0] ** 2 / (4 * c[0])), vertices

@@ -9,25 +9,29 @@ import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from moe_leverage.bootstrap import LEVEL
 from moe_leverage.diagnose import profile
 from moe_leverage.figures import theme
 from moe_leverage.findings import Findings, published_leverage
 from moe_leverage.fitting import Fit
-from moe_leverage.law import Law
+from moe_leverage.law import Array, Law
 from moe_leverage.laws import PUBLISHED
 from moe_leverage.leverage import FAMILY, family_name
 from moe_leverage.runs_table import RunsTable
 
-MOST_FAMILIES = 8  # drawn; more would not be told apart
+MOST_FAMILIES = 12  # drawn; more would not be told apart
+MARKERS = "o^Dv<>Ph"  # of granularity, the smallest first
+SIZE_INCHES = (7.0, 5.4)
 GRID_POINTS = 60
 
 STYLE = """
@@ -275,22 +279,21 @@ def _leverage_figure(found: Findings) -> Figure:
     frontier = points[(points["estimator"] == "frontier") & points["efficiency_leverage"].notna()]
     joint = found.fits.get("joint")
     with theme.themed("leverage"):
-        fig, ax = plt.subplots()
-        for names, group in list(frontier.groupby(FAMILY))[:MOST_FAMILIES]:
-            family: dict[str, Any] = dict(zip(FAMILY, names, strict=True))
-            ink = theme.activation_colour(family["activation_ratio"])
+        fig, ax = plt.subplots(figsize=SIZE_INCHES)
+        for family, group, look in _families(frontier):
             value = group["efficiency_leverage"]
             high = group["high"].where(np.isfinite(group["high"]), value)
             ends = np.stack([value - group["low"], high - value]).clip(min=0)
-            ax.errorbar(group["compute"], value, yerr=ends, fmt="o", color=ink,
-                        label=family_name(family))  # fmt: skip
+            ax.errorbar(group["compute"], value, yerr=ends, ls="", **look)
             if joint is not None:
-                grid = np.geomspace(group["compute"].min(), group["compute"].max(), GRID_POINTS)
                 axes = {name: family[name] for name in ("activation_ratio", "granularity")}
-                ax.plot(grid, joint.law.evaluate(**axes, compute=grid), color=ink)
+                grid = _grid(group)
+                ax.plot(grid, joint.law.evaluate(**axes, compute=grid), color=look["color"])
         ax.axhline(1.0, color=theme.colour("muted"), lw=0.8)
         ax.set(xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="EL")
-        ax.legend()
+        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis_formatter(FormatStrFormatter("%g"))
+        fig.legend(loc="outside lower center", ncols=2)
     return fig
 
 
@@ -298,22 +301,36 @@ def _loss_figure(found: Findings) -> Figure:
     assert found.leverage is not None
     best, fits = found.leverage.best, found.leverage.fits
     with theme.themed("losses"):
-        fig, ax = plt.subplots()
-        for names, group in list(best.groupby(FAMILY))[: MOST_FAMILIES + 1]:
-            family: dict[str, Any] = dict(zip(FAMILY, names, strict=True))
-            label = family_name(family)
-            ink = theme.colour("dense")
-            if family["is_moe"]:
-                ink = theme.activation_colour(family["activation_ratio"])
-            ax.plot(group["compute"], group["loss"], "s" if label == "dense" else "o", color=ink,
-                    label=label)  # fmt: skip
-            fitted = fits.get(f"{label}, FlooredPowerLaw") or fits.get(f"{label}, PowerLaw")
+        fig, ax = plt.subplots(figsize=SIZE_INCHES)
+        for family, group, look in _families(best):
+            ax.plot(group["compute"], group["loss"], ls="", **look)
+            name = family_name(family)
+            fitted = fits.get(f"{name}, FlooredPowerLaw") or fits.get(f"{name}, PowerLaw")
             if fitted is not None:
-                grid = np.geomspace(group["compute"].min(), group["compute"].max(), GRID_POINTS)
-                ax.plot(grid, fitted.law.evaluate(compute=grid), color=ink)
+                grid = _grid(group)
+                ax.plot(grid, fitted.law.evaluate(compute=grid), color=look["color"])
         ax.set(xscale="log", xlabel="training compute, FLOPs", ylabel="loss, nats per token")
-        ax.legend()
+        fig.legend(loc="outside lower center", ncols=2)
     return fig
+
+
+def _families(
+    points: pd.DataFrame,
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]]:
+    """Each family that is drawn, its points, and its look: hue for A, marker for G."""
+    sizes = sorted(points.loc[points["is_moe"], "granularity"].unique())
+    groups = list(points.groupby(FAMILY))
+    for names, group in groups[: MOST_FAMILIES + 1]:
+        family: dict[str, Any] = dict(zip(FAMILY, names, strict=True))
+        look = {"color": theme.colour("dense"), "marker": "s"}
+        if family["is_moe"]:
+            marker = MARKERS[sizes.index(family["granularity"]) % len(MARKERS)]
+            look = {"color": theme.activation_colour(family["activation_ratio"]), "marker": marker}
+        yield family, group, look | {"label": family_name(family)}
+
+
+def _grid(group: pd.DataFrame) -> Array:
+    return np.geomspace(group["compute"].min(), group["compute"].max(), GRID_POINTS)
 
 
 def _drawn(figure: Figure, name: str) -> str:
