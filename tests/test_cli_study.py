@@ -6,7 +6,7 @@ import sys
 import pytest
 from test_studies import bowl, synthetic
 
-from moe_leverage import cli, ledger, paths, runner, studies
+from moe_leverage import cli, corpus, ledger, paths, runner, studies
 from moe_leverage.runner import Outcome
 
 
@@ -84,6 +84,7 @@ def test_run_reports_failures_by_name_and_ends_with_one(here, call, monkeypatch)
         return found
 
     monkeypatch.setattr(runner, "run", fails)
+    monkeypatch.setattr(corpus, "load", lambda tier: None)
     code, out, err = call("run", "hparams", "--workers", "2")
     assert code == 1
     assert out == "120 failed\n"
@@ -96,6 +97,8 @@ def test_mistakes_are_one_line(here, call):
         ("plan", "joint"): "study = 'joint': needs the hyperparameters law",
         ("run", "hparams", "--workers", "0"): "workers = 0: must be a whole number >= 1",
         ("run", "hparams", "--backend", "slurm"): "backend = 'slurm': must be one of",
+        ("run", "hparams", "--device", "abacus"): "Execution.device = 'abacus': must be one of",
+        ("run", "hparams"): "corpus = 'full': not built; run moe-leverage corpus build",
         ("adopt", "taste"): "law = 'taste': must be one of hyperparameters",
         ("adopt", "allocation"): "study = 'allocation': needs the hyperparameters law",
     }.items():

@@ -100,13 +100,15 @@ def run(
     """
     from moe_leverage import runner
     from moe_leverage.backends import Pool
+    from moe_leverage.execution import Execution
 
+    Execution.from_dict({"device": device, "threads": threads})  # refuses what is not there
     pool = Pool(
         workers=workers,
         threads=threads,
         backend=backend,  # type: ignore[arg-type]  # checked by Pool
         address=address,
-        device=device,  # type: ignore[arg-type]  # checked by Execution
+        device=device,  # type: ignore[arg-type]  # checked above
         max_seconds=60 * max_minutes,
     )
     place = runner.Place()
@@ -177,7 +179,7 @@ def adopt(law: str, as_json: Json = False) -> None:
 
 def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outcome]:
     """Run, plan again with what was learned, and go on until nothing new is planned."""
-    from moe_leverage import runner
+    from moe_leverage import corpus, runner
 
     outcomes: dict[str, Outcome] = {}
     deadline = time.monotonic() + pool.max_seconds
@@ -186,6 +188,8 @@ def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outc
         waiting = runner.missing(planned, place)
         if not waiting or any(one.state == "stopped" for one in outcomes.values()):
             return list(outcomes.values())
+        for tier in {one.run.corpus for one in waiting}:
+            corpus.load(tier)
         pool = dataclasses.replace(pool, max_seconds=deadline - time.monotonic())
         with _progress(waiting, place) as report:
             found = runner.run(waiting, pool=pool, place=place, report=report)
