@@ -267,11 +267,24 @@ def law_losses(budget):
     }
 
 
-def test_leverage_is_read_from_the_dense_frontier():
-    runs = ledger_rows({budget: law_losses(budget) for budget in (1e12, 1e13, 1e14)})
-    found, _ = measured.leverage_points(runs)
-    at_best = found[(found["granularity"] == 8) & (found["compute_flops"] < 5e13)]
-    assert at_best["efficiency_leverage"].to_numpy() == pytest.approx([2.0, 2.0], rel=1e-3)
+def test_leverage_is_read_from_the_fits_of_the_ledger(tmp_path):
+    table = pd.DataFrame(
+        {
+            "estimator": ["frontier", "frontier", "joint", "frontier", "frontier"],
+            "variant": ["", "weak", "", "", ""],
+            "activation_ratio": 3 / 65,
+            "granularity": [2.0, 2.0, 2.0, 8.0, 2.0],
+            "compute": 1e12,
+            "efficiency_leverage": [1.5, 1.4, 1.6, 1.7, None],
+            "low": 1.0,
+            "high": 2.0,
+        }
+    )
+    table.to_csv(tmp_path / "leverage.csv", index=False)
+    found = measured.leverage_points(tmp_path, granularity=2)
+    assert found["efficiency_leverage"].tolist() == [1.5]
+    assert len(measured.leverage_points(tmp_path)) == 2
+    assert measured.joint_law(tmp_path) is None
 
 
 def test_the_best_granularity_is_found_at_every_budget():
@@ -280,9 +293,9 @@ def test_the_best_granularity_is_found_at_every_budget():
     assert measured.best_by_budget(moe, "granularity")["granularity"].tolist() == [8.0, 8.0]
 
 
-def test_no_runs_give_empty_tables():
+def test_no_runs_give_empty_tables(tmp_path):
     empty = pd.DataFrame()
-    assert measured.leverage_points(empty)[0].empty
+    assert measured.leverage_points(tmp_path).empty
     assert measured.hyperparameter_optima(empty).empty
     assert measured.allocation_minima(empty).empty
     assert measured.allocation_ratio(empty).empty

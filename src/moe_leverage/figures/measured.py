@@ -1,31 +1,33 @@
 """Our own runs as the tidy tables that the chapters' figures draw beside the published laws.
 
-Every function takes runs under the names of the notation (`page.runs_of`) and returns an empty
-table where they do not yet suffice, so that a chapter reads the same with and without them.
+Leverage is read from the fits of the ledger (data/fits), optima from its runs under the names of
+the notation (`page.runs_of`). A table is empty where runs do not yet suffice, so that a chapter
+reads the same with and without them.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from moe_leverage import leverage, reductions
+from moe_leverage import measured, reductions
 from moe_leverage.fitting import Fit
 from moe_leverage.laws import JointLaw
 
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
-MIN_DENSE_BUDGETS = 2
+SAME_AXIS = 0.05  # by which whole experts may move an axis off its value
 MIN_GRANULARITIES = 3
 
 
 def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs with the columns that `leverage` and `reductions` read."""
+    """Finished runs with the columns that `reductions` reads."""
     if runs.empty:
         return pd.DataFrame()
     done = runs[runs["status"] == "ok"].reset_index(drop=True)
     attention = done["forward_flops.attention_projections"] + done["forward_flops.attention_scores"]
     return done.assign(
-        is_moe=done["num_experts"] > 0,
         family=np.where(done["num_experts"] > 0, "moe", "dense"),
         compute=done["compute_flops"].astype(float),
         loss=done["loss_nats"].astype(float),
@@ -35,25 +37,28 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def leverage_points(runs: pd.DataFrame) -> tuple[pd.DataFrame, Fit | None]:
-    """EL of every MoE point with its interval, and the joint law fitted to them where it can be."""
-    table = runs_table(runs)
-    if table.empty:
-        return pd.DataFrame(), None
-    dense = table[~table["is_moe"]]
-    budgets = reductions.budget_of(dense["compute"].to_numpy())
-    if len(set(budgets)) < MIN_DENSE_BUDGETS or table["is_moe"].sum() == 0:
-        return pd.DataFrame(), None
-    found = leverage.estimate(table)
-    points = found.points[found.points["estimator"] == ESTIMATOR]
+def leverage_points(directory: Path = measured.DIRECTORY, **axes: float) -> pd.DataFrame:
+    """EL with its interval at every MoE point of the ledger's fits, at these values of the axes.
+
+    Points of studies that change more than A, G and C are left out, and so are mere bounds.
+    """
+    path = directory / f"{measured.TABLES[0]}.csv"
+    if not path.is_file():
+        return pd.DataFrame()
+    points = pd.read_csv(path)
+    kept = (points["estimator"] == ESTIMATOR) & points["variant"].isna()
+    for name, value in axes.items():
+        kept &= np.isclose(points[name], value, rtol=SAME_AXIS)
     names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
-    points = points.rename(columns=names).dropna(subset=["efficiency_leverage"])
-    return points.reset_index(drop=True), found.fits.get("joint")
+    found = points[kept].dropna(subset=["efficiency_leverage"]).rename(columns=names)
+    return found.reset_index(drop=True)
 
 
-def joint_law(fitted: Fit | None) -> JointLaw | None:
-    """The law of a joint fit, if there is one."""
-    return fitted.law if fitted is not None and isinstance(fitted.law, JointLaw) else None
+def joint_law(directory: Path = measured.DIRECTORY) -> JointLaw | None:
+    """Equation 13 as fitted to our own runs, if the ledger's fits have it."""
+    path = directory / "joint.json"
+    law = Fit.load(path).law if path.is_file() else None
+    return law if isinstance(law, JointLaw) else None
 
 
 def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
