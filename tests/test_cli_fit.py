@@ -11,6 +11,7 @@ import pytest
 from synthetic_runs import JOINT, all_runs
 
 from moe_leverage.cli import main
+from moe_leverage.rivals import ChinchillaLaw
 
 KEYS = {"num_runs", "num_dense", "num_moe", "leverage", "fits", "skipped", "warnings"}
 ROW = {"activation_ratio", "granularity", "compute", "efficiency_leverage", "interval", "bound"}
@@ -95,6 +96,23 @@ def test_a_table_of_dense_runs_alone_says_what_it_lacks(run, tmp_path):
     record = json.loads(done.stdout)
     assert record["leverage"] == []
     assert record["skipped"]["leverage"].startswith("MoE runs = 0")
+
+
+def test_dense_runs_of_many_sizes_give_the_chinchilla_law(run, tmp_path):
+    generator = np.random.default_rng(0)
+    sizes = np.exp(generator.uniform(np.log(5e7), np.log(1.6e10), 120))
+    tokens = np.exp(generator.uniform(np.log(2e8), np.log(5e11), 120))
+    truth = ChinchillaLaw(1.82, 482.0, 2085.0, 0.3478, 0.3658)
+    loss = truth.evaluate(num_params=sizes, num_tokens=tokens)
+    loss *= np.exp(0.003 * generator.standard_normal(120))
+    table = {"family": "dense", "N": sizes, "D": tokens, "flops_6nd": 6 * sizes * tokens}
+    path = tmp_path / "sizes.csv"
+    pd.DataFrame(table | {"loss": loss}).to_csv(path, index=False)
+    record = json.loads(run(path, "--json").stdout)
+    found = record["fits"]["dense_chinchilla"]
+    assert found["coefficients"]["alpha"] == pytest.approx(truth.alpha, abs=0.02)
+    assert found["interval"]["floor"][0] < truth.floor < found["interval"]["floor"][1]
+    assert record["units"]["compute"] == "six_n"
 
 
 def test_one_budget_gives_reasons_and_no_fits(run, tmp_path):

@@ -24,7 +24,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
     "num_tokens": ("tokens", "d", "training_tokens", "train_tokens", "n_tokens", "tokens_seen"),
     "compute": ("flops", "c", "training_flops", "train_flops", "total_flops", "compute_flops"),
-    "is_moe": ("moe", "sparse"),
+    "is_moe": ("moe", "sparse", "family", "kind"),
     "activation_ratio": ("a", "activation", "sparsity_ratio"),
     "granularity": ("g",),
     "shared_ratio": ("s", "shared_expert_ratio"),
@@ -47,7 +47,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "batch_tokens": ("tokens_per_batch", "batch_size_tokens"),
     "seed": ("random_seed",),
     "status": ("state",),
-    "variant": ("family", "recipe"),
+    "variant": (),
 }  # fmt: skip
 COUNTS = {"": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12}
 UNITS: dict[str, dict[str, float]] = {

@@ -159,10 +159,11 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     found = Findings(fits={}, skipped={}, warnings=[])
     for prefix, runs in _largest_families(table):
         label = f"{prefix or 'moe_'}chinchilla"
-        if not {"active_params", "num_tokens"} <= set(runs):
-            found.skipped[label] = "active_params or num_tokens: not in the table"
+        size = "total_params" if prefix and "active_params" not in runs else "active_params"
+        if not {size, "num_tokens"} <= set(runs):
+            found.skipped[label] = f"{size} or num_tokens: not in the table"
             continue
-        sized = runs.rename(columns={"active_params": "num_params"})
+        sized = runs.rename(columns={size: "num_params"})
         best = sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()
         try:
             fitted = fit(ChinchillaLaw, sized.loc[best], "loss", resamples=resamples, seed=seed)

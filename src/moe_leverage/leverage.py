@@ -271,7 +271,9 @@ def _is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
 def _joint_fit(points: pd.DataFrame, dense_draws: Array, seed: int) -> Fit:
     fitted_on = points["efficiency_leverage"].notna().to_numpy() & ~_is_held_out(points)
     if not fitted_on.any():
-        raise UnidentifiedError("efficiency_leverage = []: no point lies within the dense frontier")
+        raise UnidentifiedError(
+            "efficiency_leverage: no point of the plain recipe lies inside the frontier"
+        )
     fitted = fit(JointLaw, points[fitted_on], "efficiency_leverage", resamples=0, seed=seed)
     return refit(fitted, dense_draws[:, fitted_on], seed=seed)
 

@@ -210,7 +210,15 @@ def _complete_axes(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _is_moe(frame: pd.DataFrame, notes: list[str]) -> pd.Series:
     if "is_moe" in frame:
         words = {"true": True, "1": True, "moe": True, "yes": True, "sparse": True}
-        words |= {"false": False, "0": False, "dense": False, "no": False, "": False}
+        words |= {
+            "1.0": True,
+            "0.0": False,
+            "false": False,
+            "0": False,
+            "dense": False,
+            "no": False,
+            "": False,
+        }
         known = frame["is_moe"].str.lower().map(words)
         rule = f"must be one of {', '.join(filter(None, words))}"
         _refuse(known.isna(), "is_moe", frame["is_moe"], rule)
