@@ -231,13 +231,52 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
         train(run_of(seed=1), corpus=CORPUS, execution=CPU, checkpoint_directory=tmp_path)
 
 
+def test_a_checkpoint_of_another_corpus_is_refused(tmp_path):
+    train(run_of(), corpus=CORPUS, execution=CPU, checkpoint_directory=tmp_path)
+    rebuilt = dataclasses.replace(CORPUS, digest="f" * 64)
+    with pytest.raises(ValueError, match="was trained on another build of the corpus"):
+        train(run_of(), corpus=rebuilt, execution=CPU, checkpoint_directory=tmp_path)
+
+
+KILLED = """
+import dataclasses, os, signal, sys
+from pathlib import Path
+from moe_leverage import checkpoint
+from moe_leverage.training import train
+from toy import CORPUS, CPU, LING, run_of
+
+sync, calls = checkpoint._sync, iter(range(1000))
+def dying_sync(path):
+    if next(calls) == int(sys.argv[2]):  # four calls a checkpoint
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(path)
+checkpoint._sync = dying_sync
+how = dataclasses.replace(CPU, checkpoint_seconds=1e-9)
+train(run_of(LING), corpus=CORPUS, execution=how, checkpoint_directory=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instant", [2, 13, 15])
+def test_sigkill_while_writing_a_checkpoint_costs_one_step_and_no_bit(instant, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(instant)]
+    done = subprocess.run(command, check=False, cwd=HERE, stdout=subprocess.PIPE)
+    assert done.returncode == -signal.SIGKILL
+    run = run_of(LING)
+    found = checkpoint.load(tmp_path, run_id=run.identity())
+    written = instant // 4 + (instant % 4 == 3)  # renamed into place before its last sync
+    assert (0 if found is None else found.steps_done) == written
+    resumed = train(run, corpus=CORPUS, execution=CPU, checkpoint_directory=tmp_path)
+    assert results(resumed) == results(train(run, corpus=CORPUS, execution=CPU))
+
+
 def test_state_survives_the_round_trip_through_a_checkpoint(tmp_path):
     run = run_of(LING)
     with machine_of(CPU) as machine:
         state = start(run, machine)
         for step in range(5):
             learn(state, run, own_share(run, CORPUS, step, machine), machine)
-        training._keep(state, run, machine, tmp_path)
+        training._keep(state, run, CORPUS, machine, tmp_path)
         saved = checkpoint.load(tmp_path, run_id=run.identity())
         fresh = start(run, machine)
         training.restore(fresh, saved.tensors, seconds=0.0)

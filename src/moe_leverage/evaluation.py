@@ -106,6 +106,6 @@ def _window_losses(
         nats = F.cross_entropy(
             output.logits.float().transpose(1, 2), piece[:, 1:], reduction="none"
         )
-        losses.append(nats.double().mean(dim=1).cpu())
+        losses.append(nats.cpu().double().mean(dim=1))
         counts.append(output.counts)
     return torch.cat(losses), torch.stack(counts).sum(dim=0)

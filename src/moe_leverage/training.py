@@ -67,9 +67,7 @@ def train(
         require(is_shared, "batch_sequences", run.batch_sequences, rule)
         state = start(run, machine)
         if checkpoint_directory is not None:
-            found = checkpoint.load(checkpoint_directory, run_id=run.identity())
-            if found is not None:
-                restore(state, found.tensors, seconds=found.progress["seconds"])
+            _resume(state, run, corpus, checkpoint_directory)
         is_shown = sys.stderr.isatty() if progress is None else progress
         with (
             _caught_signals(checkpoint_directory is not None) as caught,
@@ -160,17 +158,28 @@ def _run_steps(
         is_due = time.monotonic() - kept_at >= machine.execution.checkpoint_seconds
         must_stop, must_keep = machine.any_of(bool(caught), is_due)
         if directory is not None and (must_stop or must_keep):
-            _keep(state, run, machine, directory)
+            _keep(state, run, corpus, machine, directory)
             kept_at, kept_steps = time.monotonic(), state.steps_done
             if must_stop and state.steps_done < run.num_steps:
                 number = caught[0] if caught else signal.SIGTERM
                 raise Stopped(number, state.steps_done, run.num_steps)
     if directory is not None and kept_steps < state.steps_done:
-        _keep(state, run, machine, directory)
+        _keep(state, run, corpus, machine, directory)
     return True
 
 
-def _keep(state: State, run: RunConfig, machine: Machine, directory: Path) -> None:
+def _resume(state: State, run: RunConfig, corpus: Corpus, directory: Path) -> None:
+    """Bring `state` to where the checkpoint in `directory`, if there is one, left the run."""
+    found = checkpoint.load(directory, run_id=run.identity())
+    if found is None:
+        return
+    digest = found.progress["corpus_digest"]
+    rule = f"was trained on another build of the corpus, {digest[:12]}"
+    require(digest == corpus.digest, "checkpoint", str(directory), rule)
+    restore(state, found.tensors, seconds=found.progress["seconds"])
+
+
+def _keep(state: State, run: RunConfig, corpus: Corpus, machine: Machine, directory: Path) -> None:
     """Write a checkpoint, from the first process, of what all processes hold."""
     held = tensors(state)
     if machine.is_first:
@@ -178,7 +187,7 @@ def _keep(state: State, run: RunConfig, machine: Machine, directory: Path) -> No
             run_id=run.identity(),
             steps_done=state.steps_done,
             tensors=held,
-            progress={"seconds": state.seconds},
+            progress={"seconds": state.seconds, "corpus_digest": corpus.digest},
         )
         checkpoint.save(directory, now)
     machine.wait()
