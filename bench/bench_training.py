@@ -252,8 +252,16 @@ def resident_after(shape: Shape, who: str) -> int:
             step = our_step(shape.moe(), machine) if is_ours else peer_step(shape.moe(), who)
             for _ in range(MEMORY_STEPS):
                 step(random_tokens(torch.Generator().manual_seed(0)))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident size so far; Linux's rusage would count the parent's before exec."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (line,) = (text for text in status.read_text().splitlines() if text.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def run_of(model: ModelConfig) -> RunConfig:
