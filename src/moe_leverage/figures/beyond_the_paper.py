@@ -127,8 +127,8 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     coarse = float(law.break_even_compute(0.05, 2.0))
     finding = (
         f"The law's break-even compute is {power(coarse)} FLOPs at G = 2 and least, "
-        f"{power(lowest['compute_flops'])}, near G = {lowest['granularity']:.0f}: within or just "
-        f"above the budgets of our own models."
+        f"{power(lowest['compute_flops'])}, near G = {lowest['granularity']:.0f}; our "
+        f"own ladder of MoE models ends at {power(LADDER_FLOPS[-1])}."
     )
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
 
