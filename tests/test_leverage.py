@@ -114,6 +114,15 @@ def test_best_of_each_sweep_is_taken_and_counted():
     assert best["num_seeds"].tolist() == [2, 2]
 
 
+def test_rows_without_seeds_are_a_sweep_and_not_repeats():
+    table = noisy(moe_runs(experts=(64,), scales=(1,), seeds=5), 0.01)
+    repeated, swept = best_runs(table), best_runs(table.drop(columns="seed"))
+    at_point = table.groupby("compute")["loss"]
+    np.testing.assert_allclose(repeated["loss"], at_point.mean())
+    np.testing.assert_allclose(swept["loss"], at_point.min())
+    assert seed_noise(table.drop(columns="seed")) == (0.0, 0)
+
+
 def test_seed_noise_is_measured_within_configurations():
     sigma, freedom = seed_noise(noisy(dense_runs(seeds=40), 0.01))
     assert sigma == pytest.approx(0.01, rel=0.1)

@@ -10,8 +10,9 @@ frontier, from fitted curves L(C) as in the paper, or, through Equation 13, from
 
 A table of runs has a row a run and the columns `is_moe, activation_ratio, granularity,
 shared_ratio, compute, loss`; `flops_per_token, num_tokens, learning_rate, batch_tokens, variant`
-if known. Rows equal in all of them but the loss are seeds of one configuration. Rows of a `variant`
-or marked `held_out` get a leverage but are kept from the fit of Equation 13.
+if known. Rows equal in all of these are repeats of one configuration where the table has a column
+`seed`, and runs of a sweep where it has none. Rows of a `variant` or marked `held_out` get a
+leverage but are kept from the fit of Equation 13.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from moe_leverage.rivals import FlooredPowerLaw
 
 REQUIRED = ("is_moe", "activation_ratio", "granularity", "shared_ratio", "compute", "loss")
 FAMILY = ["is_moe", "activation_ratio", "granularity", "shared_ratio", "variant", "held_out"]
-SIZES = ["flops_per_token", "num_tokens", "learning_rate", "batch_tokens"]
+SIZES = ["flops_per_token", "num_tokens", "learning_rate", "batch_tokens", "configuration"]
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
@@ -332,6 +333,7 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         value = float(table[name].iloc[row])
         require(not bad.any(), f"{name}, row {row}", value, "must be positive and finite")
     known = {name: table.get(name, 0.0) for name in SIZES}
+    known["configuration"] = 0.0 if "seed" in table else pd.Series(range(len(table)), table.index)
     table = table.assign(**known, variant=table.get("variant", ""))
     for name in ("activation_ratio", "granularity", "shared_ratio"):
         rounded = _significant(table[name].astype(float))

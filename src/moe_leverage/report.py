@@ -56,7 +56,7 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
         "columns": dict(table.mapping.columns),
         "units": dict(table.mapping.units),
         "columns_guessed": table.mapping.guessed,
-        "notes": table.notes + _sweep_notes(found),
+        "notes": table.notes + _sweep_notes(found, "seed" in runs),
         "leverage": _leverage_rows(found),
         "estimators": _estimator_rows(found),
         "fits": {name: _fit_row(name, fitted) for name, fitted in found.fits.items()},
@@ -147,13 +147,15 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
     }
 
 
-def _sweep_notes(found: Findings) -> list[str]:
+def _sweep_notes(found: Findings, has_seeds: bool) -> list[str]:
     """How many runs each point was chosen from, and the noise behind the intervals."""
     if found.leverage is None:
         return []
     best = found.leverage.best
     swept = int((best["num_runs"] > best["num_seeds"]).sum())
     notes = [f"noise of ln loss {found.leverage.noise:.2g}: {found.leverage.noise_source}"]
+    if not has_seeds:
+        notes.append("there is no column seed: rows at one point count as a sweep, not as repeats")
     if swept:
         most = int(best["num_runs"].max())
         notes.append(
