@@ -36,7 +36,7 @@ STARTING_MODEL = PowerLaw(0.0264, 0.6)  # M of C until the allocation law is mea
 EXPERT_MULTIPLE = 4  # the grouped matrix multiply wants widths of 16 bytes
 MOST_EXPERTS = 512  # as in Table 8
 AXIS_TOLERANCE = 0.15  # by which whole experts may miss an axis before a point is left out
-RENORMALISE = False  # gates as printed; the pilot shows both
+RENORMALISE = True  # the pilot: 4.24 nats against 4.52 with gates as printed, at 1e12 FLOPs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
