@@ -30,7 +30,7 @@ def runs(studies: Sequence[str]) -> pd.DataFrame:
     tables = [ledger.load(study, ledger.DIRECTORY) for study in files]
     if not tables or not sum(map(len, tables)):
         return pd.DataFrame()
-    frame = pd.concat(tables, ignore_index=True)
+    frame = pd.concat(tables, ignore_index=True).drop_duplicates("run_id")  # planned twice
     frame = frame[(frame["status"] == "ok") & frame["excluded"].isna()]
     return with_columns(frame.reset_index(drop=True))
 

@@ -48,7 +48,7 @@ def runs_of(*studies: str) -> pd.DataFrame:
     tables = [table for table in map(ledger.load, found) if len(table)]
     if not tables:
         return pd.DataFrame()
-    runs = pd.concat(tables, ignore_index=True)
+    runs = pd.concat(tables, ignore_index=True).drop_duplicates("run_id")  # planned twice
     names = {"training_flops": "compute_flops", "validation_loss_nats": "loss_nats"}
     return runs[runs["excluded"].isna()].rename(columns=names).reset_index(drop=True)
 
