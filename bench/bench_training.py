@@ -114,11 +114,11 @@ def time_shape(shape: Shape, machine: Machine) -> list[dict[str, Any]]:
     speed = [BATCH_TOKENS / s for s in ours]
     rows = []
     for experts in ("grouped_mm", "eager"):
-        ratio = statistics.median(np.divide(seconds[experts], ours))
+        ratio = median_ratio(seconds[experts], ours)
         peer = f"transformers Ernie4_5_Moe, {experts} experts"
         row = figure("training step", shape, speed, "tokens/s", peer, ratio)
         rows.append(row | {"target": f">= {PEER_RATIO} x", "met": ratio >= PEER_RATIO})
-    ratio = statistics.median(np.divide(ours, seconds["dense"]))
+    ratio = median_ratio(ours, seconds["dense"])
     row = figure("MoE step", shape, ours, "s", "our dense step at equal FLOPs", ratio)
     if shape.dense_target:
         row |= {"target": f"<= {shape.dense_target} x", "met": ratio <= shape.dense_target}
@@ -227,8 +227,13 @@ def time_evaluation(shape: Shape, machine: Machine) -> dict[str, Any]:
         {"train": step, "score": lambda _: evaluate(state.wrapped, run, corpus, machine)}
     )
     speed = [65_536 / s for s in seconds["score"]]
-    ratio = statistics.median(65_536 / BATCH_TOKENS * np.divide(seconds["train"], seconds["score"]))
+    ratio = 65_536 / BATCH_TOKENS * median_ratio(seconds["train"], seconds["score"])
     return figure("validation", shape, speed, "tokens/s", "our training step", ratio)
+
+
+def median_ratio(above: list[float], below: list[float]) -> float:
+    """Median over the turns of the ratio within a turn."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def memory(shape: Shape) -> dict[str, Any]:
