@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from moe_leverage.accounting import count_parameters
-from moe_leverage.huggingface import load
-from moe_leverage.laws import PUBLISHED
-from moe_leverage.search import Limits, design
+from moe_leverage.design.huggingface import load
+from moe_leverage.design.search import Limits, design
+from moe_leverage.theory.laws import PUBLISHED
 
 PREDICTIONS_SECONDS = 0.2  # a million, one core
 EXPLAIN_SECONDS = 1.0  # from a cold start

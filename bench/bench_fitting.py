@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from moe_leverage.fitting import fit
-from moe_leverage.law import Array, Law
-from moe_leverage.laws import PUBLISHED, JointLaw
-from moe_leverage.optimise import Problem, minimise
-from moe_leverage.rivals import ChinchillaLaw
+from moe_leverage.statistics.fitting import fit
+from moe_leverage.statistics.optimise import Problem, minimise
+from moe_leverage.theory.law import Array, Law
+from moe_leverage.theory.laws import PUBLISHED, JointLaw
+from moe_leverage.theory.rivals import ChinchillaLaw
 
 JOINT_SECONDS, JOINT_RATIO, CHINCHILLA_SECONDS = 3.0, 50.0, 20.0
 PEER_RESAMPLES = 100  # of 1,000 with numerical gradients: the loop is timed on these and scaled

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from bench.bench_ledger import record
-from moe_leverage.backends import Pool
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.corpus import Corpus
-from moe_leverage.protocol import Point
-from moe_leverage.runner import Place
-from moe_leverage.runner import run as run_planned
-from moe_leverage.status import status
-from moe_leverage.studies import STUDIES, Planned
+from moe_leverage.lab.backends import Pool
+from moe_leverage.lab.protocol import Point
+from moe_leverage.lab.runner import Place
+from moe_leverage.lab.runner import run as run_planned
+from moe_leverage.lab.status import status
+from moe_leverage.lab.studies import STUDIES, Planned
+from moe_leverage.trainer.corpus import Corpus
 
 RUNS, STATUS_SECONDS = 100_000, 3.0
 SPEED_UP, OVERHEAD = 1.8, 0.02

@@ -23,7 +23,7 @@ import yaml
 from chapters import ROOT
 from nbformat import NotebookNode
 
-from moe_leverage import calculator
+from moe_leverage.design import calculator
 from moe_leverage.figures import theme
 from moe_leverage.figures.notation import notation
 from moe_leverage.paths import BUILD, write_atomically

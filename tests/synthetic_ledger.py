@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from moe_leverage import ledger
-from moe_leverage.laws import JointLaw, PowerLaw
-from moe_leverage.protocol import Laws
-from moe_leverage.rivals import FlooredPowerLaw
-from moe_leverage.studies import STUDIES, plan
+from moe_leverage.lab.protocol import Laws
+from moe_leverage.lab.studies import STUDIES, plan
+from moe_leverage.theory.laws import JointLaw, PowerLaw
+from moe_leverage.theory.rivals import FlooredPowerLaw
 
 DENSE = FlooredPowerLaw(1.6, 330.0, -0.19)
 JOINT = JointLaw(1.05, -0.11, 0.02, -0.13, 0.03, 4.0)

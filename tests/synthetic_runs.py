@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from moe_leverage.laws import JointLaw
-from moe_leverage.rivals import FlooredPowerLaw
+from moe_leverage.theory.laws import JointLaw
+from moe_leverage.theory.rivals import FlooredPowerLaw
 
 DENSE = FlooredPowerLaw(1.6, 330.0, -0.19)
 JOINT = JointLaw(1.05, -0.11, 0.02, -0.13, 0.03, 4.0)  # breaks even near 1e11 FLOPs at G = 2

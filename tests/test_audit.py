@@ -262,7 +262,7 @@ def test_command_line_names_a_bad_verdict() -> None:
 
 
 def test_laws_and_tables_print_the_same_coefficients() -> None:
-    from moe_leverage.laws import PUBLISHED
+    from moe_leverage.theory.laws import PUBLISHED
 
     row = paper.table(2).loc[0]
     for name in ("a", "d", "gamma", "beta", "a_start", "a_max"):

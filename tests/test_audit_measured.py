@@ -14,8 +14,8 @@ from moe_leverage import ledger
 from moe_leverage.audit import evidence, measured
 from moe_leverage.audit.measured import fitted, measure
 from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
-from moe_leverage.fitting import fit
-from moe_leverage.laws import PowerLaw
+from moe_leverage.statistics.fitting import fit
+from moe_leverage.theory.laws import PowerLaw
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from moe_leverage import corpus, paths
+from moe_leverage import paths
+from moe_leverage.trainer import corpus
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ The old prose, and {{glue:text}}`exponent:.4f`.
 import pandas as pd
 from moe_leverage.figures import registry
 from moe_leverage.figures.page import numbers
-from moe_leverage.laws import PUBLISHED
+from moe_leverage.theory.laws import PUBLISHED
 numbers(exponent=PUBLISHED.moe_model.exponent)
 ```
 

@@ -11,10 +11,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from moe_leverage import calculator, huggingface, paths
+from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig
-from moe_leverage.laws import PUBLISHED
+from moe_leverage.design import calculator, huggingface
+from moe_leverage.theory.laws import PUBLISHED
 
 SCRIPT = paths.DATA.parent / "book" / "_static" / "leverage.js"
 LIMIT_BYTES = 40_000

@@ -11,7 +11,7 @@ import pytest
 from synthetic_runs import JOINT, all_runs
 
 from moe_leverage.cli import main
-from moe_leverage.rivals import ChinchillaLaw
+from moe_leverage.theory.rivals import ChinchillaLaw
 
 KEYS = {"num_runs", "num_dense", "num_moe", "leverage", "fits", "skipped", "warnings"}
 ROW = {"activation_ratio", "granularity", "compute", "efficiency_leverage", "interval", "bound"}

@@ -6,8 +6,10 @@ import sys
 import pytest
 from test_studies import bowl, synthetic
 
-from moe_leverage import cli, corpus, ledger, paths, runner, studies
-from moe_leverage.runner import Outcome
+from moe_leverage import cli, ledger, paths
+from moe_leverage.lab import runner, studies
+from moe_leverage.lab.runner import Outcome
+from moe_leverage.trainer import corpus
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from moe_leverage import corpus, documents, paths
-from moe_leverage.documents import Document, Source
+from moe_leverage import paths
+from moe_leverage.trainer import corpus, documents
+from moe_leverage.trainer.documents import Document, Source
 
 WORDS = ("expert", "router", "token", "layer", "weight", "balance", "load", "score", "gate", "loss")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from moe_leverage.diagnose import compare, profile
-from moe_leverage.fitting import fit
-from moe_leverage.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
-from moe_leverage.rivals import (
+from moe_leverage.statistics.diagnose import compare, profile
+from moe_leverage.statistics.fitting import fit
+from moe_leverage.theory.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
+from moe_leverage.theory.rivals import (
     ActivationPowerLaw,
     ConstantLeverage,
     FlooredPowerLaw,

@@ -8,14 +8,14 @@ import sys
 import pytest
 from toy import CORPUS, CPU, HERE, MODELS, losses_of, run_of
 
-from moe_leverage.training import train
+from moe_leverage.trainer.training import train
 
 # The child runs under torchrun, once for all cases: starting it is what takes time.
 CHILD = """
 import dataclasses, json, os, sys
 from pathlib import Path
-from moe_leverage import training
-from moe_leverage.execution import machine_of
+from moe_leverage.trainer import training
+from moe_leverage.trainer.execution import machine_of
 from toy import CORPUS, CPU, MODELS, losses_of, run_of
 
 folder, found = Path(sys.argv[1]), {}

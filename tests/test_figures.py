@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from moe_leverage import figures, huggingface, ledger, paper
+from moe_leverage import figures, ledger, paper
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.designer import explain
+from moe_leverage.design import huggingface
+from moe_leverage.design.designer import explain
 from moe_leverage.figures import flops_accounting, joint_law, measured, page, sizes
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.figures.notation import axis_label, notation
 from moe_leverage.figures.registry import ENTRIES, draw
-from moe_leverage.fitting import fit
-from moe_leverage.laws import PUBLISHED, PowerLaw
+from moe_leverage.statistics.fitting import fit
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 for _module in pkgutil.iter_modules(figures.__path__):
     importlib.import_module(f"moe_leverage.figures.{_module.name}")

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moe_leverage.fitting import FORMS, Fit, UnidentifiedError, fit, refit
-from moe_leverage.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
-from moe_leverage.rivals import ChinchillaLaw, FlooredPowerLaw
+from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, fit, refit
+from moe_leverage.theory.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
+from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 
 CURVE = PowerLaw(29.0, -0.08)
 POINT = {"activation_ratio": 0.05, "granularity": 8.0, "compute": 1e19}

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from moe_leverage import laws
-from moe_leverage.laws import (
+from moe_leverage.theory import laws
+from moe_leverage.theory.laws import (
     PUBLISHED,
     ComputeLaw,
     GranularityLaw,
@@ -164,6 +164,7 @@ def test_the_coefficients_file_is_what_the_laws_read(tmp_path):
 
 
 def test_laws_load_neither_pandas_nor_scipy_nor_torch():
-    code = "import sys, moe_leverage.laws; print({'pandas', 'scipy', 'torch'} & set(sys.modules))"
+    heavy = "{'pandas', 'scipy', 'torch'}"
+    code = f"import sys, moe_leverage.theory.laws; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -8,9 +8,10 @@ import pytest
 import typer
 from synthetic_ledger import BATCH, JOINT, MODEL, RATE, fill
 
-from moe_leverage import ledger, measured
+from moe_leverage import ledger
 from moe_leverage.cli.fit import fits
-from moe_leverage.fitting import Fit
+from moe_leverage.statistics import measured
+from moe_leverage.statistics.fitting import Fit
 
 
 @pytest.fixture(scope="module")

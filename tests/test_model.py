@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from moe_leverage import dispatch, kernels, routing
 from moe_leverage.config import (
     LING2_ROUTING,
     PAPER_ROUTING,
@@ -22,7 +21,8 @@ from moe_leverage.config import (
     ModelConfig,
     RoutingConfig,
 )
-from moe_leverage.model import (
+from moe_leverage.trainer import dispatch, kernels, routing
+from moe_leverage.trainer.model import (
     MixtureOfExperts,
     SwiGLU,
     Transformer,

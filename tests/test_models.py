@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from moe_leverage.accounting import count_parameters
 from moe_leverage.config import LING2_ROUTING, ModelConfig, RoutingConfig
-from moe_leverage.export import to_hf, write_hf
-from moe_leverage.huggingface import ARCHITECTURES, MODELS, THEIR_NAMES, from_hf, load, names
+from moe_leverage.design.export import to_hf, write_hf
+from moe_leverage.design.huggingface import ARCHITECTURES, MODELS, THEIR_NAMES, from_hf, load, names
 
 RENORMALISED = RoutingConfig(renormalise=True)
 MINIMAL = {

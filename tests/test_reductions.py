@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage.fitting import fit
-from moe_leverage.laws import PUBLISHED, PowerLaw
-from moe_leverage.reductions import budget_of, isoflop_optima, near_optimal
+from moe_leverage.statistics.fitting import fit
+from moe_leverage.statistics.reductions import budget_of, isoflop_optima, near_optimal
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 BUDGETS = np.array([3e11, 1e12, 3e12, 1e13])
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from toy_study import losses, open_corpus, toy_place, toy_plan, toy_run
 
-from moe_leverage import checkpoint, ledger, runner
-from moe_leverage.backends import Pool
-from moe_leverage.execution import Execution
+from moe_leverage import ledger
+from moe_leverage.lab import runner
+from moe_leverage.lab.backends import Pool
+from moe_leverage.lab.runner import Place, run_one
 from moe_leverage.locks import claim, is_claimed
-from moe_leverage.runner import Place, run_one
-from moe_leverage.training import train
+from moe_leverage.trainer import checkpoint
+from moe_leverage.trainer.execution import Execution
+from moe_leverage.trainer.training import train
 
 PROGRAM = Path(__file__).parent / "toy_study.py"
 KILLS = 50

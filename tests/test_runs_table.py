@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from moe_leverage.accounting import count_forward_flops
-from moe_leverage.column_map import guess_map
 from moe_leverage.config import ModelConfig
-from moe_leverage.runs_table import read_runs
+from moe_leverage.statistics.column_map import guess_map
+from moe_leverage.statistics.runs_table import read_runs
 
 HEADER = "loss,tokens,flops,A,G\n"
 ROWS = "3.0,1e9,1e18,1,2\n2.9,1e9,1e18,0.1,4\n"

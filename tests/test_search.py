@@ -6,12 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from moe_leverage import cli, search
+from moe_leverage import cli
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.export import write_hf
-from moe_leverage.huggingface import load
-from moe_leverage.laws import PUBLISHED
-from moe_leverage.search import BEST_ATTENTION_SHARE, Limits, design
+from moe_leverage.design import search
+from moe_leverage.design.export import write_hf
+from moe_leverage.design.huggingface import load
+from moe_leverage.design.search import BEST_ATTENTION_SHARE, Limits, design
+from moe_leverage.theory.laws import PUBLISHED
 
 
 def axes(found):

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage import adoption, ledger, paths, status, studies
+from moe_leverage import ledger, paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
-from moe_leverage.adoption import adopt, allocation_laws
 from moe_leverage.config import RunConfig
-from moe_leverage.laws import PUBLISHED, PowerLaw
-from moe_leverage.protocol import (
+from moe_leverage.lab import adoption, status, studies
+from moe_leverage.lab.adoption import adopt, allocation_laws
+from moe_leverage.lab.protocol import (
     GEOMETRIES,
     SEQUENCE_LENGTH,
     STARTING_MODEL,
@@ -22,8 +22,9 @@ from moe_leverage.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.runner import Place, missing
-from moe_leverage.studies import STUDIES, Sweep, get, plan
+from moe_leverage.lab.runner import Place, missing
+from moe_leverage.lab.studies import STUDIES, Sweep, get, plan
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
 BATCH = PowerLaw(0.01, 0.4)

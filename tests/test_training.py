@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, losses_of, run_of
 
-from moe_leverage import checkpoint, ledger, training
+from moe_leverage import ledger
 from moe_leverage.config import RoutingConfig, RunConfig
-from moe_leverage.execution import Execution, machine_of
-from moe_leverage.learning import flush_interval, learn, start, tensors
-from moe_leverage.training import Stopped, curve_steps, own_share, train, trained_model
+from moe_leverage.trainer import checkpoint, training
+from moe_leverage.trainer.execution import Execution, machine_of
+from moe_leverage.trainer.learning import flush_interval, learn, start, tensors
+from moe_leverage.trainer.training import Stopped, curve_steps, own_share, train, trained_model
 
 
 def results(record):
@@ -241,8 +242,8 @@ def test_a_checkpoint_of_another_corpus_is_refused(tmp_path):
 KILLED = """
 import dataclasses, os, signal, sys
 from pathlib import Path
-from moe_leverage import checkpoint
-from moe_leverage.training import train
+from moe_leverage.trainer import checkpoint
+from moe_leverage.trainer.training import train
 from toy import CORPUS, CPU, LING, run_of
 
 sync, calls = checkpoint._sync, iter(range(1000))

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from joblib.externals.loky.backend.context import set_start_method
 
-from moe_leverage import execution, runner
-from moe_leverage.backends import Pool
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.corpus import Corpus
+from moe_leverage.lab import runner
+from moe_leverage.lab.backends import Pool
+from moe_leverage.lab.protocol import Point
+from moe_leverage.lab.studies import Planned
 from moe_leverage.locks import holder
-from moe_leverage.protocol import Point
-from moe_leverage.studies import Planned
+from moe_leverage.trainer import execution
+from moe_leverage.trainer.corpus import Corpus
 
 VOCABULARY = 32
 

@@ -13,11 +13,11 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.config import PAPER_ROUTING, require
-from moe_leverage.fitting import Fit
-from moe_leverage.law import Law
-from moe_leverage.laws import PUBLISHED
-from moe_leverage.leverage import best_runs, frontier_compute
 from moe_leverage.paths import DATA
+from moe_leverage.statistics.fitting import Fit
+from moe_leverage.statistics.leverage import best_runs, frontier_compute
+from moe_leverage.theory.law import Law
+from moe_leverage.theory.laws import PUBLISHED
 
 BUDGETS_PER_DECADE = 2  # the ladder is 3e11, 1e12, 3e12, ...
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read

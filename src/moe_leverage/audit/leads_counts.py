@@ -24,7 +24,7 @@ from moe_leverage.accounting import (
     count_parameters,
 )
 from moe_leverage.audit.listed import listed, token_multiple
-from moe_leverage.laws import PUBLISHED
+from moe_leverage.theory.laws import PUBLISHED
 
 LARGEST_RATE_SEARCHED = 2.0**-9  # Section 2.2
 LING_RATE, LING_BATCH_SEQUENCES, LING_TOKENS = 3.78e-4, 1792, 1e12  # Section 5.1

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.audit.measured import measure
-from moe_leverage.laws import PUBLISHED, JointLaw
+from moe_leverage.theory.laws import PUBLISHED, JointLaw
 
 QUOTED_RATIO, QUOTED_GRANULARITY, QUOTED_COMPUTE_FLOPS = 2 / 64, 12.0, 1e22  # Section 4.2.2
 BASES = {"2": 2.0, "e": math.e, "10": 10.0}

@@ -16,7 +16,7 @@ import pandas as pd
 from moe_leverage import paper
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig
-from moe_leverage.laws import PUBLISHED
+from moe_leverage.theory.laws import PUBLISHED
 
 GROUPED_TABLES = (7, 8, 9, 10, 11)  # six groups of models, one for each training budget
 

@@ -30,10 +30,10 @@ import pandas as pd
 
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement
-from moe_leverage.bootstrap import student_ratio
 from moe_leverage.config import require
-from moe_leverage.fitting import Fit
 from moe_leverage.paths import DATA
+from moe_leverage.statistics.bootstrap import student_ratio
+from moe_leverage.statistics.fitting import Fit
 
 Array = npt.NDArray[np.float64]
 

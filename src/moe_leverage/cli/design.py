@@ -11,8 +11,8 @@ import typer
 from moe_leverage.cli import app
 
 if TYPE_CHECKING:
-    from moe_leverage.designer import Explanation
-    from moe_leverage.search import Design
+    from moe_leverage.design.designer import Explanation
+    from moe_leverage.design.search import Design
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Compute = Annotated[float | None, typer.Option(help="Training compute in FLOPs.")]
@@ -42,7 +42,7 @@ COMPONENTS = (
 
 
 def _names(incomplete: str) -> list[str]:
-    from moe_leverage.huggingface import names
+    from moe_leverage.design.huggingface import names
 
     return [name for name in names() if name.lower().startswith(incomplete.lower())]
 
@@ -65,7 +65,7 @@ def explain(
 
     Example: moe-leverage explain Ling-mini-beta --tokens 1e12
     """
-    from moe_leverage import designer, huggingface
+    from moe_leverage.design import designer, huggingface
 
     found = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
     if as_json:
@@ -89,7 +89,7 @@ def predict(
     """
     from dataclasses import asdict
 
-    from moe_leverage import designer
+    from moe_leverage.design import designer
 
     found = designer.predict(
         activation_ratio=activation_ratio, granularity=granularity, compute=compute
@@ -119,7 +119,7 @@ def design(
     """
     from dataclasses import asdict
 
-    from moe_leverage import search
+    from moe_leverage.design import search
 
     limits = search.Limits(
         compute=compute,
@@ -131,7 +131,7 @@ def design(
     )
     designs = search.design(limits)
     if hf is not None:
-        from moe_leverage.export import write_hf
+        from moe_leverage.design.export import write_hf
 
         write_hf(designs[0].model, hf)
     if as_json:
@@ -159,7 +159,7 @@ def compare(
 
     Example: moe-leverage compare Ling-mini-beta Dense-6.1B Qwen3-30B-A3B --tokens 1e12
     """
-    from moe_leverage import designer, huggingface
+    from moe_leverage.design import designer, huggingface
 
     found = [
         designer.explain(huggingface.load(config), compute=compute, tokens=tokens)

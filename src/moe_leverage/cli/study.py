@@ -16,8 +16,8 @@ import typer
 from moe_leverage.cli import app
 
 if TYPE_CHECKING:
-    from moe_leverage.runner import Outcome, Place
-    from moe_leverage.studies import Planned
+    from moe_leverage.lab.runner import Outcome, Place
+    from moe_leverage.lab.studies import Planned
 
 group = typer.Typer(
     help="The studies: what is planned, run them, where they stand.", no_args_is_help=True
@@ -34,7 +34,7 @@ def list_studies(as_json: Json = False) -> None:
 
     Example: moe-leverage study list
     """
-    from moe_leverage.studies import STUDIES
+    from moe_leverage.lab.studies import STUDIES
 
     found = [
         {"study": study.name, "answers": study.answers, "needs": list(study.needs)}
@@ -54,7 +54,7 @@ def plan(study: str, as_json: Json = False) -> None:
 
     Example: moe-leverage study plan hparams --json
     """
-    from moe_leverage import runner, status
+    from moe_leverage.lab import runner, status
 
     place = runner.Place()
     planned = status.plan_now(study, place)
@@ -98,9 +98,9 @@ def run(
 
     Example: moe-leverage study run activation granularity --workers 2
     """
-    from moe_leverage import runner
-    from moe_leverage.backends import Pool
-    from moe_leverage.execution import Execution
+    from moe_leverage.lab import runner
+    from moe_leverage.lab.backends import Pool
+    from moe_leverage.trainer.execution import Execution
 
     Execution.from_dict({"device": device, "threads": threads})  # refuses what is not there
     pool = Pool(
@@ -134,7 +134,7 @@ def show_status(as_json: Json = False) -> None:
 
     Example: moe-leverage study status --json
     """
-    from moe_leverage import runner, status
+    from moe_leverage.lab import runner, status
 
     found = status.status(runner.Place())
     if as_json:
@@ -154,7 +154,7 @@ def verify(as_json: Json = False) -> None:
 
     Example: moe-leverage study verify
     """
-    from moe_leverage import runner, status
+    from moe_leverage.lab import runner, status
 
     problems = status.verify(runner.Place())
     if as_json:
@@ -171,7 +171,7 @@ def adopt(law: str, as_json: Json = False) -> None:
 
     Example: moe-leverage study adopt hyperparameters
     """
-    from moe_leverage import adoption, runner
+    from moe_leverage.lab import adoption, runner
 
     path = adoption.adopt(law, runner.Place())
     typer.echo(path.read_text("utf-8").strip() if as_json else f"{law} adopted in {path.name}")
@@ -179,7 +179,8 @@ def adopt(law: str, as_json: Json = False) -> None:
 
 def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outcome]:
     """Run, plan again with what was learned, and go on until nothing new is planned."""
-    from moe_leverage import corpus, runner
+    from moe_leverage.lab import runner
+    from moe_leverage.trainer import corpus
 
     outcomes: dict[str, Outcome] = {}
     deadline = time.monotonic() + pool.max_seconds
@@ -200,9 +201,9 @@ def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outc
 
 def _planned(studies: list[str] | None, place: Place) -> list[Planned]:
     """The plans of the studies named, or of all that can be planned now."""
-    from moe_leverage import status
-    from moe_leverage.protocol import adopted_laws
-    from moe_leverage.studies import STUDIES
+    from moe_leverage.lab import status
+    from moe_leverage.lab.protocol import adopted_laws
+    from moe_leverage.lab.studies import STUDIES
 
     laws = adopted_laws()
     names = studies or [
@@ -241,7 +242,7 @@ def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcom
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from moe_leverage.accounting import count_training_flops
-    from moe_leverage.runner import steps_done
+    from moe_leverage.lab.runner import steps_done
 
     console = Console(stderr=True)
     costs = {one.run_id: count_training_flops(one.run) for one in waiting}

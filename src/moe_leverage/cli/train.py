@@ -31,11 +31,12 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
-    from moe_leverage import corpus, ledger
+    from moe_leverage import ledger
     from moe_leverage.config import RunConfig
-    from moe_leverage.execution import Execution
-    from moe_leverage.training import Stopped
-    from moe_leverage.training import train as train_run
+    from moe_leverage.trainer import corpus
+    from moe_leverage.trainer.execution import Execution
+    from moe_leverage.trainer.training import Stopped
+    from moe_leverage.trainer.training import train as train_run
 
     run = RunConfig.from_dict(_read(config, "config"))
     how = Execution.from_dict({} if execution is None else _read(execution, "execution"))

@@ -32,8 +32,8 @@ from moe_leverage.figures.common import (
 )
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import JointLaw, saturated_activation_ratio
-from moe_leverage.training import curve_steps
+from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
+from moe_leverage.trainer.training import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 

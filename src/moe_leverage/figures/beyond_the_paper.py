@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.designer import Explanation
+from moe_leverage.design.designer import Explanation
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import (
     LADDER_FLOPS,
@@ -31,7 +31,7 @@ from moe_leverage.figures.common import (
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import JointLaw
+from moe_leverage.theory.laws import JointLaw
 
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
 LABEL_STEP = 0.55  # of EL, between the names of neighbouring points

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from moe_leverage.corpus import TIERS, read_manifest
-from moe_leverage.documents import DOMAINS, recipe
+from moe_leverage.trainer.corpus import TIERS, read_manifest
+from moe_leverage.trainer.documents import DOMAINS, recipe
 
 DESCRIPTIONS = {
     "code": "library source without its docstrings",

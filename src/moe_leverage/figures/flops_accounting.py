@@ -23,7 +23,7 @@ from moe_leverage.figures import theme
 from moe_leverage.figures.common import note
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.model import build_model
+from moe_leverage.trainer.model import build_model
 
 COMPONENTS = tuple(f.name for f in fields(ForwardFlops) if f.name not in ("norms", "mtp"))
 

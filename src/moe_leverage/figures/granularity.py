@@ -27,7 +27,7 @@ from moe_leverage.figures.common import (
 )
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import JointLaw
+from moe_leverage.theory.laws import JointLaw
 
 TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 TABLE_8_ACTIVATION = 3 / 65  # E = 64, E_a = 2, E_s = 1, and the same for finer experts

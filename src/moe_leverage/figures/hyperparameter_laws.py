@@ -14,7 +14,7 @@ import pandas as pd
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import FAMILIES, draw_points, log_axes, note, points, power, ranges
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import PowerLaw
+from moe_leverage.theory.laws import PowerLaw
 
 SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2
 LADDER_START_FLOPS = 1e11

@@ -30,7 +30,7 @@ from moe_leverage.figures.common import (
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import JointLaw
+from moe_leverage.theory.laws import JointLaw
 
 LANDSCAPE_FLOPS = (1e20, 1e22)  # the two budgets of Figure 1
 EXPERTS = (256, 64, 32, 8, 2)  # of Table 7, with E_a = 2 and E_s = 1

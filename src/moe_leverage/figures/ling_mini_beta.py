@@ -15,7 +15,7 @@ from moe_leverage.figures import theme
 from moe_leverage.figures.common import note, percent, power
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import JointLaw
+from moe_leverage.theory.laws import JointLaw
 
 TRAINING = "both models trained on 1e12 tokens (Section 5)"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_leverage import measured, reductions
-from moe_leverage.fitting import Fit
-from moe_leverage.laws import JointLaw
+from moe_leverage.statistics import measured, reductions
+from moe_leverage.statistics.fitting import Fit
+from moe_leverage.theory.laws import JointLaw
 
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
 SAME_AXIS = 0.05  # by which whole experts may move an axis off its value

@@ -17,7 +17,7 @@ from moe_leverage.figures import theme
 from moe_leverage.figures.common import FAMILIES, draw_points, log_axes, note, points, power, ranges
 from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.laws import PowerLaw
+from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("compute_flops", "flops_per_token", "num_tokens", "family")
 AXES = ("flops_per_token", "num_tokens")

@@ -15,7 +15,7 @@ import pandas as pd
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import FAMILIES, log_axes, note, plain_ticks, power
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.fitting import Fit
+from moe_leverage.statistics.fitting import Fit
 
 ROLES = {"dense": ("dense", "s"), "moe": ("moe", "o")}
 

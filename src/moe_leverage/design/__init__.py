@@ -1,0 +1,1 @@
+"""The law in use: explain a model, predict a point, search for a design, feed the calculator."""

@@ -1,0 +1,315 @@
+"""What the joint law says of a point and of a model: leverage, dense equivalent, memory, warnings.
+
+Stands for the use that Section 5 makes of Equation 13. Which model to build for a budget is
+answered by `search`.
+
+    A, G, S  activation ratio, granularity, shared-expert ratio
+    C        training compute, FLOPs: three exact forward passes over D tokens
+    M        non-embedding FLOPs of one token's forward pass
+    EL       efficiency leverage: at equal D and loss, a dense model needs EL M (Section 3)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moe_leverage import paths
+from moe_leverage.accounting import (
+    TRAINING_PASSES,
+    count_forward_flops,
+    count_parameters,
+)
+from moe_leverage.config import ModelConfig, require
+from moe_leverage.design.huggingface import OpenModel
+from moe_leverage.theory.laws import PUBLISHED
+
+if TYPE_CHECKING:
+    from moe_leverage.statistics.fitting import Fit
+
+JOINT_FIT = paths.DATA / "fits" / "joint.json"
+SEQUENCE_LENGTH = 4096  # of the paper's runs (Appendix B), where a model does not say otherwise
+WEIGHT_BYTES = 2  # bfloat16
+GRADIENT_BYTES = 2  # bfloat16
+OPTIMISER_BYTES = 12  # fp32 master weight and two fp32 moments (ZeRO, arXiv 1910.02054, Sec. 3.1)
+TRAINING_BYTES = WEIGHT_BYTES + GRADIENT_BYTES + OPTIMISER_BYTES
+GIGABYTE = 1e9
+
+DENSE_HEAD = 128
+DENSE_KV_GROUP = 4  # query heads for each key-value head, as in Dense-6.1B (Table 3)
+DENSE_FFN_RATIO = 3.5  # d_ffn / d_model of Dense-6.1B (Table 3)
+DENSE_ASPECT = 128  # d_model / num_layers aimed at; Dense-6.1B has 146
+LAW_FIELDS = ("efficiency_leverage", "interval", "interval_note", "in_domain", "warnings")
+NO_INTERVAL = "data/fits has no fit of the joint law yet, and the paper prints no interval"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """EL at one point of the law, and how far it is to be trusted."""
+
+    activation_ratio: float
+    granularity: float
+    compute: float
+    efficiency_leverage: float
+    interval: tuple[float, float] | None
+    interval_note: str
+    in_domain: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseEquivalent:
+    """The dense model that the law holds equal at the same tokens, as EL M and as a shape."""
+
+    flops_per_token: float  # EL M, non-embedding
+    shape: ModelConfig
+    shape_flops_per_token: float  # M of the shape
+    total_params: int  # N of the shape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes / 1e9 of all parameters, in all; activations and caches come on top."""
+
+    weights_gb: float
+    gradients_gb: float
+    optimiser_gb: float
+    training_gb: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """A model on the paper's axes and under its law; multi-token prediction is left out."""
+
+    name: str
+    activation_ratio: float
+    granularity: float
+    shared_ratio: float
+    total_params: int  # N, without vocabulary
+    active_params: int  # N_a, without vocabulary
+    parameters: dict[str, int]  # by component, with `total` and `active`, vocabulary included
+    flops_per_token: dict[str, float]  # forward by component, with `total` and `non_embedding`
+    convention: str
+    sequence_length: int
+    tokens: float
+    compute: float
+    efficiency_leverage: float
+    interval: tuple[float, float] | None
+    interval_note: str
+    in_domain: bool
+    dense_equivalent: DenseEquivalent
+    memory: Memory
+    warnings: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def predict(*, activation_ratio: float, granularity: float, compute: float) -> Prediction:
+    """EL of Equation 13 with the coefficients of Table 2, and warnings where it extrapolates.
+
+    Arrays go to `laws.PUBLISHED.joint` directly. Raises ValueError unless 0 < A <= 1, G > 0, C > 0.
+
+    >>> found = predict(activation_ratio=0.031, granularity=12, compute=1e20)
+    >>> round(found.efficiency_leverage, 2), found.in_domain
+    (4.55, True)
+    """
+    point = {
+        "activation_ratio": _positive("activation_ratio", activation_ratio),
+        "granularity": _positive("granularity", granularity),
+        "compute": _positive("compute", compute),
+    }
+    leverage = float(PUBLISHED.joint(**point))
+    outside = PUBLISHED.joint.outside(**point)
+    warnings = list(outside)
+    if leverage < 1:
+        warnings.append(f"efficiency_leverage = {leverage:.3g}: a dense model is predicted cheaper")
+    interval, interval_note = measured_interval(point)
+    return Prediction(
+        **point,
+        efficiency_leverage=leverage,
+        interval=interval,
+        interval_note=interval_note,
+        in_domain=not outside,
+        warnings=tuple(warnings),
+    )
+
+
+def explain(
+    found: OpenModel, *, compute: float | None = None, tokens: float | None = None
+) -> Explanation:
+    """A model on the paper's axes, its counts and what the law says of it at C or D.
+
+    With neither, D is what its makers print, or that of Table 1 at this model's M. Raises
+    ValueError if both are given or one is not positive.
+
+    >>> from moe_leverage.design.huggingface import load
+    >>> mini = explain(load("Ling-mini-beta"), tokens=1e12)
+    >>> round(mini.total_params / 1e9, 1), round(mini.activation_ratio, 3), f"{mini.compute:.1e}"
+    (17.5, 0.034, '1.1e+22')
+    """
+    model = replace(found.model, num_mtp_layers=0)
+    length = int(found.published.get("sequence_length", SEQUENCE_LENGTH))
+    flops = count_forward_flops(model, length)
+    count = count_parameters(model)
+    tokens, notes = _tokens(found, flops.total, flops.non_embedding, compute, tokens)
+    spent = TRAINING_PASSES * flops.total * tokens
+    law = _predict_model(model, spent)
+    return Explanation(
+        name=found.name,
+        activation_ratio=model.activation_ratio,
+        granularity=model.granularity,
+        shared_ratio=model.shared_ratio,
+        total_params=count.non_vocabulary,
+        active_params=count.active_non_vocabulary,
+        parameters=asdict(count) | {"total": count.total, "active": count.active},
+        flops_per_token=asdict(flops)
+        | {"total": flops.total, "non_embedding": flops.non_embedding},
+        convention="exact",
+        sequence_length=length,
+        tokens=tokens,
+        compute=spent,
+        **{name: getattr(law, name) for name in LAW_FIELDS},
+        dense_equivalent=dense_equivalent(model, length, law.efficiency_leverage),
+        memory=memory(count.total),
+        assumptions=(*found.assumptions, *_left_out(found), *notes),
+    )
+
+
+def dense_equivalent(model: ModelConfig, length: int, leverage: float) -> DenseEquivalent:
+    """The dense model with EL times the FLOPs per token (Section 3, at fixed D), also as a shape.
+
+    >>> from moe_leverage.design.huggingface import load
+    >>> dense_equivalent(load("Ling-mini-beta").model, 8192, 7.0).shape.d_model
+    4096
+    """
+    target = leverage * count_forward_flops(model, length).non_embedding
+    shape = dense_shape(target, model.vocab_size, length)
+    return DenseEquivalent(
+        flops_per_token=target,
+        shape=shape,
+        shape_flops_per_token=count_forward_flops(shape, length).non_embedding,
+        total_params=count_parameters(shape).non_vocabulary,
+    )
+
+
+def dense_shape(flops_per_token: float, vocab_size: int, length: int) -> ModelConfig:
+    """The buildable dense shape closest to M = `flops_per_token`, in proportions of Dense-6.1B."""
+    step = DENSE_HEAD * DENSE_KV_GROUP
+    shapes: list[tuple[float, ModelConfig]] = []
+    for d_model in [128, 256, *range(step, 64 * step + 1, step)]:
+        d_head = DENSE_HEAD if d_model >= step else d_model // DENSE_KV_GROUP
+        heads = d_model // d_head
+        layer = ModelConfig(
+            vocab_size=vocab_size,
+            num_layers=1,
+            d_model=d_model,
+            d_head=d_head,
+            num_heads=heads,
+            num_kv_heads=heads // DENSE_KV_GROUP,
+            d_ffn=round(DENSE_FFN_RATIO * d_model),
+        )
+        per_layer = count_forward_flops(layer, length).non_embedding
+        layers = max(1, round(flops_per_token / per_layer))
+        off = abs(math.log(layers * per_layer / flops_per_token))
+        skew = abs(math.log(d_model / layers / DENSE_ASPECT))
+        shapes.append((4 * off + skew, replace(layer, num_layers=layers, num_dense_layers=0)))
+    return min(shapes, key=lambda scored: scored[0])[1]
+
+
+def memory(total_params: int) -> Memory:
+    """Weights and gradients in bfloat16, master weights and Adam's moments in fp32.
+
+    >>> memory(10**9).training_gb
+    16.0
+    """
+    return Memory(
+        weights_gb=total_params * WEIGHT_BYTES / GIGABYTE,
+        gradients_gb=total_params * GRADIENT_BYTES / GIGABYTE,
+        optimiser_gb=total_params * OPTIMISER_BYTES / GIGABYTE,
+        training_gb=total_params * TRAINING_BYTES / GIGABYTE,
+    )
+
+
+def measured_interval(point: Mapping[str, float]) -> tuple[tuple[float, float] | None, str]:
+    """The bootstrap interval of our own joint fit at one point, if there is one, and what it is."""
+    if not JOINT_FIT.is_file():
+        return None, NO_INTERVAL
+    from moe_leverage.statistics.bootstrap import LEVEL
+
+    fit = _load_fit(JOINT_FIT)
+    found = fit.predict(point)
+    low, high = (float(end) for end in found.confidence[0])
+    outside = fit.law.outside(**{name: point[name] for name in fit.law.inputs})
+    far = ", far outside the range of its runs" if outside else ""
+    note = f"{LEVEL:.0%} bootstrap interval of the law measured here"
+    return (low, high), f"{note}, which gives {float(found.value[0]):.3g} at this point{far}"
+
+
+@cache
+def _load_fit(path: Path) -> Fit:
+    from moe_leverage.statistics.fitting import Fit
+
+    return Fit.load(path)
+
+
+def _predict_model(model: ModelConfig, compute: float) -> Prediction:
+    """The law at a model's axes; a dense model has EL = 1 by definition (Equation 1)."""
+    if model.is_moe:
+        return predict(
+            activation_ratio=model.activation_ratio,
+            granularity=model.granularity,
+            compute=compute,
+        )
+    return Prediction(
+        activation_ratio=1.0,
+        granularity=model.granularity,
+        compute=compute,
+        efficiency_leverage=1.0,
+        interval=None,
+        interval_note="none needed, a dense model has EL = 1 by definition",
+        in_domain=True,
+        warnings=(),
+    )
+
+
+def _tokens(
+    found: OpenModel,
+    flops: float,
+    model_scale: float,
+    compute: float | None,
+    tokens: float | None,
+) -> tuple[float, Sequence[str]]:
+    """D, and what was assumed to know it."""
+    require(compute is None or tokens is None, "tokens", tokens, "contradicts compute; give one")
+    if tokens is not None:
+        return _positive("tokens", tokens), ()
+    if compute is not None:
+        return _positive("compute", compute) / (TRAINING_PASSES * flops), ()
+    printed = found.published.get("training_tokens")
+    if printed is not None:
+        return float(printed), (f"tokens = {printed:g}, as its makers print",)
+    laws = (PUBLISHED.moe_model, PUBLISHED.moe_tokens)
+    if not found.model.is_moe:
+        laws = (PUBLISHED.dense_model, PUBLISHED.dense_tokens)
+    best = float(laws[1](laws[0].compute_for(TRAINING_PASSES * model_scale)))
+    return best, (f"tokens = {best:.3g}: none printed; Table 1 holds this optimal for this M",)
+
+
+def _left_out(found: OpenModel) -> Sequence[str]:
+    if not found.model.num_mtp_layers:
+        return ()
+    extra = count_parameters(found.model).mtp
+    return (f"multi-token prediction is left out: {extra / 1e9:.3g} B parameters in training",)
+
+
+def _positive(name: str, value: float) -> float:
+    is_positive = 0 < value < math.inf
+    require(is_positive, name, value, "must be a positive, finite number")
+    return float(value)

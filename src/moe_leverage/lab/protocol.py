@@ -1,0 +1,285 @@
+"""One rule from the paper's axes, a budget and a seed to a complete run (Sections 2.2, 2.3, 3.1).
+
+A study varies axes; everything else follows here: the size of the model from the allocation law,
+learning rate and batch from the hyperparameter law, the tokens from the budget.
+
+    C    compute            training FLOPs, exact convention
+    M    flops_per_token    non-embedding forward FLOPs of one token
+    A    activation_ratio   (E_a + E_s) / (E + E_s)
+    G    granularity        2 d_model / d_expert
+    S    shared_ratio       E_s / (E_a + E_s)
+
+The measured laws are adopted, not refitted: `data/fits/adopted/<name>.json` is written once when
+the study behind it is complete, since a law that moved would change every run planned with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from moe_leverage import paths
+from moe_leverage.accounting import count_forward_flops
+from moe_leverage.config import ModelConfig, Record, RoutingConfig, RunConfig, require
+from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
+
+SEQUENCE_LENGTH = 256  # tokens
+VOCAB_SIZE = 1024
+LEAST_LAYERS = 3  # so that two may be dense; the allocation study alone goes below
+CORPUS = "full"
+BUDGETS = (3e11, 1e12, 3e12, 1e13, 3e13)  # training FLOPs
+OVERTRAINING = 3.0  # each model sees the tokens of a budget 3 times its own (Section 3.1)
+STARTING_MODEL = PowerLaw(0.0264, 0.6)  # M of C until the allocation law is measured
+EXPERT_MULTIPLE = 4  # the grouped matrix multiply wants widths of 16 bytes
+MOST_EXPERTS = 512  # as in Table 8
+AXIS_TOLERANCE = 0.15  # by which whole experts may miss an axis before a point is left out
+RENORMALISE = True  # the pilot: 4.24 nats against 4.52 with gates as printed, at 1e12 FLOPs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Geometry:
+    """The sizes of a model that do not depend on its experts."""
+
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+
+
+GEOMETRIES = tuple(
+    Geometry(num_layers=layers, d_model=width, num_heads=heads, num_kv_heads=kv_heads)
+    for layers, width, heads, kv_heads in (
+        (2, 32, 2, 1),
+        (3, 32, 2, 1),
+        (3, 48, 3, 1),
+        (4, 48, 3, 1),
+        (4, 64, 4, 2),
+        (4, 96, 6, 2),
+        (5, 96, 6, 2),
+        (6, 128, 8, 2),
+        (8, 160, 10, 2),
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point(Record):
+    """One place on the paper's axes; the defaults are the paper's baseline, E 64, E_a 2, E_s 1."""
+
+    compute_flops: float
+    seed: int = 0
+    dense: bool = False
+    activation_ratio: float = 3 / 65
+    granularity: float = 2.0
+    shared_ratio: float = 1 / 3
+    active_ffn_ratio: float = 3.0  # SwiGLU width that a token passes over d_model
+    num_dense_layers: int = 0
+    attention_share: float = 0.0  # of M; 0: what the geometry gives
+    balance_coefficient: float = 0.01
+    bias_routing: bool = False  # sigmoid scores and bias balancing in place of auxiliary losses
+    renormalise: bool = RENORMALISE
+    init_std: float = 0.02
+    size: int = -1  # place in GEOMETRIES; -1: by the allocation law
+    learning_rate: float = 0.0  # 0: by the hyperparameter law
+    learning_rate_factor: float = 1.0
+    batch_tokens: int = 0  # 0: by the hyperparameter law
+    batch_factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Laws:
+    """The measured laws adopted so far, by family where they differ; None: not yet measured."""
+
+    hyperparameters: dict[str, PowerLaw] | None = None
+    allocation: dict[str, PowerLaw] | None = None
+    leverage: JointLaw | None = None
+
+
+def adopted_laws() -> Laws:
+    """The laws in data/fits/adopted."""
+    found: dict[str, Any] = {}
+    for name in (f.name for f in fields(Laws)):
+        path = paths.DATA / "fits" / "adopted" / f"{name}.json"
+        if path.is_file():
+            laws = json.loads(path.read_text("utf-8"))["laws"]
+            form = JointLaw if name == "leverage" else PowerLaw
+            read = {key: form(**coefficients) for key, coefficients in laws.items()}
+            found[name] = read["joint"] if name == "leverage" else read
+    return Laws(**found)
+
+
+def laws_for(study: str, needs: tuple[str, ...], laws: Laws) -> Laws:
+    """The laws that a study is derived from and no others, so that its runs never move again.
+
+    Raises ValueError naming the first that has not been measured.
+    """
+    for name in needs:
+        rule = f"needs the {name} law: finish its study, then moe-leverage study adopt {name}"
+        require(getattr(laws, name) is not None, "study", study, rule)
+    return Laws(**{name: getattr(laws, name) for name in needs})
+
+
+def derive(point: Point, laws: Laws) -> RunConfig:
+    """The run at a point: size, learning rate, batch and steps by the adopted or starting laws.
+
+    >>> run = derive(Point(compute_flops=1e12), Laws())
+    >>> run.model.num_layers, run.model.d_model, run.model.num_experts, run.batch_tokens
+    (4, 48, 64, 1536)
+    """
+    geometry = _geometry(point, laws)
+    model = _dense(geometry, point) if point.dense else _mixture(geometry, point)
+    return _run(model, point, laws)
+
+
+def derive_partner(point: Point, laws: Laws) -> RunConfig:
+    """The dense model that the measured leverage makes equal to the mixture at `point`.
+
+    Section 5: as many tokens, and EL times the FLOPs of each; its rates are those of its own C.
+    """
+    partner_of = derive(replace(point, dense=False), laws)
+    assert laws.leverage is not None
+    leverage = laws.leverage(
+        activation_ratio=partner_of.model.activation_ratio,
+        granularity=partner_of.model.granularity,
+        compute=point.compute_flops,
+    )
+    target = leverage * count_forward_flops(partner_of.model, SEQUENCE_LENGTH).total
+    widths = range(16, 513, 16)
+    geometry = _geometry(replace(point, dense=False), laws)
+    candidates = [
+        _dense(replace(geometry, d_model=width, num_heads=width // 16, num_kv_heads=1), point)
+        for width in widths
+    ]
+    flops = [count_forward_flops(model, SEQUENCE_LENGTH).total for model in candidates]
+    best = min(range(len(widths)), key=lambda i: abs(math.log(flops[i] / target)))
+    compute = 3 * flops[best] * partner_of.num_tokens
+    return _run(candidates[best], replace(point, dense=True, compute_flops=compute), laws)
+
+
+def feasible(point: Point, run: RunConfig) -> bool:
+    """Whether whole experts come close enough to the axes asked for, and there are not too many."""
+    model = run.model
+    if not model.is_moe:
+        return True
+    wanted = {"activation_ratio": point.activation_ratio, "shared_ratio": point.shared_ratio}
+    if point.attention_share == 0:
+        wanted["granularity"] = point.granularity
+    return has_few_experts(point, run) and all(
+        abs(getattr(model, name) - value) <= AXIS_TOLERANCE * value
+        for name, value in wanted.items()
+    )
+
+
+def has_few_experts(point: Point, run: RunConfig) -> bool:
+    """Whether the run stays within the experts of the paper, wherever it falls on the axes."""
+    return run.model.num_experts <= MOST_EXPERTS
+
+
+def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
+    """A model trained at the budget of a point."""
+    compute = point.compute_flops
+    family = "dense" if point.dense else "moe"
+    starting = {"learning_rate": PUBLISHED.learning_rate, "batch_tokens": PUBLISHED.batch_tokens}
+    measured = laws.hyperparameters or {}
+    rate_law = measured.get(f"{family}_learning_rate", starting["learning_rate"])
+    batch_law = measured.get(f"{family}_batch_tokens", starting["batch_tokens"])
+    rate = point.learning_rate or round(rate_law(compute), 6)
+    batch_tokens = point.batch_tokens or batch_law(compute)
+    batch = max(1, round(point.batch_factor * batch_tokens / SEQUENCE_LENGTH))
+    step_flops = 3 * count_forward_flops(model, SEQUENCE_LENGTH).total * batch * SEQUENCE_LENGTH
+    return RunConfig(
+        model=model,
+        corpus=CORPUS,
+        sequence_length=SEQUENCE_LENGTH,
+        batch_sequences=batch,
+        num_steps=max(1, round(compute / step_flops)),
+        learning_rate=point.learning_rate_factor * rate,
+        seed=point.seed,
+    )
+
+
+def _geometry(point: Point, laws: Laws) -> Geometry:
+    """The geometry asked for, or the one whose M comes closest to the allocation law's."""
+    if point.size >= 0:
+        return GEOMETRIES[point.size]
+    if laws.allocation is None:
+        target = STARTING_MODEL(point.compute_flops)
+    else:
+        law = laws.allocation["dense_model" if point.dense else "moe_model"]
+        target = law(point.compute_flops / OVERTRAINING)
+    deep_enough = [one for one in GEOMETRIES if one.num_layers >= LEAST_LAYERS]
+    return min(deep_enough, key=lambda one: abs(math.log(_baseline_flops(one) / target)))
+
+
+@functools.cache
+def _baseline_flops(geometry: Geometry) -> float:
+    """M of the dense model of a geometry, which its mixtures share but for the router."""
+    return count_forward_flops(_dense(geometry, None), SEQUENCE_LENGTH).non_embedding
+
+
+def _sizes(geometry: Geometry) -> dict[str, Any]:
+    return {f.name: getattr(geometry, f.name) for f in fields(geometry)} | {
+        "vocab_size": VOCAB_SIZE
+    }
+
+
+def _dense(geometry: Geometry, point: Point | None) -> ModelConfig:
+    """The dense model of a geometry: the FFN width of the baseline's active experts."""
+    init_std = point.init_std if point else 0.02
+    return ModelConfig(**_sizes(geometry), d_ffn=3 * geometry.d_model, init_std=init_std)
+
+
+def _mixture(geometry: Geometry, point: Point) -> ModelConfig:
+    """The mixture nearest to a point's axes in whole experts of a width that can be multiplied."""
+    ffn = point.active_ffn_ratio * geometry.d_model
+    d_expert = _multiple(2 * geometry.d_model / point.granularity)
+    active = max(1, round(ffn / d_expert))
+    shared = round(point.shared_ratio * active)
+    sizes = _sizes(geometry)
+    if point.attention_share:
+        d_head, d_expert = _attention_sizes(geometry, point, active)
+        sizes["d_head"] = d_head
+    return ModelConfig(
+        **sizes,
+        num_experts=round(active / point.activation_ratio) - shared,
+        num_active_experts=active - shared,
+        num_shared_experts=shared,
+        d_expert=d_expert,
+        num_dense_layers=point.num_dense_layers,
+        d_ffn=active * d_expert if point.num_dense_layers else 0,
+        routing=_routing(point),
+        init_std=point.init_std,
+    )
+
+
+def _attention_sizes(geometry: Geometry, point: Point, active: int) -> tuple[int, int]:
+    """(d_head, d_expert) at which attention takes its share of an unchanged M (Table 11)."""
+    counted = count_forward_flops(_dense(geometry, None), SEQUENCE_LENGTH)
+    attention = counted.attention_projections + counted.attention_scores
+    total = counted.non_embedding
+    width = geometry.d_model // geometry.num_heads
+    d_head = 2 * max(1, round(point.attention_share * total / attention * width / 2))
+    ffn = 3 * geometry.d_model * (total - attention * d_head / width) / counted.dense_ffn
+    return d_head, _multiple(ffn / active)
+
+
+def _multiple(width: float) -> int:
+    return EXPERT_MULTIPLE * max(1, round(width / EXPERT_MULTIPLE))
+
+
+def _routing(point: Point) -> RoutingConfig:
+    if point.bias_routing:
+        return RoutingConfig(
+            score="sigmoid",
+            renormalise=True,
+            scaling=2.5,
+            balance_coefficient=0.0,
+            z_coefficient=0.0,
+            bias_update_rate=1e-3,
+        )
+    return RoutingConfig(
+        balance_coefficient=point.balance_coefficient, renormalise=point.renormalise
+    )

@@ -1,0 +1,1 @@
+"""From runs to laws with intervals: fits, bootstrap, diagnosis, leverage three ways."""

@@ -1,0 +1,224 @@
+"""Fit one law to many weightings of one table at once: Huber loss on log residuals (Section 4.2.2).
+
+Starts and bootstrap resamples are a leading axis of arrays, so one iteration moves all of them;
+blocks of that axis that fit the cache are shared among threads.
+
+    K   problems: starting points, resamples, folds or profile points
+    n   rows of the table
+    P   coefficients of the law
+
+The step is quasi-Newton. Where residuals lie within delta the Gauss-Newton matrix is the curvature
+of the Huber loss; outside it the loss is linear and that curvature vanishes, so the matrix is
+blended with the one of iteratively reweighted least squares, which bounds the loss from above and
+makes every full step safe. `damping` moves between them, per problem, with success.
+
+Products of matrices are taken problem by problem: small enough that BLAS starts no threads of its
+own, which would fight with ours.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_leverage.theory.law import Array, Inputs, Law
+
+BLOCK_VALUES = 200_000  # derivatives held at once by a thread, 1.6 MB: the size of an L2 cache
+MAX_ITERATIONS = 200
+DECREASE_TOLERANCE = 1e-7  # relative decrease a full step would still bring
+FIRST_DAMPING = 0.1
+SMALLEST_BLEND = 1e-3  # share of the quadratic bound that always stays in the matrix
+RIDGE = 1e-11  # on the scaled matrix, against coefficients that only their sum tells
+FLATNESS = 1e-10  # curvature, over the largest, below which a coefficient barely moves
+LARGEST_DAMPING = 1e10
+LARGEST_STEP = 100.0  # of any coefficient: a flat one must not leave the range of floats
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solution:
+    """Where each of K problems ended."""
+
+    theta: Array  # (K, P)
+    objective: Array  # (K,) weighted sum of the Huber loss
+    converged: NDArray[np.bool_]  # (K,)
+    iterations: NDArray[np.int64]  # (K,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One table and the law to be fitted to it."""
+
+    law: type[Law]
+    inputs: Inputs  # (n,) arrays
+    log_target: Array  # (n,), or (K, n) where each problem has its own
+    delta: float  # Huber threshold of the log residual
+
+    def residuals(self, theta: Array) -> Array:
+        """Ln law - ln target, (..., n)."""
+        with np.errstate(all="ignore"):
+            return self.law.log_value(theta, self.inputs) - self.log_target
+
+    def part(self, rows: slice | NDArray[np.bool_]) -> Problem:
+        """The problems numbered `rows`."""
+        if self.log_target.ndim == 1:
+            return self
+        return replace(self, log_target=self.log_target[rows])
+
+    def huber(self, residuals: Array) -> Array:
+        """r^2 / 2 within delta, delta (|r| - delta / 2) outside."""
+        size = np.abs(residuals)
+        inside = np.minimum(size, self.delta)
+        return inside * (size - 0.5 * inside)
+
+
+def minimise(
+    problem: Problem, theta: Array, *, weights: Array | None = None, fixed: int = -1
+) -> Solution:
+    """Minimise sum_i w_i huber(r_i) from every row of theta (K, P), under row weights (K, n).
+
+    The coefficient numbered `fixed`, if not negative, keeps its starting value.
+
+    >>> from moe_leverage.theory.laws import PowerLaw
+    >>> compute = np.array([1e12, 1e13, 1e14])
+    >>> exact = Problem(law=PowerLaw, inputs={"compute": compute},
+    ...     log_target=np.log(PowerLaw(9.0, -0.1)(compute)), delta=0.1)
+    >>> PowerLaw.from_theta(minimise(exact, np.zeros((1, 2))).theta).round(6).tolist()
+    [[9.0, -0.1]]
+    """
+    count, rows = len(theta), problem.log_target.shape[-1]
+    weights = np.ones((1, rows)) if weights is None else weights
+    size = max(1, BLOCK_VALUES // (rows * theta.shape[1]))
+    blocks = [slice(i, i + size) for i in range(0, max(count, 1), size)]
+
+    def solve(block: slice) -> Solution:
+        own = weights if len(weights) == 1 else weights[block]
+        return _solve_block(problem.part(block), np.array(theta[block], float), own, fixed)
+
+    if len(blocks) == 1:
+        return solve(blocks[0])
+    with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+        parts = list(pool.map(solve, blocks))
+    return Solution(
+        theta=np.concatenate([part.theta for part in parts]),
+        objective=np.concatenate([part.objective for part in parts]),
+        converged=np.concatenate([part.converged for part in parts]),
+        iterations=np.concatenate([part.iterations for part in parts]),
+    )
+
+
+def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int) -> Solution:
+    """Move all problems until each settles; the first axis of `state` holds those still moving."""
+    count = len(theta)
+    final, objective = theta.copy(), np.full(count, np.inf)
+    converged, iterations = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.int64)
+    left = np.arange(count)
+    state = _State(problem, theta, weights)
+    for iteration in range(1, MAX_ITERATIONS + 1):
+        settled = state.advance(problem, weights, fixed)
+        leave = settled | (state.damping > LARGEST_DAMPING) | ~np.isfinite(state.value)
+        leave |= iteration == MAX_ITERATIONS
+        if leave.any():
+            out = left[leave]
+            final[out], objective[out] = state.theta[leave], state.value[leave]
+            converged[out], iterations[out] = settled[leave], iteration
+            left = left[~leave]
+            state.keep(~leave)
+            problem = problem.part(~leave)
+            weights = weights if len(weights) == 1 else weights[~leave]
+        if len(left) == 0:
+            break
+    return Solution(theta=final, objective=objective, converged=converged, iterations=iterations)
+
+
+class _State:
+    """Where the problems that still move stand."""
+
+    def __init__(self, problem: Problem, theta: Array, weights: Array) -> None:
+        self.theta = theta
+        same = len(theta) > 1 and problem.log_target.ndim == 1 and bool((theta == theta[0]).all())
+        self.residuals, self.slopes = _linearise(problem, theta[:1] if same else theta)
+        if same:  # resamples start from one fit: what they share is computed once
+            self.residuals = np.repeat(self.residuals, len(theta), axis=0)
+            self.slopes = np.broadcast_to(self.slopes, (len(theta), *self.slopes.shape[1:]))
+        self.value = _total(problem, self.residuals, weights)
+        self.damping = np.full(len(theta), FIRST_DAMPING)
+        self.growth = np.full(len(theta), 2.0)  # of the damping, at the next failure
+
+    def advance(self, problem: Problem, weights: Array, fixed: int) -> NDArray[np.bool_]:
+        """Try one step of every problem; say which had nothing left to gain."""
+        step, promised = self.step(problem.delta, weights, fixed)
+        residuals, slopes = _linearise(problem, self.theta + step)
+        value = _total(problem, residuals, weights)
+        with np.errstate(all="ignore"):
+            gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
+        settled = promised <= DECREASE_TOLERANCE * self.value + np.finfo(float).tiny
+        settled &= np.isfinite(self.value)
+        better = (gain > 1e-4) | (settled & (value <= self.value))
+        if better.all():
+            self.theta, self.value = self.theta + step, value
+            self.residuals, self.slopes = residuals, slopes
+        else:
+            self.slopes = np.array(self.slopes) if self.slopes.strides[0] == 0 else self.slopes
+            self.theta[better] += step[better]
+            self.value[better] = value[better]
+            self.residuals[better], self.slopes[better] = residuals[better], slopes[better]
+        trusted = np.where(gain > 0.7, 0.1, np.where(gain > 0.2, 0.5, 2.0))
+        self.damping = self.damping * np.where(better, trusted, self.growth)
+        self.growth = np.where(better, 2.0, 2.0 * self.growth)
+        return np.asarray(settled)
+
+    def step(self, delta: float, weights: Array, fixed: int) -> tuple[Array, Array]:
+        """The next step of each problem and the decrease its quadratic model promises."""
+        slopes, size = self.slopes, np.abs(self.residuals)
+        with np.errstate(all="ignore"):
+            blend = np.clip(self.damping, SMALLEST_BLEND, 1.0)[:, None]
+            curvature = weights * np.where(size <= delta, 1.0, blend * delta / size)
+            pull = weights * np.clip(self.residuals, -delta, delta)
+            gradient = (slopes @ pull[..., None])[..., 0]
+            matrix = _weighted_squares(slopes, curvature)
+        if fixed >= 0:
+            gradient[:, fixed], matrix[:, fixed], matrix[:, :, fixed] = 0.0, 0.0, 0.0
+        sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
+        matrix[~sound], gradient[~sound] = 0.0, 0.0
+        diagonal = np.einsum("kii->ki", matrix)
+        least = FLATNESS * diagonal.max(-1, keepdims=True) + np.finfo(float).tiny
+        scale = 1 / np.sqrt(np.maximum(diagonal, least))
+        matrix *= scale[:, :, None] * scale[:, None, :]
+        diagonal[...] = 1 + RIDGE + 1e-3 * self.damping[:, None]  # 1 already, but where flat
+        gradient *= scale
+        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
+        share = LARGEST_STEP / np.maximum(np.abs(step * scale).max(-1), LARGEST_STEP)
+        promised = -share * (1 - share / 2) * (step * gradient).sum(-1)
+        return share[:, None] * step * scale, promised
+
+    def keep(self, stay: NDArray[np.bool_]) -> None:
+        """Drop the problems that are done."""
+        self.theta, self.value = self.theta[stay], self.value[stay]
+        self.residuals, self.slopes = self.residuals[stay], self.slopes[stay]
+        self.damping, self.growth = self.damping[stay], self.growth[stay]
+
+
+def _weighted_squares(slopes: Array, weights: Array) -> Array:
+    """sum_n w_n slopes_n slopes_n^T of each problem, (K, P, P)."""
+    if len(slopes) > 1 and slopes.strides[0] == 0:  # the same throughout: squared once
+        squares = slopes[0][:, None, :] * slopes[0][None, :, :]
+        summed: Array = weights[:, None, :] @ squares.reshape(-1, squares.shape[-1]).T
+        return summed.reshape(-1, *squares.shape[:2])
+    return np.asarray((slopes * weights[:, None, :]) @ np.swapaxes(slopes, -1, -2))
+
+
+def _linearise(problem: Problem, theta: Array) -> tuple[Array, Array]:
+    """Residuals (K, n) and their derivatives (K, P, n)."""
+    with np.errstate(all="ignore"):  # a step too far may overflow: its value is then refused
+        log_value, gradient = problem.law.log_value_and_gradient(theta, problem.inputs)
+    return log_value - problem.log_target, np.swapaxes(gradient, -1, -2)
+
+
+def _total(problem: Problem, residuals: Array, weights: Array) -> Array:
+    with np.errstate(all="ignore"):
+        total = (weights * problem.huber(residuals)).sum(-1)
+    return np.where(np.isfinite(total), total, np.inf)

@@ -1,0 +1,116 @@
+"""From sweeps to the points that laws are fitted to (Sections 2.2 and 2.3).
+
+A sweep is a set of runs at one compute budget that differ in learning rate, batch size or model
+scale; what a law needs from it is where the best lies.
+
+    M   flops_per_token   non-embedding forward FLOPs of one token
+    D   num_tokens        training tokens
+    C   compute           training FLOPs
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage.config import require
+from moe_leverage.theory.law import Array
+
+NEAR_OPTIMAL = 0.0025  # relative excess loss of a near-optimal run (Section 2.2)
+SAME_BUDGET = 0.04  # two budgets closer than this, relatively, are one
+MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to spare
+RESAMPLES = 1000
+LEVEL = 0.90
+
+
+def budget_of(compute: Array, tolerance: float = SAME_BUDGET) -> Array:
+    """The budget that each run belongs to: computes within `tolerance` share their median.
+
+    Rounding of steps and batches moves C by a few per cent between runs meant to be equal.
+
+    >>> budget_of(np.array([1.01e12, 3e12, 0.99e12, 1.0e12])).tolist()
+    [1000000000000.0, 3000000000000.0, 1000000000000.0, 1000000000000.0]
+    """
+    compute = np.asarray(compute, dtype=float)
+    order = np.argsort(compute)
+    budgets, begin = np.empty(len(compute)), 0
+    while begin < len(order):  # greedy, so that a continuum of budgets does not chain into one
+        limit = compute[order[begin]] * (1 + tolerance)
+        end = int(np.searchsorted(compute[order], limit, side="right"))
+        budgets[order[begin:end]] = np.median(compute[order[begin:end]])
+        begin = end
+    return budgets
+
+
+def near_optimal(table: pd.DataFrame, tolerance: float = NEAR_OPTIMAL) -> pd.DataFrame:
+    """The runs whose loss lies within `tolerance` of the best at their budget (Section 2.2).
+
+    Needs `compute` and `loss`; adds `budget` and `excess_loss`, relative to the best.
+
+    >>> runs = pd.DataFrame({"compute": [1e12] * 3, "loss": [2.5, 2.504, 2.6]})
+    >>> near_optimal(runs)["excess_loss"].round(4).tolist()
+    [0.0, 0.0016]
+    """
+    budget = budget_of(table["compute"].to_numpy())
+    best = table["loss"].groupby(budget).transform("min")
+    marked = table.assign(budget=budget, excess_loss=table["loss"] / best - 1)
+    return marked[marked["excess_loss"] <= tolerance].reset_index(drop=True)
+
+
+def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """(M_opt, D_opt) at each budget from a parabola of ln loss in ln M (Section 2.3).
+
+    Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
+    M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
+    num_tokens, loss`, 90 % ends `flops_per_token_low/high` from a bootstrap over runs, `num_sizes`,
+    and `reason`, empty where the optimum is sound; where it is not, the optimum is NaN.
+    """
+    require(len(table) > 0, "rows", 0, "the table has no runs")
+    generator = np.random.default_rng(seed)
+    table = table.assign(budget=budget_of(table["compute"].to_numpy()))
+    rows = [_isoflop_optimum(runs, generator) for _, runs in table.groupby("budget")]
+    return pd.DataFrame(rows)
+
+
+def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict[str, object]:
+    sizes = int(runs["flops_per_token"].nunique())
+    names = ("flops_per_token", "num_tokens", "loss", "flops_per_token_low", "flops_per_token_high")
+    row: dict[str, object] = {"compute": float(runs["budget"].iloc[0]), "num_sizes": sizes}
+    row |= dict.fromkeys(names, np.nan)
+    if sizes < MIN_SIZES:
+        return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
+    runs = runs.sort_values("flops_per_token")
+    log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
+    weights = np.ones((1 + RESAMPLES, len(runs)))
+    weights[1:] = generator.exponential(size=(RESAMPLES, len(runs)))
+    level, vertices = _parabolas(log_m, np.log(runs["loss"].to_numpy(dtype=float)), weights)
+    vertex = vertices[0]
+    if np.isnan(vertex):
+        return row | {"reason": "loss does not turn: the parabola opens downwards"}
+    if not log_m[0] <= vertex <= log_m[-1]:
+        side = "below" if vertex < log_m[0] else "above"
+        return row | {"reason": f"the optimum lies {side} the scales tried"}
+    reached = vertices[1:][np.isfinite(vertices[1:])].clip(log_m[0], log_m[-1])  # claim no more
+    low, high = np.exp(np.quantile(reached, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    to_budget = runs["budget"] / runs["compute"]  # tokens that spend the budget exactly
+    log_tokens = np.log((runs["num_tokens"] * to_budget).to_numpy(dtype=float))
+    return row | {
+        "flops_per_token": float(np.exp(vertex)),
+        "num_tokens": float(np.exp(np.interp(vertex, log_m, log_tokens))),
+        "loss": float(np.exp(level)),
+        "flops_per_token_low": float(low),
+        "flops_per_token_high": float(high),
+        "reason": "",
+    }
+
+
+def _parabolas(log_m: Array, log_loss: Array, weights: Array) -> tuple[float, Array]:
+    """Ln loss at the first parabola's vertex, and every vertex; NaN where one opens downwards."""
+    centre = log_m.mean()
+    features = np.stack([np.ones_like(log_m), log_m - centre, (log_m - centre) ** 2], axis=-1)
+    weighted = np.swapaxes(features * weights[..., None], -1, -2)
+    matrix = weighted @ features + 1e-12 * np.eye(3)
+    a, b, c = np.linalg.solve(matrix, (weighted @ log_loss)[..., None])[..., 0].T
+    with np.errstate(all="ignore"):
+        vertices = np.where(c > 0, centre - b / (2 * c), np.nan)
+        return float(a[0] - b[0] ** 2 / (4 * c[0])), vertices

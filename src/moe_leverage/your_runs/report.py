@@ -1,0 +1,351 @@
+"""What a reader's table of runs shows, as plain values and as a self-contained page.
+
+The page holds its style and its pictures; it loads nothing and can be mailed.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
+
+from moe_leverage.figures import theme
+from moe_leverage.statistics.bootstrap import LEVEL
+from moe_leverage.statistics.diagnose import profile
+from moe_leverage.statistics.fitting import Fit
+from moe_leverage.statistics.leverage import FAMILY, family_name
+from moe_leverage.statistics.runs_table import RunsTable
+from moe_leverage.theory.law import Array, Law
+from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.your_runs.findings import Findings, published_leverage
+
+MOST_FAMILIES = 12  # drawn; more would not be told apart
+MARKERS = "o^Dv<>Ph"  # of granularity, the smallest first
+SIZE_INCHES = (7.0, 5.4)
+GRID_POINTS = 60
+
+STYLE = """
+body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif;
+  color: var(--fig-ink); background: var(--fig-surface); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--fig-grid); text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+caption { text-align: left; color: var(--fig-muted); padding: .3rem 0; }
+svg { max-width: 100%; height: auto; }
+"""
+
+
+def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
+    """Everything found, as values that JSON can hold; infinite and missing numbers are None."""
+    runs = table.runs
+    record = {
+        "num_runs": len(runs),
+        "num_dense": int((~runs["is_moe"]).sum()),
+        "num_moe": int(runs["is_moe"].sum()),
+        "columns": dict(table.mapping.columns),
+        "units": dict(table.mapping.units),
+        "columns_guessed": table.mapping.guessed,
+        "notes": table.notes + _sweep_notes(found, "seed" in runs),
+        "leverage": _leverage_rows(found),
+        "estimators": _estimator_rows(found),
+        "fits": {name: _fit_row(name, fitted) for name, fitted in found.fits.items()},
+        "rivals": {test: [asdict(s) for s in scores] for test, scores in found.scores.items()},
+        "skipped": found.skipped,
+        "warnings": table.warnings
+        + found.warnings
+        + _fit_warnings(found)
+        + _published_warnings(found),
+    }
+    return dict(_plain(record))
+
+
+def page(title: str, table: RunsTable, found: Findings) -> str:
+    """The report as one HTML document."""
+    record = summary(table, found)
+    counts = f"{record['num_runs']} runs: {record['num_dense']} dense, {record['num_moe']} MoE."
+    light = "".join(f"{name}:{pair[0]};" for name, pair in theme.variables().items())
+    dark = "".join(f"{name}:{pair[1]};" for name, pair in theme.variables().items())
+    colours = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    parts = [
+        f"<h1>{html.escape(title)}</h1><p>{counts}</p>",
+        _section("How the file was read", _list(record["notes"])),
+        _section("Warnings", _list(record["warnings"])),
+        _section("Efficiency leverage", _leverage_part(found, record)),
+        _section("Loss against compute", _curves_part(found)),
+        _section("Fitted laws", _fits_part(record)),
+        _section("Rivals of the joint law", _rivals_part(record)),
+        _section("What could not be fitted, and why", _skipped_part(record)),
+    ]
+    head = f"<title>{html.escape(title)}</title><style>{colours}{STYLE}</style>"
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    body = "\n".join(part for part in parts if part)
+    top = f'<!DOCTYPE html>\n<html lang="en"><head>{meta}{head}</head>'
+    return f"{top}\n<body>\n{body}\n</body></html>\n"
+
+
+def _leverage_rows(found: Findings) -> list[dict[str, Any]]:
+    """EL of every MoE configuration by the dense frontier, with its interval or its bound."""
+    if found.leverage is None:
+        return []
+    points = found.leverage.points
+    frontier = points[points["estimator"] == "frontier"]
+    frontier = frontier.assign(published=published_leverage(frontier))
+    rows = []
+    for point in frontier.to_dict("records"):
+        known = math.isfinite(point["efficiency_leverage"])
+        bound = {k: point[k] for k in ("at_least", "at_most") if math.isfinite(point[k])}
+        rows.append({
+            "activation_ratio": point["activation_ratio"],
+            "granularity": point["granularity"],
+            "shared_ratio": point["shared_ratio"],
+            "variant": point["variant"],
+            "compute": point["compute"],
+            "loss": point["loss"],
+            "efficiency_leverage": point["efficiency_leverage"] if known else None,
+            "interval": [point["low"], point["high"]] if known else None,
+            "bound": bound or None,
+            "published": point["published"],
+        })  # fmt: skip
+    return rows
+
+
+def _estimator_rows(found: Findings) -> list[dict[str, Any]]:
+    if found.leverage is None:
+        return []
+    wide = found.leverage.side_by_side().drop(columns="is_moe")
+    return [{str(key): value for key, value in row.items()} for row in wide.to_dict("records")]
+
+
+def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
+    law = fitted.law
+    names = law.coefficient_names
+    published: Law | None = getattr(PUBLISHED, name, None)
+    printed = None if published is None else dict(zip(names, published.coefficients, strict=True))
+    whole = name.count("_") < 2  # sections of the joint law are too many to profile
+    return {
+        "law": type(law).__name__,
+        "equation": law.source.equation,
+        "target": fitted.target,
+        "num_points": len(fitted.log_target),
+        "coefficients": dict(zip(names, law.coefficients, strict=True)),
+        "interval": {key: list(ends) for key, ends in fitted.interval().items()},
+        "identified": {k: p.verdict for k, p in profile(fitted).items()} if whole else None,
+        "published": printed,
+        "range": {key: list(ends) for key, ends in law.domain.items()},
+        "note": law.source.note,
+    }
+
+
+def _sweep_notes(found: Findings, has_seeds: bool) -> list[str]:
+    """How many runs each point was chosen from, and the noise behind the intervals."""
+    if found.leverage is None:
+        return []
+    best = found.leverage.best
+    swept = int((best["num_runs"] > best["num_seeds"]).sum())
+    notes = [f"noise of ln loss {found.leverage.noise:.2g}: {found.leverage.noise_source}"]
+    if not has_seeds:
+        notes.append("there is no column seed: rows at one point count as a sweep, not as repeats")
+    if swept:
+        most = int(best["num_runs"].max())
+        notes.append(
+            f"at {swept} of {len(best)} points of family and budget the best of a sweep was "
+            f"taken, of up to {most} runs"
+        )
+    return notes
+
+
+def _fit_warnings(found: Findings) -> list[str]:
+    return [
+        f"{name}: {text}" for name, fitted in found.fits.items()
+        for text in fitted.convergence.warnings
+    ]  # fmt: skip
+
+
+def _published_warnings(found: Findings) -> list[str]:
+    """How far the runs lie from those behind the published law."""
+    if found.leverage is None:
+        return []
+    points = found.leverage.points
+    beyond = PUBLISHED.joint.outside(**{name: points[name] for name in PUBLISHED.joint.inputs})
+    return [f"published law: {text}" for text in beyond]
+
+
+def _plain(value: Any) -> Any:
+    """Nested plain Python values; a number that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{title}</h2>\n{content}" if content else ""
+
+
+def _list(items: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(i)}</li>' for i in items)}</ul>" if items else ""
+
+
+def _table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in headers)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>\n" for row in rows
+    )
+    named = f"<caption>{html.escape(caption)}</caption>"
+    head = f"<thead><tr>{head}</tr></thead>"
+    return f'<div class="wide"><table>{named}{head}\n<tbody>{body}</tbody></table></div>\n'
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " to ".join("unbounded" if end is None else f"{end:.3g}" for end in value)
+    return html.escape(str(value))
+
+
+def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
+    if found.leverage is None:
+        return f"<p>{html.escape(found.skipped['leverage'])}</p>"
+    rows = [
+        [r["activation_ratio"], r["granularity"], r["compute"], r["loss"], r["efficiency_leverage"],
+         r["interval"], _bound(r["bound"]), r["published"]]
+        for r in record["leverage"]
+    ]  # fmt: skip
+    headers = ["A", "G", "C, FLOPs", "loss, nats", "EL", f"{LEVEL:.0%} interval", "bound",
+               "EL, published law"]  # fmt: skip
+    caption = "Leverage by the dense frontier; a bound where the frontier does not reach."
+    return _drawn(_leverage_figure(found), "leverage") + _table(caption, headers, rows)
+
+
+def _bound(bound: Mapping[str, float] | None) -> str | None:
+    if not bound:
+        return None
+    (name, value), *_ = bound.items()
+    return f"{name.replace('_', ' ')} {value:.3g}"
+
+
+def _curves_part(found: Findings) -> str:
+    return "" if found.leverage is None else _drawn(_loss_figure(found), "losses")
+
+
+def _fits_part(record: Mapping[str, Any]) -> str:
+    rows = []
+    for name, fitted in record["fits"].items():
+        for key, value in fitted["coefficients"].items():
+            verdict = (fitted["identified"] or {}).get(key)
+            printed = (fitted["published"] or {}).get(key)
+            ends = fitted["interval"][key]
+            rows.append([name, fitted["equation"], key, value, ends, verdict, printed])
+    headers = ["fit", "equation", "coefficient", "value", f"{LEVEL:.0%} interval",
+               "profile likelihood", "published"]  # fmt: skip
+    return _table("Coefficients of every law that the table identifies.", headers, rows)
+
+
+def _rivals_part(record: Mapping[str, Any]) -> str:
+    headers = ["law", "coefficients", "error of ln EL", "held-out error", "AIC", "BIC"]
+    names = ("law", "num_coefficients", "error", "held_out_error", "aic", "bic")
+    return "".join(
+        _table(f"Test: {test}.", headers, [[score[name] for name in names] for score in scores])
+        for test, scores in record["rivals"].items()
+    )
+
+
+def _skipped_part(record: Mapping[str, Any]) -> str:
+    return _table("", ["law", "reason"], list(record["skipped"].items()))
+
+
+def _leverage_figure(found: Findings) -> Figure:
+    assert found.leverage is not None
+    points = found.leverage.points
+    frontier = points[(points["estimator"] == "frontier") & points["efficiency_leverage"].notna()]
+    joint = found.fits.get("joint")
+    with theme.themed("leverage"):
+        fig, ax = plt.subplots(figsize=SIZE_INCHES)
+        for family, group, look in _families(frontier):
+            value = group["efficiency_leverage"]
+            high = group["high"].where(np.isfinite(group["high"]), value)
+            ends = np.stack([value - group["low"], high - value]).clip(min=0)
+            ax.errorbar(group["compute"], value, yerr=ends, ls="", **look)
+            if joint is not None:
+                axes = {name: family[name] for name in ("activation_ratio", "granularity")}
+                grid = _grid(group)
+                ax.plot(grid, joint.law.evaluate(**axes, compute=grid), color=look["color"])
+        ax.axhline(1.0, color=theme.colour("muted"), lw=0.8)
+        ax.set(xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="EL")
+        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            axis_formatter(FormatStrFormatter("%g"))
+        fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+def _loss_figure(found: Findings) -> Figure:
+    assert found.leverage is not None
+    best, fits = found.leverage.best, found.leverage.fits
+    with theme.themed("losses"):
+        fig, ax = plt.subplots(figsize=SIZE_INCHES)
+        for family, group, look in _families(best):
+            ax.plot(group["compute"], group["loss"], ls="", **look)
+            name = family_name(family)
+            fitted = fits.get(f"{name}, FlooredPowerLaw") or fits.get(f"{name}, PowerLaw")
+            if fitted is not None:
+                grid = _grid(group)
+                ax.plot(grid, fitted.law.evaluate(compute=grid), color=look["color"])
+        ax.set(xscale="log", xlabel="training compute, FLOPs", ylabel="loss, nats per token")
+        fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+def _families(
+    points: pd.DataFrame,
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]]:
+    """Each family that is drawn, its points, and its look: hue for A, marker for G."""
+    sizes = sorted(points.loc[points["is_moe"], "granularity"].unique())
+    groups = list(points.groupby(FAMILY))
+    for names, group in groups[: MOST_FAMILIES + 1]:
+        family: dict[str, Any] = dict(zip(FAMILY, names, strict=True))
+        look = {"color": theme.colour("dense"), "marker": "s"}
+        if family["is_moe"]:
+            marker = MARKERS[sizes.index(family["granularity"]) % len(MARKERS)]
+            look = {"color": theme.activation_colour(family["activation_ratio"]), "marker": marker}
+        yield family, group, look | {"label": family_name(family)}
+
+
+def _grid(group: pd.DataFrame) -> Array:
+    return np.geomspace(group["compute"].min(), group["compute"].max(), GRID_POINTS)
+
+
+def _drawn(figure: Figure, name: str) -> str:
+    """The figure as an inline SVG in the theme's variables."""
+    buffer = io.StringIO()
+    with theme.themed(name):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    labels = {"leverage": "Efficiency leverage against compute", "losses": "Loss against compute"}
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{labels[name]}" ', 1)
+    return f"<figure>{theme.as_variables(text)}</figure>\n"
