@@ -10,7 +10,7 @@ STAMP := $(ENV)/.moe-leverage-installed
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell command -v python$(v) 2>/dev/null)))
 
-# parameters of the chapters: make book PROFILE=retrain SEED=1
+# parameters of the chapters: make book PROFILE=read SEED=1
 PARAMETERS := $(if $(PROFILE),-p profile $(PROFILE)) $(if $(SEED),-p seed $(SEED)) $(PARAMETERS)
 PYTEST_FLAGS ?=
 BENCH ?=

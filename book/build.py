@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="book/build.py", description=__doc__)
     parser.add_argument(
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="a parameter of the chapters, for example: -p profile retrain",
+        help="a parameter of the chapters, for example: -p seed 1",
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="chapters that run side by side")
     return parser

@@ -169,7 +169,7 @@ def test_a_new_coefficient_and_a_parameter_reach_the_pages(book: Book) -> None:
     ("arguments", "message"),
     [
         (("-p", "sede", "1"), "book: sede = 1: 01-first knows only profile, seed\n"),
-        (("-p", "profile", "raed"), "book: profile = 'raed': must be one of read, retrain, full\n"),
+        (("-p", "profile", "raed"), "book: profile = 'raed': must be one of read\n"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(

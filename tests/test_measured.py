@@ -10,7 +10,7 @@ from synthetic_ledger import BATCH, JOINT, MODEL, RATE, fill
 
 from moe_leverage import ledger
 from moe_leverage.cli.fit import fits
-from moe_leverage.statistics import measured
+from moe_leverage.lab import measured
 from moe_leverage.statistics.fitting import Fit
 
 

@@ -13,6 +13,7 @@ _CHECKOUT = PACKAGE.parents[1]
 _IS_CHECKOUT = (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "data").is_dir()
 
 DATA = _CHECKOUT / "data" if _IS_CHECKOUT else PACKAGE / "data"
+FITS = DATA / "fits"
 CACHE = _CHECKOUT / ".cache" if _IS_CHECKOUT else Path.home() / ".cache" / "moe-leverage"
 BUILD = _CHECKOUT / "build" if _IS_CHECKOUT else Path.cwd() / "build"
 

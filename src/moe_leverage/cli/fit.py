@@ -62,7 +62,7 @@ def fits(
 
     Example: moe-leverage fits
     """
-    from moe_leverage.statistics import measured
+    from moe_leverage.lab import measured
 
     frame = measured.load_ledger()
     if check:

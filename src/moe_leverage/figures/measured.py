@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_leverage.statistics import measured, reductions
+from moe_leverage import paths
+from moe_leverage.statistics import reductions
 from moe_leverage.statistics.fitting import Fit
 from moe_leverage.theory.laws import JointLaw
 
@@ -37,12 +38,12 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def leverage_points(directory: Path = measured.DIRECTORY, **axes: float) -> pd.DataFrame:
+def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame:
     """EL with its interval at every MoE point of the ledger's fits, at these values of the axes.
 
     Points of studies that change more than A, G and C are left out, and so are mere bounds.
     """
-    path = directory / f"{measured.TABLES[0]}.csv"
+    path = directory / "leverage.csv"
     if not path.is_file():
         return pd.DataFrame()
     points = pd.read_csv(path)
@@ -54,7 +55,7 @@ def leverage_points(directory: Path = measured.DIRECTORY, **axes: float) -> pd.D
     return found.reset_index(drop=True)
 
 
-def joint_law(directory: Path = measured.DIRECTORY) -> JointLaw | None:
+def joint_law(directory: Path = paths.FITS) -> JointLaw | None:
     """Equation 13 as fitted to our own runs, if the ledger's fits have it."""
     path = directory / "joint.json"
     law = Fit.load(path).law if path.is_file() else None

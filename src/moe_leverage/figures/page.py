@@ -16,7 +16,7 @@ from moe_leverage import audit, ledger
 from moe_leverage.config import require
 from moe_leverage.figures.registry import show_table
 
-PROFILES = ("read", "retrain", "full")
+PROFILES = ("read",)  # from the ledger, beside one training of seconds
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -1,1 +1,1 @@
-"""The measured side: the studies, what runs them, and the ledger that keeps every run."""
+"""The measured side: the studies, what runs them, and the fits of the ledger."""

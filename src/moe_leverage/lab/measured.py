@@ -22,7 +22,7 @@ from moe_leverage.statistics.leverage import RESAMPLES
 from moe_leverage.your_runs import findings
 from moe_leverage.your_runs.findings import Findings
 
-DIRECTORY = paths.DATA / "fits"
+DIRECTORY = paths.FITS
 INDEX = "index.json"
 HELD_OUT_STUDY = "joint"
 PLAIN_STUDIES = ("activation", "granularity", HELD_OUT_STUDY)  # of the baseline's recipe
