@@ -8,16 +8,28 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from moe_leverage import paper
-from moe_leverage.audit import LABELS, Verdict, audit, counts, html_table, load_claims, table
+from moe_leverage.audit import (
+    LABELS,
+    Verdict,
+    audit,
+    counts,
+    html_table,
+    leads_law,
+    load_claims,
+    table,
+)
 from moe_leverage.audit.checks import CHECKS, average, expression, parameters
 from moe_leverage.audit.claims import KINDS, Claim, Finding, Measurement, half_unit
 from moe_leverage.audit.leads import lead, leads
 from moe_leverage.audit.listed import listed
 from moe_leverage.audit.measured import STATISTICS
+from moe_leverage.theory.laws import PUBLISHED
 
 STUDIES = {
     "hparams", "hparams-check", "allocation", "activation", "granularity", "balance", "shared",
@@ -276,3 +288,11 @@ def test_laws_and_tables_print_the_same_coefficients() -> None:
             record["model_coefficient"], record["model_exponent"])  # fmt: skip
         assert (tokens.coefficient, tokens.exponent) == (
             record["tokens_coefficient"], record["tokens_exponent"])  # fmt: skip
+
+
+def test_an_edited_coefficient_leaves_the_bases_open_instead_of_failing(monkeypatch):
+    edited = SimpleNamespace(joint=replace(PUBLISHED.joint, a=1.33))
+    monkeypatch.setattr(leads_law, "PUBLISHED", edited)
+    table, text = leads_law.logarithm_bases()
+    assert len(table) == 9
+    assert text.startswith("0 of the nine pairs")

@@ -36,15 +36,23 @@ def logarithm_bases() -> Settled:
     names = ["base_of_compute", "base_of_granularity", "efficiency_leverage",
              "optimum_granularity", "agrees"]  # fmt: skip
     table = pd.DataFrame(rows, columns=names)
-    (kept,) = table[table["agrees"]].to_dict("records")
-    others = table[table["base_of_compute"] != "10"]["efficiency_leverage"].min()
+    kept = table[table["agrees"]]
+    if len(kept) != 1:  # an edited coefficient can leave none or several
+        text = (
+            f"{len(kept)} of the nine pairs return the paper's own statements with the "
+            "coefficients in data/paper/coefficients.toml, so the bases cannot be told from them."
+        )
+        return table, text
+    one = kept.iloc[0]
+    others = table[table["base_of_compute"] != one["base_of_compute"]]["efficiency_leverage"].min()
+    optima = table[table["base_of_granularity"] != one["base_of_granularity"]]
     text = (
-        f"Of nine pairs one returns the paper's own statements: base {kept['base_of_compute']} for "
-        f"C and {kept['base_of_granularity']} for G, with EL {kept['efficiency_leverage']:.2f} at "
-        f"A = 3.1 %, G = 12, 1e22 FLOPs and the best G at {kept['optimum_granularity']:.1f}. Any "
-        f"other base for C gives EL above {others:,.0f}; natural or decimal logarithms of G put "
-        f"the best G at 33 or above. The bases are not printed, and without them the law cannot "
-        "be used."
+        f"Of nine pairs one returns the paper's own statements: base {one['base_of_compute']} for "
+        f"C and {one['base_of_granularity']} for G, with EL {one['efficiency_leverage']:.2f} at "
+        f"A = 3.1 %, G = 12, 1e22 FLOPs and the best G at {one['optimum_granularity']:.1f}. Any "
+        f"other base for C gives EL above {others:,.0f}; another base for G puts the best G at "
+        f"{optima['optimum_granularity'].min():.0f} or above. The bases are not printed, and "
+        "without them the law cannot be used."
     )
     return table, text
 
