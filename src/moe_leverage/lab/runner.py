@@ -97,6 +97,10 @@ def run(
         suspects = _drain(waiting, pool, place, note, is_over)
         for one in missing(suspects, place):
             _try_alone(one, pool, place, note, is_over)
+    have = recorded(place.ledger)
+    for one in waiting:  # what was recorded as another worker's death took the pool down
+        if one.run_id in have and one.run_id not in outcomes:
+            note(_outcome(one, have[one.run_id]))
     share(planned, place)
     sweep_leftovers(place)
     return list(outcomes.values())
