@@ -36,7 +36,7 @@ UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a pro
 JOINT_POINTS = 24
 JOINT_START = 7  # of the Halton sequence: the seed of the design
 JOINT_RANGES = {"activation_ratio": (1 / 80, 1 / 2), "granularity": (2, 16)}
-JOINT_BUDGETS = (1e12, 3e13)
+JOINT_BUDGETS = (3e11, 3e12)
 HALTON_BASES = (2, 3, 5)
 
 
@@ -108,7 +108,7 @@ NANO_BETA = replace(
 )
 EXPERTS = tuple({"activation_ratio": 3 / (count + 1)} for count in (2, 4, 8, 16, 32, 64, 128, 256))
 DENSE = {"dense": True}
-TO_1E13 = BUDGETS[:4]
+SIDE_BUDGETS = BUDGETS[:3]  # of the studies that test one design choice
 SHARED_COUNTS = (0, 1, 4, 6, 8, 10)  # of 12 active experts; 256 routed ones (Table 9)
 
 
@@ -170,10 +170,10 @@ STUDIES: dict[str, Study] = {
                 Sweep(
                     name=f"{name}-{low}",
                     base=replace(HPARAMS_BASE, dense=name == "dense"),
-                    axes={"compute_flops": budgets, "size": tuple(range(low, low + 5))},
+                    axes={"compute_flops": (budget,), "size": tuple(range(low, low + 5))},
                 )
                 for name in ("dense", "moe")
-                for low, budgets in ((0, BUDGETS[:2]), (1, BUDGETS[2:3]), (2, BUDGETS[3:4]))
+                for low, budget in enumerate(BUDGETS[1:])
             ),
             needs=("hyperparameters",),
         ),
@@ -194,7 +194,7 @@ STUDIES: dict[str, Study] = {
                     "seed": (1, 2),
                 },
             ),
-            Sweep(name="dense-frontier", base=replace(BASE, compute_flops=1e14, dense=True)),
+            Sweep(name="dense-frontier", base=replace(BASE, compute_flops=1e13, dense=True)),
         ),
         _study(
             "granularity",
@@ -222,7 +222,7 @@ STUDIES: dict[str, Study] = {
                 name="ladder",
                 base=SHARED_BASE,
                 axes={
-                    "compute_flops": TO_1E13,
+                    "compute_flops": SIDE_BUDGETS,
                     "experts": tuple(
                         {"shared_ratio": count / 12, "activation_ratio": 12 / (256 + count)}
                         for count in SHARED_COUNTS
@@ -243,7 +243,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=replace(BASE, balance_coefficient=0.001),
-                axes={"compute_flops": TO_1E13, "granularity": (2, 4, 6, 8, 12, 16)},
+                axes={"compute_flops": SIDE_BUDGETS, "granularity": (2, 4, 6, 8, 12, 16)},
             ),
         ),
         _study(
@@ -252,7 +252,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": TO_1E13, "num_dense_layers": (0, 1, 2)},
+                axes={"compute_flops": SIDE_BUDGETS, "num_dense_layers": (0, 1, 2)},
             ),
         ),
         _study(
@@ -261,7 +261,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": TO_1E13, "attention_share": (0.2, 0.3, 0.4, 0.5)},
+                axes={"compute_flops": SIDE_BUDGETS, "attention_share": (0.2, 0.3, 0.4, 0.5)},
             ),
         ),
         _study(
@@ -285,7 +285,7 @@ STUDIES: dict[str, Study] = {
                     name=f"active-{active}",
                     base=replace(
                         BASE,
-                        compute_flops=1e13,
+                        compute_flops=BUDGETS[-1],
                         activation_ratio=(active + 1) / 65,
                         shared_ratio=1 / (active + 1),
                         active_ffn_ratio=active + 1.0,
