@@ -32,6 +32,7 @@ from moe_leverage.paths import BUILD, write_atomically
 EXECUTED = BUILD / "executed"
 FAILED = BUILD / "failed"
 FIGURES = BUILD / "figures"
+QUIET = ["--log-level=CRITICAL"]  # a kernel told to stop may log that it was interrupted
 INJECTED = "injected-parameters"  # the tag that papermill gives to the cell it adds
 GROUND = ("src", "data", "requirements.lock")
 
@@ -108,6 +109,7 @@ def _run(chapter: Chapter, source: NotebookNode, changed: dict[str, Any], key: s
                 cwd=chapter.notebook.parent,
                 progress_bar=False,
                 config=local,
+                extra_arguments=QUIET,
             )
     except PapermillExecutionError as error:
         FAILED.mkdir(parents=True, exist_ok=True)
