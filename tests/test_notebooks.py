@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +17,7 @@ CHAPTERS = chapters.chapters()
 DEFINE = {"A-build-an-moe"}  # the one chapter that builds the layer in the page
 LONGEST_CELL = 12  # lines
 MEDIAN_CELL = 4  # lines
+NUM_EXERCISES = 3  # at least, in a chapter with a number
 
 
 def code(chapter: Chapter) -> list[nbformat.NotebookNode]:
@@ -97,3 +99,12 @@ def test_a_chapter_is_thin(chapter: Chapter) -> None:
         assert not [n for n in nodes if isinstance(n, kinds)]
         assert median(lengths) <= MEDIAN_CELL
     assert max(lengths) <= LONGEST_CELL
+
+
+@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c.name[0].isdigit()], ids=ids)
+def test_a_chapter_has_exercises_each_with_an_answer_that_runs(chapter: Chapter) -> None:
+    text = chapter.text.read_text(encoding="utf-8").split("## Exercises\n")[1]
+    _, *exercises = re.split(r"^\*\*(\d+)\.\*\* ", text, flags=re.MULTILINE)
+    assert exercises[::2] == [str(i + 1) for i in range(len(exercises) // 2)]
+    assert len(exercises) // 2 >= NUM_EXERCISES
+    assert all(":tags: [hide-cell]" in exercise for exercise in exercises[1::2])
