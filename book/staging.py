@@ -23,9 +23,9 @@ import yaml
 from chapters import ROOT
 from nbformat import NotebookNode
 
-from moe_leverage.design import calculator
 from moe_leverage.figures import theme
 from moe_leverage.figures.notation import notation
+from moe_leverage.instruments import SCRIPTS
 from moe_leverage.paths import BUILD, write_atomically
 
 STAGE = BUILD / "stage"
@@ -38,7 +38,7 @@ def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
     """Write the stage and return the hash of what it holds."""
     wanted = dict(_pages())
     wanted["provenance.json"] = json.dumps(dict(provenance)).encode()
-    wanted["book/_static/leverage-data.js"] = calculator.script().encode()
+    wanted |= {f"book/_static/{name}": text().encode() for name, text in SCRIPTS.items()}
     wanted["book/_static/theme.css"] = theme.stylesheet().encode()
     wanted["generated/notation.md"] = _notation_table().encode()
     wanted["generated/timings.md"] = _timings_table(given).encode()

@@ -1,1 +1,1 @@
-"""The law in use: explain a model, predict a point, search for a design, feed the calculator."""
+"""The law in use: explain a model, predict a point, search for a design, Hugging Face configs."""
