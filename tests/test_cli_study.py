@@ -8,6 +8,7 @@ from test_studies import bowl, synthetic
 
 from moe_leverage import cli, ledger, paths
 from moe_leverage.lab import runner, studies
+from moe_leverage.lab.protocol import BUDGETS
 from moe_leverage.lab.runner import Outcome
 from moe_leverage.trainer import corpus
 
@@ -43,13 +44,14 @@ def test_list_names_every_study_and_what_it_needs(call):
 def test_plan_gives_derived_numbers_flops_and_minutes(here, call):
     code, out, _ = call("plan", "hparams", "--json")
     rows = json.loads(out)
+    total = 40 * sum(BUDGETS[:3])  # 5 rates, 4 batches, dense and mixture
     assert code == 0
     assert len(rows) == 120
-    assert sum(row["training_flops"] for row in rows) == pytest.approx(40 * 4.3e12, rel=0.01)
+    assert sum(row["training_flops"] for row in rows) == pytest.approx(total, rel=0.01)
     assert {row["state"] for row in rows} == {"missing"}
     assert all(row["predicted_minutes"] > 0 for row in rows)
     code, out, _ = call("plan", "hparams")
-    assert out.splitlines()[-1].startswith("120 runs, 1.72e+14 FLOPs; ")
+    assert out.splitlines()[-1].startswith(f"120 runs, {total:.2e} FLOPs; ")
 
 
 def test_status_gives_counts_by_study(here, call):

@@ -16,8 +16,10 @@ from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
 from moe_leverage.figures import flops_accounting, joint_law, measured, page, sizes
 from moe_leverage.figures.beyond_the_paper import gallery_table
+from moe_leverage.figures.common import LADDER_FLOPS
 from moe_leverage.figures.notation import axis_label, notation
 from moe_leverage.figures.registry import ENTRIES, draw
+from moe_leverage.lab.protocol import BUDGETS
 from moe_leverage.statistics.fitting import fit
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
@@ -301,3 +303,8 @@ def test_no_runs_give_empty_tables(tmp_path):
     assert measured.allocation_minima(empty).empty
     assert measured.allocation_ratio(empty).empty
     assert measured.best_by_budget(empty, "granularity").empty
+
+
+def test_figures_know_the_ladder_that_the_lab_trains():
+    assert LADDER_FLOPS == BUDGETS
+    assert "by 5 to 7 powers of ten" in ENTRIES["leverage-activation"].caption

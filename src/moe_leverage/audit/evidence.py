@@ -19,7 +19,7 @@ from moe_leverage.statistics.leverage import best_runs, frontier_compute
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 
-BUDGETS_PER_DECADE = 2  # the ladder is 3e11, 1e12, 3e12, ...
+BUDGETS_PER_DECADE = 2  # the ladder is 1e11, 3e11, 1e12, ...
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
 RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 

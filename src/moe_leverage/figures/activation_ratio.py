@@ -7,6 +7,7 @@ EL   efficiency leverage
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
 from moe_leverage.trainer.training import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
+DECADES = [int(math.log10(PAPER_BUDGETS_FLOPS[0] / ours)) for ours in LADDER_FLOPS]
 
 
 @figure(
@@ -73,8 +75,8 @@ def saturation(law: JointLaw, ratios: pd.Series) -> Drawing:
     "leverage-activation",
     paper="Figures 5b and 8a, Equations 10 and 13",
     caption="Efficiency leverage against activation ratio at G = 2: left at the paper's budgets, "
-    "right at the budgets of our own small models, where the published law is extrapolated by four "
-    "to seven powers of ten (dotted).",
+    "right at the budgets of our own small models, where the published law is extrapolated by "
+    f"{DECADES[-1]} to {DECADES[0]} powers of ten (dotted).",
 )
 def leverage(
     law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None

@@ -19,7 +19,7 @@ from moe_leverage.figures import theme
 from moe_leverage.figures.notation import axis_label
 
 PAPER_BUDGETS_FLOPS = (1e18, 1e19, 1e20, 3e20)  # reach of the architecture studies, Section 4
-LADDER_FLOPS = (3e11, 3e12, 3e13)  # reach of our own ladder of small models
+LADDER_FLOPS = (1e11, 3e11, 1e12, 3e12)  # our own ladder of small models, as lab.protocol has it
 STUDY_RANGE = "studies of Section 4, 1e18 to 3e20 FLOPs"
 FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them
 POINT_COLUMNS = (

@@ -14,6 +14,7 @@ import pandas as pd
 
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import (
+    LADDER_FLOPS,
     PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
     draw_points,
@@ -64,7 +65,7 @@ def leverage(
         tables.append(pd.DataFrame(table).assign(series="published", compute_flops=budget))
     if fitted is not None:
         top = fitted.optimum_granularity
-        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": 1e13}
+        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": LADDER_FLOPS[-1]}
         curve = fitted(**fixed, granularity=grain) / fitted(**fixed, granularity=top)
         axes[1].plot(grain, curve, "--", color=theme.colour("measured"), label="our fit")
     if len(runs):

@@ -12,12 +12,20 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.figures import theme
-from moe_leverage.figures.common import FAMILIES, draw_points, log_axes, note, points, power, ranges
+from moe_leverage.figures.common import (
+    FAMILIES,
+    LADDER_FLOPS,
+    draw_points,
+    log_axes,
+    note,
+    points,
+    power,
+    ranges,
+)
 from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.theory.laws import PowerLaw
 
 SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2
-LADDER_START_FLOPS = 1e11
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
 SEARCH = f"search at {power(SEARCH_FLOPS[0])} to {power(SEARCH_FLOPS[1])} FLOPs"
@@ -39,7 +47,7 @@ def hyperparameters(
 ) -> Drawing:
     """Both laws over the whole range of compute, with the settings of Table 7 and our optima."""
     runs = points(measured, OPTIMUM_COLUMNS)
-    start = min(LADDER_START_FLOPS, *runs["compute_flops"]) if len(runs) else LADDER_START_FLOPS
+    start = min([LADDER_FLOPS[0], *runs["compute_flops"]])
     compute = np.geomspace(start, 1e22, 89)
     table = pd.DataFrame({"compute_flops": compute})
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))

@@ -12,7 +12,7 @@ coefficients, are what `fitting` returns for measured runs.
 
 The published law has no interval: the paper prints point estimates only and released no runs, so a
 prediction from `PUBLISHED` is one number, and how far it may be off is unknown. A measured `Fit`
-carries bootstrap coefficients and predicts with intervals, at budgets from 1e11 to 1e14 FLOPs.
+carries bootstrap coefficients and predicts with intervals, at the budgets of our own small models.
 
 The logarithm of C is to base 10 and that of G to base 2 wherever a coefficient multiplies it.
 """
