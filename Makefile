@@ -73,6 +73,7 @@ bench: env corpus ## time the package beside its peers; BENCH=training for one o
 	@$(PY) -m bench $(BENCH)
 
 fits: env ## fit every law to the ledger and write data/fits
+	@$(BIN)/moe-leverage study pin
 	@$(BIN)/moe-leverage fits
 
 lock: ## resolve the dependencies anew and write requirements.lock

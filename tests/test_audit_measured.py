@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from moe_leverage import ledger
-from moe_leverage.audit import evidence, measured
+from moe_leverage.audit import decide, evidence, load_claims, measured
 from moe_leverage.audit.measured import fitted, measure
 from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
 from moe_leverage.statistics.fitting import fit
@@ -42,6 +43,13 @@ def record(directory: Path, study: str, run: RunConfig, loss: float, **more: obj
     state = {"study": study, "status": "ok", "steps_done": run.num_steps}
     line = {**ledger.describe(run), **state, **result, **more}
     ledger.append(directory / f"{study}.jsonl", line)
+    plan_run(directory, study, run.identity())
+
+
+def plan_run(directory: Path, study: str, run_id: str) -> None:
+    path = directory / ledger.PLANS
+    plans = json.loads(path.read_text()) if path.is_file() else {}
+    ledger.write_plans({**plans, study: {*plans.get(study, ()), run_id}}, directory)
 
 
 def moe(experts: int = 64, granularity: int = 2, **more: object) -> ModelConfig:
@@ -60,7 +68,7 @@ def noise(generator: np.random.Generator) -> float:
 def test_no_runs_is_said(directory: Path) -> None:
     found = measure(study="activation", statistic="slope", axis="activation_ratio")
     assert found.effect is None
-    assert found.detail == "no runs of the study activation in the ledger yet"
+    assert found.detail.endswith("activation: 0 of an unknown number of runs")
 
 
 def test_too_few_runs_is_said(directory: Path) -> None:
@@ -69,6 +77,29 @@ def test_too_few_runs_is_said(directory: Path) -> None:
     found = measure(study="activation", statistic="slope", axis="activation_ratio")
     assert found.effect is None
     assert "at least 5 are needed (2 runs" in found.detail
+
+
+def test_an_incomplete_study_decides_nothing(directory: Path) -> None:
+    generator = np.random.default_rng(1)
+    for budget, experts in itertools.product(BUDGETS, (8, 16, 32, 64)):
+        model = moe(experts)
+        loss = 4 + 0.2 * math.log(model.activation_ratio) - 0.1 * math.log(budget / 3e11)
+        record(directory, "activation", plan(model, budget), loss + noise(generator))
+    claim = next(claim for claim in load_claims() if claim.id == "loss-falls-with-a")
+    assert decide(claim).label == "measured: agrees"
+    plan_run(directory, "activation", "c0ffee")
+    verdict = decide(claim)
+    assert verdict.label == "measured: cannot tell"
+    assert verdict.detail == "decided when complete: activation: 16 of 17 runs"
+    assert verdict.value is None
+
+
+def test_leverage_also_needs_the_study_of_the_dense_frontier(directory: Path) -> None:
+    record(directory, "attention", plan(moe(), 1e12), 3.0)
+    found = measure(
+        study="attention", statistic="slope", axis="attention_share", response="log_leverage"
+    )
+    assert found.detail.endswith("activation: 0 of an unknown number of runs")
 
 
 def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:
@@ -209,16 +240,22 @@ def test_a_fitted_coefficient_comes_with_its_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measured, "FITS", tmp_path)
-    assert fitted("learning_rate", "exponent").detail == "no fit learning_rate of our runs yet"
+    monkeypatch.setattr(ledger, "DIRECTORY", tmp_path)
+    assert "hparams: 0 of" in fitted("learning_rate", "exponent", "hparams").detail
+    record(tmp_path, "hparams", plan(DENSE, 1e12), 3.0)
+    found = fitted("learning_rate", "exponent", "hparams")
+    assert found.detail == "no fit learning_rate of our runs yet"
     compute = np.geomspace(1e11, 1e14, 12)
     noisy = np.exp(np.random.default_rng(0).normal(scale=0.02, size=12))
     table = pd.DataFrame({"compute": compute, "value": 1.2 * compute**-0.15 * noisy})
     fit(PowerLaw, table, target="value").save(tmp_path / "learning_rate.json")
-    found = fitted("learning_rate", "exponent")
+    found = fitted("learning_rate", "exponent", "hparams")
     assert found.effect == pytest.approx(-0.15, abs=0.01)
     assert found.low < found.effect < found.high
     with pytest.raises(ValueError, match="coefficient = 'slope': must be one of"):
-        fitted("learning_rate", "slope")
+        fitted("learning_rate", "slope", "hparams")
+    plan_run(tmp_path, "hparams", "c0ffee")
+    assert fitted("learning_rate", "exponent", "hparams").effect is None
 
 
 def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +269,7 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
         loss = 3 - 0.1 * z + 0.02 * x**2 + np.random.default_rng(seed).normal(0, 0.005, len(z))
         frame = pd.DataFrame({**columns, "loss": loss, "is_moe": 1, "seed": 0})
         monkeypatch.setattr(evidence, "runs", lambda studies, frame=frame: frame)
+        monkeypatch.setattr(evidence, "shortfall", lambda studies, *columns: "")
         found = measure(
             study="granularity", statistic="drift", axis="granularity", by="compute_flops"
         )

@@ -12,6 +12,8 @@ from moe_leverage import ledger
 from moe_leverage.cli.fit import fits
 from moe_leverage.lab import measured
 from moe_leverage.statistics.fitting import Fit
+from moe_leverage.statistics.leverage import seed_noise
+from moe_leverage.your_runs.findings import Findings
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def found(frame):
 
 @pytest.mark.slow
 def test_every_law_of_the_paper_is_fitted(found):
-    names = {"learning_rate", "batch_tokens", "dense_learning_rate", "dense_batch_tokens",
+    names = {"moe_learning_rate", "moe_batch_tokens", "dense_learning_rate", "dense_batch_tokens",
              "moe_model", "moe_tokens", "dense_model", "dense_tokens", "dense_loss",
              "dense_loss_power", "joint"}  # fmt: skip
     assert names <= set(found.fits), found.skipped
@@ -40,8 +42,8 @@ def test_every_law_of_the_paper_is_fitted(found):
 @pytest.mark.slow
 def test_the_laws_behind_the_ledger_come_back(found):
     fits = found.fits
-    for name, law in (("learning_rate", RATE), ("dense_learning_rate", RATE),
-                      ("batch_tokens", BATCH)):  # fmt: skip
+    for name, law in (("moe_learning_rate", RATE), ("dense_learning_rate", RATE),
+                      ("moe_batch_tokens", BATCH)):  # fmt: skip
         at = fits[name].law(1e12)
         assert abs(math.log(at / law(1e12))) < 0.5, name  # within the width of the grid's steps
     for name in ("moe_model", "dense_model"):
@@ -83,6 +85,33 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     assert gone
     assert not any((tmp_path / f"{name}.json").exists() for name in gone)
     assert (tmp_path / "adopted").is_dir()
+
+
+def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
+    seen = {}
+
+    def spy(table, **options):
+        seen[len(seen)] = table
+        return Findings(fits={}, skipped={}, warnings=[])
+
+    for name in ("hyperparameters", "allocation", "chinchilla", "leverage_laws"):
+        monkeypatch.setattr(measured.findings, name, spy)
+    measured.fit_ledger(frame)
+    joined = seen[3]
+    shared = set(frame.query("study == 'activation'")["run_id"])
+    shared &= set(frame.query("study == 'granularity'")["run_id"])
+    assert shared
+    of_shared = joined[joined["run_id"].isin(shared)]
+    plain = of_shared[of_shared["variant"] == ""]
+    assert plain["run_id"].is_unique
+    assert set(plain["study"]) == {"activation"}
+    assert not plain["held_out"].any()
+    variants = of_shared[of_shared["variant"] != ""]  # the same runs, begun a sweep of their own
+    assert set(variants["variant"]) == {"dense-first 0 layers"}
+    _, freedom = seed_noise(joined)
+    families = joined.groupby(["is_moe", "run_id", "variant"]).ngroups
+    assert families == len(joined)
+    assert 0 < freedom < len(joined) / 2
 
 
 def test_digest_follows_losses_and_exclusions_alone(tmp_path):

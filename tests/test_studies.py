@@ -24,7 +24,7 @@ from moe_leverage.lab.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.lab.runner import Place, missing
+from moe_leverage.lab.runner import Place, missing, recorded_in
 from moe_leverage.lab.studies import SIDE_BUDGETS, STUDIES, Sweep, get, plan
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
@@ -322,6 +322,26 @@ def test_verify_names_stale_runs_unless_they_carry_a_reason(place):
     write(place, "hparams", [other])
     (problem,) = status.verify(place)
     assert problem.startswith(f"hparams.jsonl: run {other['run_id']} is stale")
+
+
+def test_a_study_is_complete_when_all_it_plans_is_recorded(place):
+    wanted = plan("hparams", LAWS)
+    write(place, "hparams", synthetic(wanted[:-1], bowl))
+    assert ledger.standing("hparams", place.ledger).planned == 0
+    status.pin(place)
+    assert (
+        ledger.standing("hparams", place.ledger).words == "hparams: 119 of 130 runs"
+    )  # 2 seeds more of 5 bests
+    write(place, "hparams", synthetic(wanted[-1:], bowl))
+    (problem,) = status.verify(place)  # the repetitions of the last best cell are planned now
+    assert problem.startswith("plans.json: not what the studies plan now")
+    status.pin(place)
+    assert status.verify(place) == []
+    assert ledger.standing("hparams", place.ledger).words == "hparams: 120 of 132 runs"
+    have = recorded_in(place.ledger / "hparams.jsonl")
+    again = [one for one in status.plan_now("hparams", place) if one.run_id not in have]
+    write(place, "hparams", synthetic(again, bowl))
+    assert ledger.standing("hparams", place.ledger).is_complete
 
 
 def test_predicted_time_uses_the_speed_of_like_runs(place):

@@ -16,7 +16,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,7 @@ from moe_leverage.config import RunConfig, require
 
 SCHEMA = 1  # of a line; a reader refuses any other
 DIRECTORY = paths.DATA / "ledger"
+PLANS = "plans.json"  # beside the studies' files: the identities of the runs that each plans
 STATUSES = ("ok", "diverged")
 RESULTS = (  # None in the record of a diverged run
     "validation_loss_nats", "validation_standard_error_nats", "validation_bits_per_byte",
@@ -131,6 +132,52 @@ def load(study: str | None = None, directory: Path = DIRECTORY) -> pd.DataFrame:
     found = (record for path in files for record in records(path))
     with _collector_paused():
         return _table(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How many of a study's planned runs are recorded; `planned` is 0 until its plan is known."""
+
+    study: str
+    recorded: int
+    planned: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned run is recorded: only then may a study decide anything."""
+        return 0 < self.planned == self.recorded
+
+    @property
+    def words(self) -> str:
+        """A few words for the reader.
+
+        >>> Standing(study="shared", recorded=4, planned=18).words
+        'shared: 4 of 18 runs'
+        """
+        of = str(self.planned) if self.planned else "an unknown number of"
+        return f"{self.study}: {self.recorded} of {of} runs"
+
+
+def standing(study: str, directory: Path = DIRECTORY) -> Standing:
+    """What is recorded of the runs that a study plans, diverged and excluded ones among them."""
+    path, plans = directory / f"{study}.jsonl", directory / PLANS
+    planned = set(json.loads(plans.read_text("utf-8")).get(study, ())) if plans.is_file() else set()
+    have = {record["run_id"] for record in records(path)} if path.is_file() else set()
+    counted = have & planned if planned else have
+    return Standing(study=study, recorded=len(counted), planned=len(planned))
+
+
+def write_plans(plans: Mapping[str, Iterable[str]], directory: Path = DIRECTORY) -> None:
+    """Write the identities of the runs that each study plans, a line a study.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_plans({"toy": ["c0ffee"]}, Path(folder))
+    ...     standing("toy", Path(folder)).words
+    'toy: 0 of 1 runs'
+    """
+    lines = [f" {json.dumps(study)}: {json.dumps(sorted(ids))}" for study, ids in plans.items()]
+    paths.write_atomically(directory / PLANS, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def verify(directory: Path = DIRECTORY) -> list[str]:

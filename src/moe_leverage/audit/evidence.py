@@ -20,8 +20,21 @@ from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 
 BUDGETS_PER_DECADE = 2  # the ladder is 1e11, 3e11, 1e12, ...
+FRONTIER_STUDY = "activation"  # whose dense twins, of the same recipe, are the dense frontier
+STUDIES_BEHIND = {
+    "log_leverage": (FRONTIER_STUDY,),
+    "fitted_leverage": ("activation", "granularity"),
+}
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
 RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
+
+
+def shortfall(studies: Sequence[str], *columns: str) -> str:
+    """Which of these studies, and of those behind the columns, lack runs; empty if none does."""
+    behind = [study for column in columns for study in STUDIES_BEHIND.get(column, ())]
+    asked = dict.fromkeys([*studies, *behind])
+    standings = [ledger.standing(study, ledger.DIRECTORY) for study in asked]
+    return "; ".join(one.words for one in standings if not one.is_complete)
 
 
 def runs(studies: Sequence[str]) -> pd.DataFrame:
@@ -95,9 +108,12 @@ def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
 
 
 def _dense_runs() -> pd.DataFrame:
-    """Every finished dense run of the ledger."""
-    studies = sorted(path.stem for path in ledger.DIRECTORY.glob("*.jsonl"))
-    frame = runs(studies)
+    """The finished dense runs of the recipe of the architecture studies (Section 3.1).
+
+    Those of the grids and of the isoFLOP sweeps were chosen as the best of many, or see fewer
+    tokens: as a frontier they would understate every leverage.
+    """
+    frame = runs([FRONTIER_STUDY])
     return frame if frame.empty else frame[frame["is_moe"] == 0]
 
 

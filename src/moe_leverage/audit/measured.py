@@ -4,7 +4,7 @@ A claim registers its study, statistic and the region of effects that agree with
 is a function of the coefficients of one least-squares fit with an intercept per group (a budget, or
 an architecture); its interval comes from a bootstrap of the residuals with a fixed seed, widened
 by Student's quantile over the normal one, since small tables look too sure without it. A study
-without enough runs gives no effect but the reason.
+that lacks a planned run decides nothing, and one without enough runs gives the reason.
 
     x    the axis under study, ln by default       z    ln of a second variable, `by`
     y    loss in nats, ln loss, or ln EL           optimum    x at the bottom of the parabola
@@ -72,25 +72,31 @@ def measure(**arguments: Any) -> Measurement:
     design = Design(**arguments)
     known = f"must be one of {', '.join(STATISTICS)}"
     require(design.statistic in STATISTICS, "statistic", design.statistic, known)
+    if lacking := evidence.shortfall(design.studies, design.response, design.axis):
+        return Measurement(effect=None, detail=f"decided when complete: {lacking}")
     runs = evidence.runs(design.studies)
     if runs.empty:
-        return Measurement(effect=None, detail=f"no runs of {_names(design)} in the ledger yet")
-    runs = _select(evidence.with_response(runs, design.response), design)
+        return Measurement(effect=None, detail=f"no finished run of {_names(design)}")
+    runs, num_unread = _select(evidence.with_response(runs, design.response), design)
     fit, reason = _fit(runs, design)
     if fit is None:
         return Measurement(effect=None, detail=f"{reason} ({len(runs)} runs of {_names(design)})")
+    scope = _scope(runs, design, num_unread)
     statistic = STATISTICS[design.statistic]
     effect = float(statistic(fit.theta[None], fit, design)[0])
     draws = statistic(fit.draws(), fit, design)
     if not np.isfinite(effect) or np.mean(~np.isfinite(draws)) > (1 - COVERAGE) / 2:
-        return Measurement(effect=None, detail=f"no optimum is resolved by {_scope(runs, design)}")
+        return Measurement(effect=None, detail=f"no optimum is resolved by {scope}")
     tails = [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)]
     low, high = np.nanpercentile(np.where(np.isfinite(draws), draws, np.nan), tails)
-    return Measurement(effect=effect, low=float(low), high=float(high), detail=_scope(runs, design))
+    return Measurement(effect=effect, low=float(low), high=float(high), detail=scope)
 
 
-def fitted(fit: str, coefficient: str) -> Measurement:
-    """A coefficient of one of our own fits (data/fits) with its interval, or that there is none."""
+def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measurement:
+    """A coefficient of our own fit to these studies (data/fits) with its interval, if there is."""
+    studies = [study] if isinstance(study, str) else study
+    if lacking := evidence.shortfall(studies):
+        return Measurement(effect=None, detail=f"decided when complete: {lacking}")
     path = FITS / f"{fit}.json"
     if not path.is_file():
         return Measurement(effect=None, detail=f"no fit {fit} of our runs yet")
@@ -120,18 +126,20 @@ class _Regression:
         return self.theta + student_ratio(freedom) * (samples - self.theta)
 
 
-def _select(runs: pd.DataFrame, design: Design) -> pd.DataFrame:
-    """Rows inside `where`, the best over `over` only, without missing values."""
+def _select(runs: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, int]:
+    """Rows inside `where`, the best over `over` only; and how many have no response to use."""
     for column, (low, high) in design.where.items():
         runs = runs[runs[column].astype(float).between(low, high)]
     columns = [name for name in (design.axis, design.by) if name]
+    num_inside = len(runs)
     runs = runs.dropna(subset=["response", *columns])
+    num_unread = num_inside - len(runs)
     if design.over and len(runs):
         own = [name for name in columns if name != "compute_flops"]  # rounding moves it per run
         keys = ["budget", "is_moe", "seed", *own]
         best = runs.groupby(list(dict.fromkeys(keys)))["response"].idxmin()
         runs = runs.loc[best]
-    return runs
+    return runs, num_unread
 
 
 def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Regression | None, str]:
@@ -239,12 +247,13 @@ def _names(design: Design) -> str:
     return "the study " + " and ".join(design.studies)
 
 
-def _scope(runs: pd.DataFrame, design: Design) -> str:
+def _scope(runs: pd.DataFrame, design: Design, num_unread: int) -> str:
     """How many runs at which computes, and how far below the paper's budgets."""
+    without = f", {num_unread} more outside the losses of the dense runs" if num_unread else ""
     low, high = runs["compute_flops"].min(), runs["compute_flops"].max()
     gap = PAPER_COMPUTE_FLOPS / high
     return (
-        f"{len(runs)} runs of {_names(design)}, {low:.0e} to {high:.0e} FLOPs, "
+        f"{len(runs)} runs of {_names(design)}{without}, {low:.0e} to {high:.0e} FLOPs, "
         f"{gap:.0e} times below the paper's largest"
     )
 

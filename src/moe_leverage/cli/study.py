@@ -98,7 +98,7 @@ def run(
 
     Example: moe-leverage study run activation granularity --workers 2
     """
-    from moe_leverage.lab import runner
+    from moe_leverage.lab import runner, status
     from moe_leverage.lab.backends import Pool
     from moe_leverage.trainer.execution import Execution
 
@@ -113,6 +113,7 @@ def run(
     )
     place = runner.Place()
     outcomes = _run_rounds(studies, pool, place)
+    status.pin(place)
     failures = [one for one in outcomes if one.state == "failed"]
     if as_json:
         rows = [{name: getattr(one, name) for name in one.__slots__} for one in outcomes]
@@ -166,14 +167,33 @@ def verify(as_json: Json = False) -> None:
 
 
 @group.command()
+def pin() -> None:
+    """Write the runs that each study plans beside the ledger: the audit asks if all are there.
+
+    `run` and `adopt` do so themselves; needed where records were copied from elsewhere.
+
+    Example: moe-leverage study pin
+    """
+    from moe_leverage import ledger
+    from moe_leverage.lab import runner, status
+
+    place = runner.Place()
+    status.pin(place)
+    for name in status.plans_now(place):
+        typer.echo(ledger.standing(name, place.ledger).words)
+
+
+@group.command()
 def adopt(law: str, as_json: Json = False) -> None:
     """Fit a law to its finished studies and make it binding for the plans of later ones.
 
     Example: moe-leverage study adopt hyperparameters
     """
-    from moe_leverage.lab import adoption, runner
+    from moe_leverage.lab import adoption, runner, status
 
-    path = adoption.adopt(law, runner.Place())
+    place = runner.Place()
+    path = adoption.adopt(law, place)
+    status.pin(place)
     typer.echo(path.read_text("utf-8").strip() if as_json else f"{law} adopted in {path.name}")
 
 

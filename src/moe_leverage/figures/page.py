@@ -45,7 +45,8 @@ def runs_of(*studies: str) -> pd.DataFrame:
     `training_flops` and `validation_loss_nats`.
     """
     found = [s for s in studies if (ledger.DIRECTORY / f"{s}.jsonl").is_file()]
-    tables = [table for table in map(ledger.load, found) if len(table)]
+    tables = [ledger.load(s, ledger.DIRECTORY) for s in found]
+    tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame()
     runs = pd.concat(tables, ignore_index=True).drop_duplicates("run_id")  # planned twice
@@ -53,21 +54,33 @@ def runs_of(*studies: str) -> pd.DataFrame:
     return runs[runs["excluded"].isna()].rename(columns=names).reset_index(drop=True)
 
 
-def standing(study: str, runs: pd.DataFrame) -> None:
-    """Say how many runs of a study stand in the ledger and over which compute they reach."""
-    finished = runs[runs["status"] == "ok"] if len(runs) else runs
-    if finished.empty:
-        text = (
-            f"The ledger holds no finished run of `{study}` yet: the figures of this "
-            "chapter show the published side alone, and no measured verdict is given."
-        )
-    else:
-        low, high = finished["compute_flops"].min(), finished["compute_flops"].max()
-        text = (
-            f"The ledger holds {len(finished)} finished runs of `{study}`, from "
-            f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."
-        )
+def standing(*studies: str) -> None:
+    """Say of each study how many of its planned runs stand, over which compute they reach.
+
+    An incomplete study decides no verdict; what its runs show so far is drawn all the same.
+    """
+    lines = [_standing(study) for study in studies]
+    text = "\n\n".join(lines)
     _markdown(f":::{{admonition}} What stands\n:class: note\n{text}\n:::", text)
+
+
+def _standing(study: str) -> str:
+    stands, runs = ledger.standing(study, ledger.DIRECTORY), runs_of(study)
+    if runs.empty:
+        return (
+            f"The ledger holds no finished run of `{study}` yet: its figures show the published "
+            "side alone, and no measured verdict is given."
+        )
+    finished = runs[runs["status"] == "ok"]
+    low, high = finished["compute_flops"].min(), finished["compute_flops"].max()
+    text = (
+        f"The ledger holds {len(finished)} finished runs of `{study}`, from "
+        f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."
+    )
+    if stands.is_complete:
+        return f"{text} The study is complete."
+    of = f"{stands.recorded} of {stands.planned}" if stands.planned else "some"
+    return f"{text} It is not complete ({of} of its planned runs): until it is, no verdict."
 
 
 def scientific(value: float) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -22,12 +22,15 @@ from moe_leverage.statistics.leverage import RESAMPLES
 from moe_leverage.your_runs import findings
 from moe_leverage.your_runs.findings import Findings
 
+T = TypeVar("T")
+
 DIRECTORY = paths.FITS
 INDEX = "index.json"
 HELD_OUT_STUDY = "joint"
 PLAIN_STUDIES = ("activation", "granularity", HELD_OUT_STUDY)  # of the baseline's recipe
 VARIANT_STUDIES = ("shared", "balance", "dense-first", "attention", "bias-routing")
 TABLES = ("leverage", "rivals", "profiles")
+MOE_NAMES = {"learning_rate": "moe_learning_rate", "batch_tokens": "moe_batch_tokens"}  # protocol's
 
 
 def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -59,11 +62,17 @@ def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
-    """Every law that the studies of a ledger identify, with reasons for the others."""
+    """Every law that the studies of a ledger identify, with reasons for the others.
+
+    A run that several studies plan stands in the file of each. A study's own fit has it; a fit of
+    several has it once, as the first named study sees it, since a copy would count as a second seed
+    without any noise. A variant that is the baseline itself is a point of its own curve as well.
+    """
     table = runs_table(frame)
 
     def of(*studies: str) -> pd.DataFrame:
-        return table[table["study"].isin(studies)].reset_index(drop=True)
+        joined = pd.concat([table[table["study"] == study] for study in studies])
+        return joined.drop_duplicates(["run_id", "variant"], ignore_index=True)
 
     options = {"resamples": resamples, "seed": seed}
     parts = [
@@ -74,7 +83,8 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             findings.leverage_laws, of(*PLAIN_STUDIES, *VARIANT_STUDIES), "leverage", options
         ),
     ]
-    return findings.merge(parts)
+    found = findings.merge(parts)
+    return replace(found, fits=_named(found.fits), skipped=_named(found.skipped))
 
 
 def write_fits(
@@ -126,6 +136,11 @@ def load_ledger(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
     frame = ledger.load(directory=directory)
     known = {"hparams", "allocation", *PLAIN_STUDIES, *VARIANT_STUDIES}
     return frame if frame.empty else frame[frame["study"].isin(known)].reset_index(drop=True)
+
+
+def _named(found: Mapping[str, T]) -> dict[str, T]:
+    """Under the names that the protocol gives its laws: a family, then a quantity."""
+    return {MOE_NAMES.get(name, name): value for name, value in found.items()}
 
 
 def _unless_empty(

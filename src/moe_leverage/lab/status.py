@@ -5,6 +5,7 @@ The counterpart of the paper's tables of runs (Tables 7 to 11), read from the le
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable
@@ -72,12 +73,30 @@ def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
     )
 
 
+def plans_now(place: Place) -> dict[str, set[str]]:
+    """The identities of the runs of every study that can be planned now."""
+    found = {}
+    for name in STUDIES:
+        with contextlib.suppress(ValueError):
+            found[name] = {one.run_id for one in plan_now(name, place)}
+    return found
+
+
+def pin(place: Place) -> None:
+    """Write the plans beside the ledger, from which an analysis knows what a study lacks."""
+    ledger.write_plans(plans_now(place), place.ledger)
+
+
 def verify(place: Place) -> list[str]:
     """What is wrong with the ledger, line by line and against the plans; empty if nothing is.
 
     A run that its study does not plan any more is stale, unless it carries a reason in `excluded`.
     """
     problems = ledger.verify(place.ledger)
+    path = place.ledger / ledger.PLANS
+    written = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if written and {name: set(ids) for name, ids in written.items()} != plans_now(place):
+        problems.append(f"{path.name}: not what the studies plan now: moe-leverage study pin")
     for path in sorted(place.ledger.glob("*.jsonl")):
         if path.stem in UNPLANNED:
             continue
