@@ -155,6 +155,8 @@ def _figure(facts: Mapping[str, str]) -> dict[str, str]:
     links = [_downloads(facts["figure"], "svg", "png", "csv")]
     if facts.get("function", "").startswith("moe_leverage."):
         links.append(f"[source]({_source_address(facts['function'])})")
+    if facts.get("runs"):
+        links.append("[runs](../notebooks/D-explorer.ipynb)")
     caption = f"{facts['caption']} {facts['finding']}\n\n{' · '.join(links)}"
     return {"name": f"fig-{facts['figure']}", "caption": caption}
 

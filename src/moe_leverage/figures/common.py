@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from moe_leverage.config import require
 from moe_leverage.figures import theme
+from moe_leverage.figures.links import link_runs
 from moe_leverage.figures.notation import axis_label
 
 PAPER_BUDGETS_FLOPS = (1e18, 1e19, 1e20, 3e20)  # reach of the architecture studies, Section 4
@@ -64,7 +65,10 @@ def points(measured: pd.DataFrame | None, columns: Iterable[str] = POINT_COLUMNS
 def draw_points(
     ax: Axes, frame: pd.DataFrame, x: str, y: str, *, colour: str = "", label: str = "measured"
 ) -> None:
-    """Measured points as open markers, with interval bars where the table has them."""
+    """Measured points as open markers, with interval bars where the table has them.
+
+    Where it has a column `run_id`, each point leads to its run in the explorer.
+    """
     stem = "leverage" if y == "efficiency_leverage" else y
     low, high = f"{stem}_low", f"{stem}_high"
     bars = None
@@ -75,6 +79,7 @@ def draw_points(
         frame[x], frame[y], yerr=bars, fmt=theme.MARKERS["measured"], color=ink,
         markerfacecolor="none", markeredgewidth=1.4, elinewidth=1, label=label,
     )  # fmt: skip
+    link_runs(ax, frame, x, y)
 
 
 def note(fig: Figure, text: str) -> None:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from moe_leverage import paths
 from moe_leverage.config import require
-from moe_leverage.figures import theme
+from moe_leverage.figures import links, theme
 from moe_leverage.figures.notation import heading
 
 FIGURE_DIRECTORY = paths.BUILD / "figures"
@@ -85,6 +85,7 @@ def show(name: str, *inputs: object, **options: object) -> None:
         "caption": entry.caption,
         "finding": drawing.finding,
         "function": f"{entry.function.__module__}.{entry.function.__name__}",
+        "runs": "linked" if links.names_runs(svg) else "",
     }
     bundle = {"text/html": inline(svg, name, drawing.finding), "text/plain": drawing.finding}
     display(bundle, raw=True, metadata={"moe_leverage": facts})  # type: ignore[no-untyped-call]
@@ -113,7 +114,7 @@ def show_table(
 
 
 def save(name: str, drawing: Drawing, directory: Path = FIGURE_DIRECTORY) -> str:
-    """Write NAME.svg, NAME.png and NAME.csv and return the SVG text."""
+    """Write NAME.svg, NAME.png and NAME.csv and return the SVG text, whose points name runs."""
     with theme.themed(salt=name):
         buffer = io.StringIO()
         drawing.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -121,14 +122,15 @@ def save(name: str, drawing: Drawing, directory: Path = FIGURE_DIRECTORY) -> str
         metadata = {"Software": ""}
         drawing.figure.savefig(raster, format="png", facecolor="white", metadata=metadata)
     svg = buffer.getvalue()
-    paths.write_atomically(directory / f"{name}.svg", svg)
+    paths.write_atomically(directory / f"{name}.svg", links.unlinked(svg))
     paths.write_atomically(directory / f"{name}.png", raster.getvalue())
     paths.write_atomically(directory / f"{name}.csv", drawing.table.to_csv(index=False))
     return svg
 
 
 def inline(svg: str, name: str, finding: str) -> str:
-    """The SVG as a part of a page: ids of its own, theme variables, a text alternative."""
+    """The SVG as a part of a page: ids of its own, theme variables, a text alternative, links."""
+    role = "group" if links.names_runs(svg) else "img"  # an image may hold nothing to act on
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg)
@@ -137,10 +139,10 @@ def inline(svg: str, name: str, finding: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     label = html.escape(finding, quote=True)
-    attributes = f'class="ml-figure" role="img" aria-label="{label}" data-figure="{name}"'
+    attributes = f'class="ml-figure" role="{role}" aria-label="{label}" data-figure="{name}"'
     svg = svg.replace("<svg ", f"<svg {attributes} ", 1)
     # blank lines would end the raw HTML block when Markdown passes over it
-    return re.sub(r"\n\s*\n", "\n", theme.as_variables(svg)).strip()
+    return re.sub(r"\n\s*\n", "\n", links.leading(theme.as_variables(svg))).strip()
 
 
 def _alignment(column: pd.Series) -> str:
