@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 
 from moe_leverage.statistics.fitting import fit
-from moe_leverage.statistics.reductions import budget_of, isoflop_optima, near_optimal
+from moe_leverage.statistics.reductions import (
+    budget_of,
+    isoflop_optima,
+    mean_over_seeds,
+    near_optimal,
+    redrawn_optima,
+)
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 BUDGETS = np.array([3e11, 1e12, 3e12, 1e13])
@@ -85,3 +91,33 @@ def test_near_optimal_band_recovers_equation_3():
     assert 3 * 6 < len(band) < len(rows)
     fitted = fit(PowerLaw, band, "learning_rate", clusters="budget", resamples=100)
     assert fitted.law.exponent == pytest.approx(PUBLISHED.learning_rate.exponent, abs=0.02)
+
+
+def test_redrawn_optima_cover_a_law_between_the_points_of_a_grid():
+    rates = 2.0 ** np.arange(-11, -6)
+    truth, noise, inside = PowerLaw(0.9, -0.19), 0.01, 0
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        rows = [
+            (c, rate, np.exp(1 + 0.02 * np.log(rate / truth(c)) ** 2 + noise * z))
+            for c in BUDGETS
+            for rate in rates
+            for z in generator.standard_normal(1)
+        ]
+        runs = pd.DataFrame(rows, columns=["compute", "learning_rate", "loss"])
+        settings = mean_over_seeds(runs, ["learning_rate"])
+        optima, log_compute = redrawn_optima(settings, "learning_rate", noise, 400, seed)
+        slopes = optima @ (log_compute - log_compute.mean())
+        slopes /= ((log_compute - log_compute.mean()) ** 2).sum()
+        low, high = np.quantile(slopes, [0.05, 0.95])
+        inside += low <= -0.19 <= high
+    assert 0.8 <= inside / 100 <= 1.0
+
+
+def test_equal_optima_at_every_budget_are_no_certain_law():
+    budgets = np.repeat(BUDGETS, 3)
+    runs = pd.DataFrame({"compute": budgets, "batch_tokens": np.tile([256, 512, 1024], 4),
+                         "loss": np.tile([3.2, 3.0, 3.2], 4)})  # fmt: skip
+    settings = mean_over_seeds(runs, ["batch_tokens"])
+    optima, _ = redrawn_optima(settings, "batch_tokens", 0.001, 400)
+    assert optima.std(axis=0) == pytest.approx(np.log(2) / np.sqrt(12), rel=0.1)

@@ -57,6 +57,48 @@ def near_optimal(table: pd.DataFrame, tolerance: float = NEAR_OPTIMAL) -> pd.Dat
     return marked[marked["excess_loss"] <= tolerance].reset_index(drop=True)
 
 
+def mean_over_seeds(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row for each setting of `names` at each budget: mean ln loss, and `num_seeds`.
+
+    The best of single runs is the luckiest one; where settings were repeated, their mean counts.
+
+    >>> runs = pd.DataFrame({"compute": 1e12, "loss": [2.0, 8.0, 3.0], "rate": [1, 1, 2]})
+    >>> mean_over_seeds(runs, ["rate"])[["loss", "num_seeds"]].round(3).to_numpy().tolist()
+    [[4.0, 2.0], [3.0, 1.0]]
+    """
+    logs = table.assign(
+        compute=budget_of(table["compute"].to_numpy()), loss=np.log(table["loss"].astype(float))
+    )
+    groups = logs.groupby(["compute", *names], as_index=False)
+    means = groups.agg(loss=("loss", "mean"), num_seeds=("loss", "size"))
+    return means.assign(loss=np.exp(means["loss"]))
+
+
+def redrawn_optima(
+    settings: pd.DataFrame, name: str, noise: float, resamples: int, seed: int = 0
+) -> tuple[Array, Array]:
+    """ln of the best `name` at each budget (resamples, budgets) under noise, and ln of the budgets.
+
+    `settings` comes from `mean_over_seeds`; `noise` is the deviation of ln loss between seeds. Each
+    resample draws the losses anew, takes the near-optimal settings, and moves their mean by up to
+    half a step of the grid, within which a grid tells nothing.
+    """
+    generator = np.random.default_rng(seed)
+    columns = []
+    budgets = sorted(settings["compute"].unique())
+    for budget in budgets:
+        runs = settings[settings["compute"] == budget]
+        scale = noise / np.sqrt(runs["num_seeds"].to_numpy(dtype=float))
+        drawn = generator.standard_normal((resamples, len(runs))) * scale
+        log_loss = np.log(runs["loss"].to_numpy(dtype=float)) + drawn
+        near = log_loss <= log_loss.min(axis=1, keepdims=True) + np.log1p(NEAR_OPTIMAL)
+        value = np.log(runs[name].to_numpy(dtype=float))
+        step = float(np.median(np.diff(np.unique(value))))
+        within = generator.uniform(-step / 2, step / 2, resamples)
+        columns.append((near * value).sum(axis=1) / near.sum(axis=1) + within)
+    return np.stack(columns, axis=1), np.log(budgets)
+
+
 def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """(M_opt, D_opt) at each budget from a parabola of ln loss in ln M (Section 2.3).
 

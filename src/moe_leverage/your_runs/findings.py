@@ -15,12 +15,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
+from moe_leverage.statistics.bootstrap import student_ratio
 from moe_leverage.statistics.diagnose import Score, compare
 from moe_leverage.statistics.fitting import Fit, UnidentifiedError, fit
-from moe_leverage.statistics.leverage import FAMILY, RESAMPLES, Leverage, estimate, family_name
-from moe_leverage.statistics.reductions import budget_of, isoflop_optima, near_optimal
+from moe_leverage.statistics.leverage import (
+    FAMILY,
+    MIN_SEED_PAIRS,
+    RESAMPLES,
+    Leverage,
+    estimate,
+    family_name,
+    seed_noise,
+)
+from moe_leverage.statistics.reductions import (
+    budget_of,
+    isoflop_optima,
+    mean_over_seeds,
+    near_optimal,
+    redrawn_optima,
+)
 from moe_leverage.theory.law import Law, Source
 from moe_leverage.theory.laws import (
     PUBLISHED,
@@ -236,6 +252,9 @@ def _hyperparameter_fit(
             f"{name}: {budget[swept].nunique()} budget(s) try {least} or more values; "
             f"a power law needs {MIN_SWEPT_BUDGETS}"
         )
+    noise, freedom = seed_noise(runs) if "seed" in runs else (0.0, 0)
+    if freedom >= MIN_SEED_PAIRS:
+        return _grid_fit(runs[swept], name, noise * student_ratio(freedom), resamples, seed)
     points = near_optimal(runs[swept])
     points = points.assign(compute=points["budget"])
     by_budget = points["budget"].nunique() >= MIN_BUDGET_CLUSTERS
@@ -243,6 +262,21 @@ def _hyperparameter_fit(
     fitted = fit(PowerLaw, points, name, clusters=clusters, resamples=resamples, seed=seed)
     units = "budgets" if by_budget else "near-optimal runs, for want of budgets"
     return _described(fitted, name, f"{_family_of(runs)}; independent units: {units}")
+
+
+def _grid_fit(runs: pd.DataFrame, name: str, noise: float, resamples: int, seed: int) -> Fit:
+    """A law through the near-optimal settings, its samples from seed noise and the grid's steps."""
+    names = [other for other in ("learning_rate", "batch_tokens") if other in runs]
+    settings = mean_over_seeds(runs, names)
+    points = near_optimal(settings).assign(compute=lambda found: found["budget"])
+    fitted = fit(PowerLaw, points, name, resamples=0, seed=seed)
+    optima, log_compute = redrawn_optima(settings, name, noise, resamples, seed)
+    exponent = optima @ (log_compute - log_compute.mean())
+    exponent = exponent / ((log_compute - log_compute.mean()) ** 2).sum()
+    samples = np.stack([optima.mean(axis=1) - exponent * log_compute.mean(), exponent], axis=1)
+    note = f"intervals from seed noise of {noise:.1%} and half a step of the grid"
+    fitted = replace(fitted, samples=samples, covariance=np.cov(samples.T))
+    return _described(fitted, name, f"{_family_of(runs)}; {note}")
 
 
 def _family_of(runs: pd.DataFrame) -> str:
