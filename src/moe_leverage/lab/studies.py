@@ -30,6 +30,7 @@ from moe_leverage.lab.protocol import (
     laws_for,
 )
 
+FRONTIER_ENDS = (3e10, 1e13)  # training FLOPs
 LEARNING_RATES = tuple(2.0**-power for power in (11, 10, 9, 8, 7))
 BATCHES = (256, 512, 1024, 2048)  # tokens
 UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a protocol
@@ -194,7 +195,11 @@ STUDIES: dict[str, Study] = {
                     "seed": (1, 2),
                 },
             ),
-            Sweep(name="dense-frontier", base=replace(BASE, compute_flops=1e13, dense=True)),
+            Sweep(
+                name="dense-frontier",  # beyond both ends: a loss outside it has no leverage
+                base=replace(BASE, dense=True),
+                axes={"compute_flops": FRONTIER_ENDS},
+            ),
         ),
         _study(
             "granularity",
