@@ -10,12 +10,14 @@ import subprocess
 
 import numpy as np
 import pytest
+from synthetic_fits import synthetic_fits
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig
 from moe_leverage.design import huggingface
 from moe_leverage.instruments import calculator
+from moe_leverage.statistics.bootstrap import central_interval
 from moe_leverage.theory.laws import PUBLISHED
 
 SCRIPT = paths.DATA.parent / "book" / "_static" / "leverage.js"
@@ -31,7 +33,8 @@ def in_javascript(expression: str, values: object) -> list:
         globalThis.window = globalThis;
         {calculator.script()}
         {SCRIPT.read_text()}
-        const ml = window.moeLeverage, values = JSON.parse(require("fs").readFileSync(0, "utf8"));
+        const ml = window.moeLeverage, {{ law, laws, domain }} = ml.data.published;
+        const values = JSON.parse(require("fs").readFileSync(0, "utf8"));
         process.stdout.write(JSON.stringify({expression}));
     """
     done = subprocess.run(
@@ -55,9 +58,9 @@ def test_the_joint_law_and_its_inverses_are_equal():
     ).tolist()
     assert len(points) >= 500
     got = in_javascript(
-        "values.map(([A, G, C]) => [ml.leverage(ml.data.published, A, G, C), "
-        "ml.breakEvenCompute(ml.data.published, A, G), ml.optimumGranularity(ml.data.published), "
-        "ml.powerLaw(ml.data.laws.learning_rate, C), ml.powerLaw(ml.data.laws.batch_tokens, C)])",
+        "values.map(([A, G, C]) => [ml.leverage(law, A, G, C), "
+        "ml.breakEvenCompute(law, A, G), ml.optimumGranularity(law), "
+        "ml.powerLaw(laws.learning_rate, C), ml.computeFor(laws.moe_tokens, C)])",
         points,
     )
     a, g, c = np.array(points).T
@@ -68,7 +71,7 @@ def test_the_joint_law_and_its_inverses_are_equal():
             law.break_even_compute(a, g),
             np.full(len(points), law.optimum_granularity),
             PUBLISHED.learning_rate(c),
-            PUBLISHED.batch_tokens(c),
+            PUBLISHED.moe_tokens.compute_for(c),
         ],
         axis=1,
     )
@@ -88,6 +91,7 @@ def test_counts_of_shapes_are_equal_up_to_the_norms_inside_attention():
         assert counted["total"] == wanted.non_vocabulary - inner
         assert counted["active"] == wanted.active_non_vocabulary - inner
         assert counted["flopsPerToken"] == count_forward_flops(model, 4096).total
+        assert counted["nonEmbedding"] == count_forward_flops(model, 4096).non_embedding
 
 
 def extras_of_attention(model: ModelConfig) -> int:
@@ -101,16 +105,35 @@ def extras_of_attention(model: ModelConfig) -> int:
     return model.num_layers * (norms + biases + output + sinks) + router
 
 
-def test_intervals_are_numpy_quantiles_of_the_samples():
+def test_intervals_are_those_of_the_fits():
     rng = np.random.default_rng(1)
-    base = calculator.payload()["published"]
-    samples = [{k: v * f for k, v in base.items()} for f in rng.uniform(0.97, 1.03, 37)]
-    got = in_javascript("ml.interval(values, 0.031, 12, 1e20, 0.9)", samples)
-    leverage = [
-        type(PUBLISHED.joint)(**s)(activation_ratio=0.031, granularity=12, compute=1e20)
-        for s in samples
-    ]
-    np.testing.assert_allclose(got, np.quantile(leverage, [0.05, 0.95]), rtol=RELATIVE)
+    law = PUBLISHED.joint
+    samples = law.coefficients * rng.uniform(0.97, 1.03, (37, 1))
+    point = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e20}
+    got = in_javascript("ml.interval(law, values, 0.031, 12, 1e20, 0.9)", samples.tolist())
+    leverage = [[law.from_coefficients(row)(**point)] for row in samples]
+    wanted = central_interval(np.array(leverage), 0.9)[0]
+    np.testing.assert_allclose(got, wanted, rtol=RELATIVE)
+
+
+def test_warnings_name_what_the_package_warns_of():
+    points = [(0.031, 12, 1e22), (0.031, 12, 1e20), (0.005, 1, 1e15), (0.5, 16, 3e20)]
+    expression = "values.map(([A, G, C]) => ml.outside(domain, A, G, C, ml.leverage(law, A, G, C)))"
+    got = in_javascript(expression, points)
+    for (a, g, c), found in zip(points, got, strict=True):
+        warnings = PUBLISHED.joint.outside(activation_ratio=a, granularity=g, compute=c)
+        assert {w["key"] for w in found} == {text.split(" = ")[0] for text in warnings}
+
+
+def test_our_own_fits_stand_beside_the_published_ones(tmp_path):
+    joint, tokens = synthetic_fits(tmp_path)
+    side = calculator.payload(tmp_path)["measured"]
+    assert list(side["law"].values()) == list(joint.law.coefficients)
+    assert set(side["laws"]) == {"moe_tokens"}
+    assert side["laws"]["moe_tokens"]["exponent"] == tokens.law.exponent
+    assert side["domain"]["compute"] == [1e11, 3e12]
+    drawn = joint.law.from_theta(joint.samples)
+    np.testing.assert_allclose(side["samples"], drawn[: len(side["samples"])], rtol=1e-4)
 
 
 def test_presets_agree_with_the_package_and_scripts_stay_small():
@@ -119,5 +142,10 @@ def test_presets_agree_with_the_package_and_scripts_stay_small():
     assert {"Ling-mini-2.0", "DeepSeek-V3", "Ling-mini-beta"} <= set(names)
     for preset in payload["presets"]:
         assert ("axes" in preset) != ("shape" in preset)
-    scripts = sum((SCRIPT.parent / n).stat().st_size for n in ("leverage.js", "calculator.js"))
-    assert scripts < LIMIT_BYTES
+
+
+def test_the_calculator_stays_small_even_with_samples(tmp_path):
+    synthetic_fits(tmp_path, resamples=calculator.NUM_SAMPLES)
+    names = ("leverage.js", "calculator.js")
+    scripts = sum((SCRIPT.parent / name).stat().st_size for name in names)
+    assert scripts + len(calculator.script(tmp_path)) < LIMIT_BYTES

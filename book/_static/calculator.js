@@ -1,5 +1,6 @@
 /* The leverage calculator: a form, a table of answers and a landscape, built into every
-   <div class="ml-calculator">. No library, no request; the state of the form is the page's address. */
+   <div data-calculator>: "full", whose form is the page's address, or "small" for a chapter. No
+   library, no request. Each number in the table is a <data> element with all its digits. */
 "use strict";
 
 (function () {
@@ -8,21 +9,28 @@
   const SVG = "http://www.w3.org/2000/svg";
   const BANDS = [1, 1.5, 2, 3, 4, 5, 7]; // EL at the edges of the eight colours
   const GRID = { a: [0.005, 1], g: [1, 32], columns: 44, rows: 22 };
+  const PASSES = 3; // of training: the forward and two backward
 
+  const number = (key, label, low, high, start) => ({ key, label, low, high, start });
+  const whole = (key, label, low) => ({ key, label, low, high: 1e16, whole: true });
+  /* each axis of the law, and the ways in which it may be given; the first is the axis itself */
   const AXES = [
-    { key: "C", label: "Training compute C", unit: "FLOPs", low: 1e10, high: 1e27, start: 1e22 },
-    { key: "A", label: "Activation ratio A", unit: "0 to 1", low: 0.001, high: 1, start: 0.031 },
-    { key: "G", label: "Granularity G", unit: "2 d_model / d_expert", low: 0.25, high: 128, start: 12 },
+    { key: "C", label: "Training budget", ways: [
+      { name: "compute", fields: [number("C", "Compute C, FLOPs", 1e10, 1e27, 1e22)] },
+      { name: "tokens", fields: [number("D", "Tokens D", 1e3, 1e16)] } ] },
+    { key: "A", label: "Activation ratio", ways: [
+      { name: "ratio", fields: [number("A", "Ratio A, 0 to 1", 0.001, 1, 0.031)] },
+      { name: "experts", fields: [whole("num_experts", "Routed experts E", 0),
+        whole("num_active_experts", "active E_a", 0), whole("num_shared_experts", "shared E_s", 0)] } ] },
+    { key: "G", label: "Granularity", ways: [
+      { name: "ratio", fields: [number("G", "G = 2 d_model / d_expert", 0.25, 128, 12)] },
+      { name: "widths", fields: [whole("d_model", "Width d_model", 1), whole("d_expert", "Expert width", 0)] } ] },
   ];
   const SHAPE = [
     ["num_layers", "Layers", 1], ["num_dense_layers", "of them dense first", 0],
-    ["d_model", "Width d_model", 1], ["num_heads", "Heads", 1],
-    ["num_kv_heads", "Key-value heads", 1], ["d_head", "Head width", 1],
-    ["num_experts", "Routed experts E", 0], ["num_active_experts", "active E_a", 0],
-    ["num_shared_experts", "shared E_s", 0], ["d_expert", "Expert width", 0],
-    ["d_ffn", "Dense FFN width", 0], ["vocab_size", "Vocabulary", 1],
-    ["sequence_length", "Sequence length", 1], ["num_tokens", "Training tokens D", 1],
-  ].map(([key, label, low]) => ({ key, label, low, high: 1e16, whole: true }));
+    ["d_ffn", "Dense FFN width", 0], ["num_heads", "Heads", 1], ["num_kv_heads", "Key-value heads", 1],
+    ["d_head", "Head width", 1], ["vocab_size", "Vocabulary", 1], ["sequence_length", "Sequence length", 1],
+  ].map(([key, label, low]) => whole(key, label, low));
 
   function element(name, attributes, ...children) {
     const node = document.createElement(name);
@@ -40,13 +48,15 @@
   const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
   function large(x) {
     if (!isFinite(x)) return "none";
+    if (x === 0) return "0";
     let exponent = Math.floor(Math.log10(Math.abs(x)));
     if (exponent >= -3 && exponent < 5) return String(Number(x.toPrecision(3)));
     let digits = (x / Math.pow(10, exponent)).toFixed(2);
     if (digits === "10.00") { digits = "1.00"; exponent += 1; }
     const raised = String(Math.abs(exponent)).replace(/\d/g, (d) => SUPERSCRIPTS[d]);
-    return `${digits} × 10${exponent < 0 ? "⁻" : ""}${raised}`;
+    return `${digits}\u00a0×\u00a010${exponent < 0 ? "⁻" : ""}${raised}`;
   }
+  const leverageText = (x) => (x < 0.01 || x >= 1e4 ? large(x) : x.toFixed(2));
 
   /* "1e22", "3.2 × 10^21" or "12,000" as a number; NaN when it is none */
   function parse(text) {
@@ -63,185 +73,274 @@
     return "";
   }
 
+  /* What is wrong between fields; `m` holds those in use */
   function contradiction(m) {
-    if (m.num_heads % m.num_kv_heads) return "Key-value heads must divide heads.";
-    if (!m.num_experts) return m.d_ffn ? "" : "A dense model needs a dense FFN width.";
-    if (m.num_active_experts < 1) return "active E_a must be at least 1 when there are experts.";
+    if (m.num_layers && m.num_heads % m.num_kv_heads) return "Key-value heads must divide heads.";
+    if (m.num_layers && m.num_experts === 0) return m.d_ffn ? "" : "A dense model needs a dense FFN width.";
+    if (m.num_experts === 0) return "Routed experts E must be at least 1.";
+    if (m.num_experts && m.num_active_experts < 1) return "active E_a must be at least 1.";
     if (m.num_active_experts > m.num_experts) return "active E_a cannot exceed the routed experts E.";
     if (m.num_dense_layers >= m.num_layers) return "Dense first layers leave no MoE layer.";
     if (m.num_dense_layers && !m.d_ffn) return "Dense first layers need a dense FFN width.";
-    return m.d_expert ? "" : "Expert width must be positive.";
+    return m.d_expert === 0 ? "Expert width must be positive." : "";
   }
 
-  function field(root, spec, prefix) {
+  /* The point of the law that the fields in use give, and the model's counts if they give a shape */
+  function located(m) {
+    const counted = "num_layers" in m ? ml.count(m, m.sequence_length) : null;
+    const { A, G } = ml.axes({ num_experts: 1, d_model: 1, ...m });
+    const perToken = counted && PASSES * counted.flopsPerToken;
+    const C = "C" in m ? m.C : counted ? perToken * m.D : ml.computeFor(ml.data.published.laws.moe_tokens, m.D);
+    return {
+      A: "A" in m ? m.A : A, G: "G" in m ? m.G : G, C, counted,
+      D: counted ? C / perToken : NaN, isDense: Boolean(counted) && !m.num_experts,
+    };
+  }
+
+  /* EL by each law there is: a dense model has 1 by definition (Equation 1) */
+  function sides({ A, G, C, isDense }) {
+    const both = [["published", "Published law"], ["measured", "Measured law"]];
+    return both.filter(([key]) => ml.data[key]).map(([key, name]) => {
+      const { law, laws, domain, samples } = ml.data[key];
+      const EL = isDense ? 1 : ml.leverage(law, A, G, C);
+      const range = isDense ? null : ml.interval(law, samples, A, G, C, LEVEL);
+      return { key, name, law, laws, domain, EL, range, beyond: isDense ? [] : ml.outside(domain, A, G, C, EL) };
+    });
+  }
+
+  /* Rows of the table: a name, and for each side a value and perhaps its interval */
+  function answers(state, by, isFull) {
+    const { A, G, C, D, counted, isDense } = state;
+    const all = (value) => by.map((side) => ({ value: value(side) }));
+    const spread = (factor) => by.map((s) => ({ value: factor * s.EL, range: s.range && s.range.map((x) => factor * x) }));
+    const power = (name, at) => all((s) => (s.laws[name] ? ml.powerLaw(s.laws[name], at(s)) : NaN));
+    const half = (cells, share = 2) => cells.map(({ value }) => ({ value: value / share }));
+    const once = (value) => by.map((_, i) => ({ value: i ? NaN : value }));
+    const own = () => C;
+    const equal = (s) => s.EL * C;
+    const dense = counted ? spread(counted.nonEmbedding) : power("dense_model", equal);
+    const rows = [["Efficiency leverage EL", spread(1), leverageText], ["Dense compute of equal loss, FLOPs", spread(C)]];
+    if (isFull) {
+      rows.push([counted ? "Equal-loss dense model on the same D: M, FLOPs a token" : "Equal-loss dense model, optimal M, FLOPs a token", dense],
+        ["its parameters, at most M / 2", half(dense)]);
+      if (!counted) rows.push(["its tokens, optimal D", power("dense_tokens", equal)]);
+    }
+    rows.push(["Break-even compute, FLOPs", all((s) => ml.breakEvenCompute(s.law, A, G))]);
+    if (!isFull) return rows;
+    const scale = power("moe_model", own);
+    rows.push(["Granularity of highest EL", all((s) => ml.optimumGranularity(s.law))],
+      ["Learning rate, MoE", power("learning_rate", own)], ["Batch, MoE, tokens", power("batch_tokens", own)],
+      ["Optimal tokens D, MoE", power("moe_tokens", own)], ["Optimal FLOPs a token M, MoE", scale]);
+    if (!counted) {
+      rows.push(["its active parameters, at most M / 2", half(scale)], ["its parameters, at most M / 2A", half(scale, 2 * A)]);
+      return rows;
+    }
+    rows.push(["This model: parameters, with vocabulary", once(counted.total + counted.vocabulary)],
+      ["parameters without vocabulary N", once(counted.total)], ["of them active N_a", once(counted.active)],
+      ["forward FLOPs a token", once(counted.flopsPerToken)], ["without logits, M", once(counted.nonEmbedding)],
+      ["training tokens D", once(D)], ["training compute C, FLOPs", once(C)]);
+    return isDense ? rows.filter(([name]) => !/Break-even|highest/.test(name)) : rows;
+  }
+
+  function control(root, spec, prefix) {
     const id = `${prefix}-${spec.key}`;
     const input = element("input", {
       id, name: spec.key, type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: "false",
       "aria-describedby": `${prefix}-problem`,
     });
-    const unit = spec.unit ? [element("span", { class: "ml-unit" }, spec.unit)] : [];
-    root.append(element("label", { for: id }, spec.label, ...unit, input));
-    return input;
+    const label = element("label", { for: id }, spec.label, input);
+    root.append(label);
+    return { spec, input, label };
   }
 
-  function build(root, number) {
-    const full = root.dataset.calculator !== "small";
-    const prefix = `calculator-${number}`;
-    const inputs = {};
+  function chooser(id, label, options) {
+    const select = element("select", { id });
+    options.forEach(([value, text]) => select.append(element("option", { value }, text)));
+    return [select, element("label", { for: id }, label, select)];
+  }
+
+  /* The form's fields by key, how each axis is given, and whether a whole shape is */
+  function makeForm(prefix, isFull) {
     const form = element("form", { class: "ml-form", "aria-label": "Leverage calculator" });
     form.addEventListener("submit", (event) => event.preventDefault());
-
-    const preset = element("select", { id: `${prefix}-preset`, name: "preset" });
-    preset.append(element("option", { value: "" }, "own values"));
-    const presets = ml.data.presets.filter((p) => full || !p.shape);
-    presets.forEach((p, i) => preset.append(element("option", { value: String(i) }, p.name)));
-    form.append(element("label", { for: preset.id }, "Preset", preset));
-
-    const axes = element("fieldset", {}, element("legend", {}, "Axes of the law"));
-    AXES.forEach((spec) => (inputs[spec.key] = field(axes, spec, prefix)));
-    form.append(axes);
-
-    let shaped = null;
-    if (full) {
-      shaped = element("input", { type: "checkbox", id: `${prefix}-shaped`, name: "shaped" });
-      const toggle = element("label", { for: shaped.id, class: "ml-toggle" }, shaped, "From a model's shape");
-      const box = element("fieldset", { class: "ml-shape" }, element("legend", {}, "Shape"));
-      SHAPE.forEach((spec) => (inputs[spec.key] = field(box, spec, prefix)));
-      form.append(toggle, box);
+    const presets = ml.data.presets.filter((p) => isFull || !p.shape);
+    const names = [["", "own values"], ...presets.map((p, i) => [String(i), p.name])];
+    const [preset, presetLabel] = chooser(`${prefix}-preset`, "Preset", names);
+    form.append(presetLabel);
+    const [fields, ways] = [{}, {}];
+    const add = (root, spec) => (fields[spec.key] = control(root, spec, prefix));
+    for (const axis of AXES) {
+      if (!isFull) { add(form, axis.ways[0].fields[0]); continue; }
+      const box = element("fieldset", {}, element("legend", {}, axis.label));
+      const [way, wayLabel] = chooser(`${prefix}-${axis.key}-way`, "given as", axis.ways.map((w) => [w.name, w.name]));
+      way.setAttribute("aria-label", `${axis.label} given as`);
+      ways[axis.key] = way;
+      box.append(wayLabel);
+      axis.ways.forEach((w) => w.fields.forEach((spec) => add(box, spec)));
+      form.append(box);
     }
+    const shaped = element("input", { type: "checkbox", id: `${prefix}-shaped`, name: "shaped" });
+    if (isFull) {
+      const box = element("fieldset", { class: "ml-shape" }, element("legend", {}, "Rest of the shape"));
+      SHAPE.forEach((spec) => add(box, spec));
+      form.append(element("label", { for: shaped.id, class: "ml-toggle" }, shaped, "Count a whole model"), box);
+    }
+    return { form, preset, presets, fields, ways, shaped };
+  }
 
+  /* Keys of the fields in use, from how the axes are given */
+  function used({ ways, shaped }) {
+    const chosen = AXES.map((axis) => axis.ways[ways[axis.key] ? ways[axis.key].selectedIndex : 0]);
+    return [...chosen.flatMap((way) => way.fields), ...(shaped.checked ? SHAPE : [])].map((spec) => spec.key);
+  }
+
+  function read(parts) {
+    const values = {};
+    for (const { input } of Object.values(parts.fields)) input.removeAttribute("aria-invalid");
+    for (const key of used(parts)) {
+      const { spec, input } = parts.fields[key];
+      values[key] = parse(input.value);
+      const wrong = complaint(spec, values[key]);
+      if (wrong) { input.setAttribute("aria-invalid", "true"); return { wrong }; }
+    }
+    return { values, wrong: contradiction(values) };
+  }
+
+  const written = (value) => (Number(value) >= 1e7 ? Number(value).toExponential().replace("+", "") : String(value));
+
+  function fill({ fields, ways, shaped }, values) {
+    for (const [key, value] of Object.entries(values)) {
+      if (fields[key] && isFinite(parse(String(value)))) fields[key].input.value = written(parse(String(value)));
+    }
+    shaped.checked = "num_layers" in values;
+    for (const axis of AXES) {
+      const given = axis.ways.findIndex((way) => way.fields.every((spec) => spec.key in values));
+      if (ways[axis.key] && given >= 0) ways[axis.key].selectedIndex = given;
+    }
+  }
+
+  function show(parts) {
+    const { fields, ways, shaped } = parts;
+    for (const key of ["A", "G"]) {
+      if (!ways[key]) continue;
+      if (shaped.checked) ways[key].selectedIndex = 1; // a shape gives both axes
+      ways[key].disabled = shaped.checked;
+    }
+    const shown = used(parts);
+    for (const [key, { label }] of Object.entries(fields)) label.hidden = !shown.includes(key);
+    const box = parts.form.querySelector(".ml-shape");
+    if (box) box.hidden = !shaped.checked;
+  }
+
+  function build(root, place) {
+    const isFull = root.dataset.calculator !== "small";
+    const prefix = `calculator-${place}`;
+    const parts = makeForm(prefix, isFull);
+    root.classList.add("ml-calculator");
+    root.classList.toggle("ml-small", !isFull);
     const problem = element("p", { id: `${prefix}-problem`, class: "ml-problem", role: "alert" });
-    const headline = element("output", { class: "ml-headline", "aria-live": "polite" });
-    const warning = element("p", { class: "ml-warning", role: "status" });
-    const answers = element("table", { class: "ml-answers" });
+    const headline = element("output", { class: "ml-headline", "aria-live": "polite", for: Object.values(parts.fields).map((f) => f.input.id).join(" ") });
+    const warning = element("div", { class: "ml-warning", role: "status" });
+    const table = element("table", { class: "ml-answers" });
+    const results = element("div", { class: "ml-results" }, problem, headline, warning,
+      element("div", { class: "ml-scroll", tabindex: "0", role: "region", "aria-label": "Answers" }, table));
     const map = element("div", { class: "ml-landscape" });
-    root.replaceChildren(form, element("div", { class: "ml-results" }, problem, headline, warning,
-      element("div", { class: "ml-scroll", tabindex: "0", role: "region", "aria-label": "Answers" }, answers), map));
+    const more = element("a", {}, "Open in the calculator");
+    const laws = [["measured", "measured law"], ["published", "published law"]].filter(([key]) => ml.data[key]);
+    const [mapped, mappedLabel] = chooser(`${prefix}-map-law`, "Landscape by the ", laws);
+    mappedLabel.className = "ml-map-law";
+    if (isFull && laws.length > 1) results.append(mappedLabel);
+    results.append(isFull ? map : element("p", {}, more));
+    root.replaceChildren(parts.form, results);
 
-    const isShaped = () => Boolean(shaped && shaped.checked);
-
-    function read() {
-      const specs = isShaped() ? SHAPE : AXES;
-      const values = {};
-      for (const spec of specs) {
-        values[spec.key] = parse(inputs[spec.key].value);
-        const wrong = complaint(spec, values[spec.key]);
-        inputs[spec.key].toggleAttribute("aria-invalid", Boolean(wrong));
-        if (wrong) return { wrong };
-      }
-      if (!isShaped()) return values;
-      const wrong = contradiction(values);
-      if (wrong) return { wrong };
-      const { A, G } = ml.axes(values);
-      const C = ml.trainingCompute(values, values.sequence_length, values.num_tokens);
-      AXES.forEach((spec) => (inputs[spec.key].value = Number({ A, G, C }[spec.key].toPrecision(6))));
-      return { A, G, C, shape: values };
+    let frame = 0;
+    function update(isNew = true) {
+      show(parts);
+      const { values, wrong } = read(parts);
+      problem.textContent = wrong || "";
+      root.classList.toggle("ml-invalid", Boolean(wrong));
+      if (wrong) return;
+      const state = located(values);
+      const by = sides(state);
+      headline.textContent = said(by, state);
+      warn(warning, by);
+      fillTable(table, state, by, answers(state, by, isFull));
+      const address = `#${new URLSearchParams(Object.entries(values).map(([k, v]) => [k, String(v)]))}`;
+      if (!isFull) return void more.setAttribute("href", (root.dataset.more || "") + address);
+      cancelAnimationFrame(frame); // the map once for each picture, however fast one types
+      frame = requestAnimationFrame(() => landscape(map, state, ml.data[mapped.value].law, prefix));
+      if (isNew) history.replaceState(null, "", address);
     }
 
-    function update() {
-      AXES.forEach((spec) => (inputs[spec.key].readOnly = isShaped()));
-      if (full) form.querySelector(".ml-shape").hidden = !isShaped();
-      const state = read();
-      problem.textContent = state.wrong || "";
-      root.classList.toggle("ml-invalid", Boolean(state.wrong));
-      if (state.wrong) return;
-      answer(state, headline, warning, answers);
-      landscape(map, state, prefix);
-      if (full) remember(state);
+    /* the form as the address has it; an address of a section is left alone */
+    function open() {
+      const shared = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+      if (Object.keys(shared).some((key) => key in parts.fields)) fill(parts, shared);
+      update(false);
     }
 
-    function remember(state) {
-      const kept = state.shape || { C: state.C, A: state.A, G: state.G };
-      const text = new URLSearchParams(Object.entries(kept).map(([k, v]) => [k, String(v)])).toString();
-      history.replaceState(null, "", `#${text}`);
-    }
-
-    function fill(values, useShape) {
-      if (shaped) shaped.checked = useShape;
-      for (const [key, value] of Object.entries(values)) {
-        if (inputs[key]) inputs[key].value = Number(value) >= 1e7 ? Number(value).toExponential().replace("+", "") : value;
-      }
-    }
-
-    preset.addEventListener("change", () => {
-      const chosen = presets[Number(preset.value)];
-      if (preset.value !== "") fill(chosen.shape || chosen.axes, Boolean(chosen.shape));
+    parts.preset.addEventListener("change", () => {
+      const chosen = parts.presets[Number(parts.preset.value)];
+      if (parts.preset.value !== "") fill(parts, chosen.shape || chosen.axes);
       update();
     });
-    form.addEventListener("input", (event) => {
-      if (event.target !== preset) { preset.value = ""; update(); }
+    parts.form.addEventListener("input", (event) => {
+      if (event.target !== parts.preset) { parts.preset.value = ""; update(); }
     });
-
-    AXES.forEach((spec) => (inputs[spec.key].value = spec.start));
+    mapped.addEventListener("change", () => update());
     const example = ml.data.presets.find((p) => p.shape);
-    if (full && example) fill(example.shape, false);
-    if (full && location.hash.length > 1) {
-      const shared = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-      fill(shared, "num_layers" in shared);
-    }
-    update();
+    if (isFull && example) fill(parts, example.shape);
+    fill(parts, Object.fromEntries(AXES.map((axis) => [axis.key, axis.ways[0].fields[0].start])));
+    if (isFull) window.addEventListener("hashchange", open);
+    if (isFull) open(); else update();
   }
 
-  function columns(state) {
-    const { A, G, C } = state;
-    const both = [["Published law", ml.data.published, null], ["Measured law", ml.data.measured, ml.data.samples]];
-    return both.filter(([, law]) => law).map(([name, law, samples]) => ({
-      name, law, EL: ml.leverage(law, A, G, C), range: ml.interval(samples, A, G, C, LEVEL),
-    }));
+  function said(by, { isDense }) {
+    if (isDense) return "A dense model: EL = 1 by definition.";
+    const told = by.map((s) => `${leverageText(s.EL)}${ranged(s.range, leverageText)}`);
+    const EL = by[0].EL;
+    const meaning = EL >= 1 ? `a dense model needs ${leverageText(EL)} times the compute for the same loss`
+      : "a dense model reaches the same loss with less compute";
+    return `EL = ${told[0]} by the published law: ${meaning}.${told[1] ? ` Our own runs say EL = ${told[1]}.` : ""}`;
   }
 
-  function answer(state, headline, warning, table) {
-    const sides = columns(state);
-    const main = sides[sides.length - 1];
-    headline.textContent = main.EL >= 1
-      ? `EL = ${main.EL.toFixed(2)}: a dense model needs ${main.EL.toFixed(2)} times the compute for the same loss.`
-      : `EL = ${main.EL.toFixed(2)}: a dense model reaches the same loss with less compute.`;
-    const missing = sides.length === 1 ? " No interval: none is published, and no measured fit is built in." : "";
-    const beyond = ml.outside(ml.data.domain, state.A, state.G, state.C)
-      .map((w) => `${w.symbol} outside ${large(w.low)} to ${large(w.high)}`);
-    warning.textContent = (beyond.length ? `Extrapolated: ${beyond.join("; ")}.` : "Inside the fitted range.") + missing;
-    warning.classList.toggle("ml-outside", beyond.length > 0);
+  const ranged = (range, format) => (range ? ` (${format(range[0])} to ${format(range[1])})` : "");
 
-    const published = ml.data.laws;
-    const only = (value) => sides.map((_, i) => (i === 0 ? value : "–"));
-    const rows = [
-      ["Efficiency leverage EL", sides.map((s) => s.EL.toFixed(2) + (s.range ? ` (${s.range[0].toFixed(2)} to ${s.range[1].toFixed(2)})` : ""))],
-      ["Dense compute of equal loss, FLOPs", sides.map((s) => large(s.EL * state.C))],
-      ["Break-even compute, FLOPs", sides.map((s) => large(ml.breakEvenCompute(s.law, state.A, state.G)))],
-      ["Granularity of highest EL", sides.map((s) => large(ml.optimumGranularity(s.law)))],
-      ["Learning rate, MoE", only(large(ml.powerLaw(published.learning_rate, state.C)))],
-      ["Batch, MoE, tokens", only(large(ml.powerLaw(published.batch_tokens, state.C)))],
-      ["Optimal tokens D, MoE", only(large(ml.powerLaw(published.moe_tokens, state.C)))],
-      ["Optimal FLOPs a token M, MoE", only(large(ml.powerLaw(published.moe_model, state.C)))],
-    ];
-    if (state.shape) rows.push(...shapeRows(state, sides, only));
+  function warn(root, by) {
+    const line = (s) => {
+      const beyond = s.beyond.map((w) => `${w.symbol} = ${large(w.value)} outside ${large(w.range[0])} to ${large(w.range[1])}`);
+      const text = beyond.length ? `extrapolated, ${beyond.join("; ")}.` : "inside the range of its runs.";
+      return element("p", { class: beyond.length ? "ml-outside" : "" }, `${beyond.length ? "⚠ " : ""}${s.name}: ${text}`);
+    };
+    root.replaceChildren(...by.map(line));
+    const note = by.length === 1 ? "No interval: the paper prints none, and our runs have no joint fit yet."
+      : `In parentheses: the ${100 * LEVEL} % bootstrap interval of our fit; the paper prints none.`;
+    root.append(element("p", {}, note));
+  }
+
+  function fillTable(table, state, by, rows) {
+    const cell = ({ value, range }, format = large) => {
+      if (Number.isNaN(value)) return element("td", {}, "–");
+      const exact = { value: String(value) };
+      if (range) Object.assign(exact, { "data-low": String(range[0]), "data-high": String(range[1]) });
+      return element("td", {}, element("data", exact, format(value) + ranged(range, format)));
+    };
     const head = element("tr", {}, element("th", { scope: "col" }, "Quantity"),
-      ...sides.map((s) => element("th", { scope: "col" }, s.name)));
-    table.replaceChildren(element("caption", {}, `At C = ${large(state.C)} FLOPs, A = ${large(state.A)}, G = ${large(state.G)}`),
+      ...by.map((s) => element("th", { scope: "col" }, s.name)));
+    table.replaceChildren(
+      element("caption", {}, `At C = ${large(state.C)} FLOPs, A = ${large(state.A)}, G = ${large(state.G)}`),
       element("thead", {}, head),
-      element("tbody", {}, ...rows.map(([name, cells]) => element("tr", {},
-        element("th", { scope: "row" }, name), ...cells.map((c) => element("td", {}, c))))));
+      element("tbody", {}, ...rows.map(([name, cells, format]) => element("tr", {},
+        element("th", { scope: "row" }, name), ...cells.map((c) => cell(c, format))))));
   }
 
-  function shapeRows(state, sides, only) {
-    const counted = ml.count(state.shape, state.shape.sequence_length);
-    return [
-      ["Parameters, with vocabulary", only(large(counted.total + counted.vocabulary))],
-      ["Parameters without vocabulary N", only(large(counted.total))],
-      ["of them active N_a", only(large(counted.active))],
-      ["Forward FLOPs a token", only(large(counted.flopsPerToken))],
-      ["Equal-loss dense model on the same D, forward FLOPs a token", sides.map((s) => large(s.EL * counted.flopsPerToken))],
-    ];
-  }
-
-  function landscape(root, state, prefix) {
-    const law = ml.data.measured || ml.data.published;
+  function landscape(root, state, law, prefix) {
     const [width, height, left, right, bottom] = [460, 250, 42, 20, 36];
     const x = (A) => left + ((Math.log(A / GRID.a[0])) / Math.log(GRID.a[1] / GRID.a[0])) * (width - left - right);
     const y = (G) => (height - bottom) - (Math.log(G / GRID.g[0]) / Math.log(GRID.g[1] / GRID.g[0])) * (height - bottom - 6);
     const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "ml-map" });
     const span = (range, i, n) => range[0] * Math.pow(range[1] / range[0], i / n);
-    let best = { EL: 0 };
+    let best = { EL: -1 };
     for (let i = 0; i < GRID.columns; i++) {
       for (let j = 0; j < GRID.rows; j++) {
         const [a0, a1] = [span(GRID.a, i, GRID.columns), span(GRID.a, i + 1, GRID.columns)];
@@ -253,14 +352,16 @@
         svg.append(drawn("rect", { x: x(a0), y: y(g1), width: x(a1) - x(a0) + 0.4, height: y(g0) - y(g1) + 0.4, class: `ml-band-${band}` }));
       }
     }
-    for (const A of [0.01, 0.03, 0.1, 0.3, 1]) label(svg, x(A), height - bottom + 15, `${Number((100 * A).toPrecision(2))} %`, "middle");
-    for (const G of [1, 2, 4, 8, 16, 32]) label(svg, left - 6, y(G) + 4, String(G), "end");
-    label(svg, (left + width) / 2, height - 4, "activation ratio A", "middle");
-    const side = label(svg, 0, 0, "granularity G", "middle");
+    for (const A of [0.01, 0.03, 0.1, 0.3, 1]) mark(svg, x(A), height - bottom + 15, `${Number((100 * A).toPrecision(2))} %`, "middle");
+    for (const G of [1, 2, 4, 8, 16, 32]) mark(svg, left - 6, y(G) + 4, String(G), "end");
+    mark(svg, (left + width) / 2, height - 4, "activation ratio A", "middle");
+    const side = mark(svg, 0, 0, "granularity G", "middle");
     side.setAttribute("transform", `translate(11 ${(height - bottom) / 2}) rotate(-90)`);
     const inside = (v, range) => Math.min(Math.max(v, range[0]), range[1]);
-    svg.append(drawn("circle", { cx: x(inside(state.A, GRID.a)), cy: y(inside(state.G, GRID.g)), r: 6, class: "ml-point" }));
-    const text = `At C = ${large(state.C)} FLOPs the law is highest, EL = ${best.EL.toFixed(1)}, at A = ${(100 * best.A).toFixed(1)} % and G = ${best.G.toFixed(0)} on this map; the circle marks the chosen point.`;
+    const [A, G] = [inside(state.A, GRID.a), inside(state.G, GRID.g)];
+    svg.append(drawn("circle", { cx: x(A), cy: y(G), r: 6, class: "ml-point" }));
+    const where = A === state.A && G === state.G ? "marks the chosen point" : "stands at the edge nearest to the chosen point";
+    const text = `At C = ${large(state.C)} FLOPs the law is highest, EL = ${leverageText(best.EL)}, at A = ${(100 * best.A).toFixed(1)} % and G = ${best.G.toFixed(0)} on this map; the circle ${where}.`;
     svg.setAttribute("aria-label", text);
     const key = element("ul", { class: "ml-key", "aria-label": "Colours" });
     const names = ["EL < 1", ...BANDS.map((edge, i) => (BANDS[i + 1] ? `${edge} to ${BANDS[i + 1]}` : `over ${edge}`))];
@@ -268,14 +369,14 @@
     root.replaceChildren(svg, key, element("p", { class: "ml-map-text", id: `${prefix}-map` }, text));
   }
 
-  function label(svg, x, y, text, anchor) {
+  function mark(svg, x, y, text, anchor) {
     const node = drawn("text", { x, y, "text-anchor": anchor });
     node.textContent = text;
     svg.append(node);
     return node;
   }
 
-  ml.calculator = { parse, large };
+  ml.calculator = { parse, large, located, sides };
   document.addEventListener("DOMContentLoaded", () =>
-    document.querySelectorAll(".ml-calculator").forEach(build));
+    document.querySelectorAll("[data-calculator]").forEach(build));
 })();

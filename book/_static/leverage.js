@@ -35,18 +35,24 @@
   }
 
   const powerLaw = (law, C) => law.coefficient * Math.pow(C, law.exponent);
+  const computeFor = (law, value) => Math.pow(value / law.coefficient, 1 / law.exponent);
 
-  /* The q-quantile of sorted values, linear between order statistics as in NumPy */
+  /* The order statistic nearest to the q-quantile, since some samples may be infinite; of two that
+     are as near the even one, as in NumPy */
   function quantile(sorted, q) {
     const place = q * (sorted.length - 1);
     const below = Math.floor(place);
-    const above = Math.min(below + 1, sorted.length - 1);
-    return sorted[below] + (place - below) * (sorted[above] - sorted[below]);
+    const up = place - below > 0.5 || (place - below === 0.5 && below % 2 === 1);
+    return sorted[below + (up ? 1 : 0)];
   }
 
-  function interval(samples, A, G, C, level) {
+  /* Central interval of EL over bootstrap samples, rows of coefficients in the order of `law` */
+  function interval(law, samples, A, G, C, level) {
     if (!samples || samples.length === 0) return null;
-    const values = samples.map((law) => leverage(law, A, G, C)).sort((x, y) => x - y);
+    const names = Object.keys(law);
+    const values = samples
+      .map((row) => leverage(Object.fromEntries(names.map((n, i) => [n, row[i]])), A, G, C))
+      .sort((x, y) => x - y);
     return [quantile(values, (1 - level) / 2), quantile(values, (1 + level) / 2)];
   }
 
@@ -82,21 +88,25 @@
       active: active + norms,
       vocabulary: 2 * logits,
       flopsPerToken: 2 * active + m.num_layers * scores + 2 * logits,
+      nonEmbedding: 2 * active + m.num_layers * scores, // the paper's M
     };
   }
 
   const trainingCompute = (m, sequence, tokens) => 3 * count(m, sequence).flopsPerToken * tokens;
 
-  /* What lies outside the ranges that the law was fitted on, in words */
-  function outside(domain, A, G, C) {
-    const names = { activation_ratio: ["A", A], granularity: ["G", G], compute: ["C", C] };
-    return Object.entries(names)
-      .filter(([key, [, value]]) => value < domain[key][0] || value > domain[key][1])
-      .map(([key, [symbol]]) => ({ key, symbol, low: domain[key][0], high: domain[key][1] }));
+  /* Which of the quantities leave the ranges of the runs behind a law, the output included */
+  function outside(domain, A, G, C, EL) {
+    const found = {
+      activation_ratio: ["A", A], granularity: ["G", G], compute: ["C", C],
+      efficiency_leverage: ["EL", EL],
+    };
+    return Object.entries(found)
+      .filter(([key, [, x]]) => domain[key] && (x < domain[key][0] || x > domain[key][1]))
+      .map(([key, [symbol, value]]) => ({ key, symbol, value, range: domain[key] }));
   }
 
   window.moeLeverage = Object.assign(window.moeLeverage || {}, {
-    axes, breakEvenCompute, count, interval, leverage, optimumGranularity, outside, powerLaw,
+    axes, breakEvenCompute, computeFor, count, interval, leverage, optimumGranularity, outside, powerLaw,
     quantile, saturatedActivationRatio, trainingCompute,
   });
 })();

@@ -1,5 +1,6 @@
 """What the calculator page needs, as plain JSON values: laws, their ranges, samples and presets.
 
+Two sides of one form: what the paper prints, and what `data/fits` has of our own runs, if anything.
 The page repeats the law (Equation 13) and the count of Appendix C in JavaScript; every number it
 starts from is written here, so nothing is typed twice.
 
@@ -9,8 +10,11 @@ starts from is written here, so nothing is typed twice.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from moe_leverage import paths
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops
@@ -19,10 +23,17 @@ from moe_leverage.design import huggingface
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 
-JOINT_FIT = paths.DATA / "fits" / "joint.json"
-NUM_SAMPLES = 400  # bootstrap samples of the measured law that the page carries
+NUM_SAMPLES = 160  # bootstrap samples of the measured law that the page carries
+SAMPLE_DIGITS = 5  # significant, of their coefficients: EL to about 1e-4
 DEFAULT_SEQUENCE_LENGTH = 4096  # the paper's (Appendix B), where a model's own is not known
-POWER_LAWS = ("learning_rate", "batch_tokens", "moe_model", "moe_tokens")
+POWER_LAWS = (
+    "learning_rate",
+    "batch_tokens",
+    "moe_model",
+    "moe_tokens",
+    "dense_model",
+    "dense_tokens",
+)
 EXAMPLES = (  # Section 4.2.2 and Figure 1; Section 4.1, the baseline architecture
     ("Section 4.2.2: EL > 7", {"C": 1e22, "A": 0.031, "G": 12}),
     ("The same at 1e20", {"C": 1e20, "A": 0.031, "G": 12}),
@@ -44,44 +55,55 @@ SHAPE_FIELDS = (
 )
 
 
-def payload(joint_fit: Path = JOINT_FIT) -> dict[str, Any]:
-    """Everything the page is given; `measured` and `samples` are None until a joint fit exists.
+def payload(fits: Path = paths.FITS) -> dict[str, Any]:
+    """Everything the page is given; `measured` is None until a joint law is fitted.
 
-    >>> sorted(payload())
-    ['domain', 'laws', 'measured', 'presets', 'published', 'samples']
+    >>> sorted(payload()), sorted(payload()["published"])
+    (['measured', 'presets', 'published'], ['domain', 'law', 'laws'])
     """
-    measured, samples = _measured(joint_fit)
+    laws = {name: getattr(PUBLISHED, name) for name in POWER_LAWS}
     return {
-        "published": _coefficients(PUBLISHED.joint),
-        "domain": {name: list(PUBLISHED.joint.domain[name]) for name in PUBLISHED.joint.inputs},
-        "measured": measured,
-        "samples": samples,
-        "laws": {name: _coefficients(getattr(PUBLISHED, name)) for name in POWER_LAWS},
+        "published": _side(PUBLISHED.joint, laws),
+        "measured": _measured(fits),
         "presets": [{"name": name, "axes": axes} for name, axes in EXAMPLES] + _open_models(),
     }
 
 
-def script(joint_fit: Path = JOINT_FIT) -> str:
+def script(fits: Path = paths.FITS) -> str:
     """The payload as a script, which works from a file where fetching would not."""
-    values = json.dumps(payload(joint_fit), separators=(",", ":"), allow_nan=False)
+    values = json.dumps(payload(fits), separators=(",", ":"), allow_nan=False)
     return f"window.moeLeverage = {{ data: {values} }};\n"
 
 
-def _coefficients(law: Law) -> dict[str, float]:
+def _side(joint: Law, laws: Mapping[str, Law]) -> dict[str, Any]:
+    return {
+        "law": _coefficients(joint),
+        "domain": _ranges(joint),
+        "laws": {name: _coefficients(law) | {"domain": _ranges(law)} for name, law in laws.items()},
+    }
+
+
+def _coefficients(law: Law) -> dict[str, Any]:
     return dict(zip(law.coefficient_names, map(float, law.coefficients), strict=True))
 
 
-def _measured(path: Path) -> tuple[dict[str, float] | None, list[dict[str, float]] | None]:
-    if not path.is_file():
-        return None, None
+def _ranges(law: Law) -> dict[str, list[float]]:
+    return {name: [float(end) for end in ends] for name, ends in law.domain.items()}
+
+
+def _measured(fits: Path) -> dict[str, Any] | None:
+    """Our own side: the joint law with bootstrap samples, and each power law that is fitted."""
+    if not (fits / "joint.json").is_file():
+        return None
     from moe_leverage.statistics.fitting import Fit  # its scipy is needed only where a fit exists
 
-    fit = Fit.load(path)
-    step = max(1, len(fit.samples) // NUM_SAMPLES)
-    rows = fit.law.from_theta(fit.samples[::step][:NUM_SAMPLES])
-    names = fit.law.coefficient_names
-    samples = [dict(zip(names, map(float, row), strict=True)) for row in rows]
-    return _coefficients(fit.law), samples
+    joint = Fit.load(fits / "joint.json")
+    step = max(1, len(joint.samples) // NUM_SAMPLES)
+    drawn = np.nan_to_num(joint.law.from_theta(joint.samples[::step][:NUM_SAMPLES]))  # no infinity
+    rows = [[float(f"{value:.{SAMPLE_DIGITS}g}") for value in row] for row in drawn]
+    found = [name for name in POWER_LAWS if (fits / f"{name}.json").is_file()]
+    laws = {name: Fit.load(fits / f"{name}.json").law for name in found}
+    return _side(joint.law, laws) | {"samples": rows}
 
 
 def _open_models() -> list[dict[str, Any]]:
@@ -103,7 +125,7 @@ def _preset(open_model: huggingface.OpenModel) -> dict[str, Any]:
 
 
 def _run_of(shape: dict[str, int], sequence: int, tokens: float) -> dict[str, float]:
-    return shape | {"sequence_length": sequence, "num_tokens": tokens}
+    return shape | {"sequence_length": sequence, "D": tokens}
 
 
 def _is_counted_by_the_page(model: ModelConfig) -> bool:
