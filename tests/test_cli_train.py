@@ -50,6 +50,30 @@ def test_summary_says_loss_and_speed(run_file, tmp_path, monkeypatch, capsys):
     assert captured.err == ""  # no progress bar where the error stream is no terminal
 
 
+def test_a_run_of_the_ledger_is_trained_again(run_file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "mine.jsonl"
+    assert call(monkeypatch, "train", "--config", run_file, "--out", out) == 0
+    (stored,) = ledger.records(out)
+    monkeypatch.setattr(ledger.find, "__defaults__", (tmp_path,))
+    capsys.readouterr()
+    assert call(monkeypatch, "train", "--run", stored["run_id"]) == 0
+    loss = f"validation loss {stored['validation_loss_nats']:.4f}"
+    again, recorded = capsys.readouterr().out.splitlines()
+    assert loss in again
+    assert recorded.startswith(f"in the ledger: {loss}, with torch ")
+
+
+def test_a_run_to_train_is_named_in_one_way(run_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ledger.find, "__defaults__", (tmp_path,))
+    for arguments, message in (
+        ([], "train: give either --config FILE or --run RUN_ID"),
+        (["--config", run_file, "--run", "c0ffee"], "train: give either"),
+        (["--run", "c0ffee"], "run = 'c0ffee': is not in"),
+    ):
+        assert call(monkeypatch, "train", *arguments) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -180,6 +180,15 @@ def write_plans(plans: Mapping[str, Iterable[str]], directory: Path = DIRECTORY)
     paths.write_atomically(directory / PLANS, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def find(run_id: str, directory: Path = DIRECTORY) -> dict[str, Any]:
+    """The record of one run, from whichever study's file holds it; ValueError if none does."""
+    for path in sorted(directory.glob("*.jsonl")):
+        for record in records(path):
+            if record.get("run_id") == run_id:
+                return record
+    raise ValueError(f"run = {run_id!r}: is not in {directory.name}/")
+
+
 def verify(directory: Path = DIRECTORY) -> list[str]:
     """What is wrong with the ledger, one sentence each; empty if every line holds.
 

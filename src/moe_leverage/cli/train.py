@@ -15,7 +15,12 @@ from moe_leverage.cli import app
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="JSON file with the fields of RunConfig.")],
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with the fields of RunConfig.")
+    ] = None,
+    run_id: Annotated[
+        str, typer.Option("--run", help="Train a run of the ledger again, by its identity.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Ledger file to append the record to.")] = None,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Directory of this run's checkpoint; resumes from it.")
@@ -29,6 +34,8 @@ def train(
 
     Example: moe-leverage train --config run.json --out record.jsonl --checkpoints run/
 
+    Again what the ledger holds: moe-leverage train --run 111d68ac48ba
+
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
     from moe_leverage import ledger
@@ -38,7 +45,14 @@ def train(
     from moe_leverage.trainer.training import Stopped
     from moe_leverage.trainer.training import train as train_run
 
-    run = RunConfig.from_dict(_read(config, "config"))
+    recorded: dict[str, Any] = {}
+    if config is not None and not run_id:
+        run = RunConfig.from_dict(_read(config, "config"))
+    elif run_id and config is None:
+        recorded = ledger.find(run_id)
+        run = RunConfig.from_dict(recorded["config"])
+    else:
+        raise ValueError("train: give either --config FILE or --run RUN_ID")
     how = Execution.from_dict({} if execution is None else _read(execution, "execution"))
     tokens = corpus.load(run.corpus)
     try:
@@ -51,6 +65,8 @@ def train(
     if out is not None:
         ledger.append(out, record | {"study": out.stem})
     typer.echo(json.dumps(record) if as_json else _summary(record))
+    if recorded and not as_json:
+        typer.echo(_beside(recorded))
 
 
 def _summary(record: dict[str, Any]) -> str:
@@ -65,6 +81,17 @@ def _summary(record: dict[str, Any]) -> str:
         f"{record['run_id']} validation loss {record['validation_loss_nats']:.4f} nats a token "
         f"(standard error {record['validation_standard_error_nats']:.4f}), "
         f"{record['validation_bits_per_byte']:.3f} bits a byte; {speed}"
+    )
+
+
+def _beside(recorded: dict[str, Any]) -> str:
+    """What the ledger holds of the run that was trained again, and where that came about."""
+    loss = recorded["validation_loss_nats"]
+    found = "diverged" if loss is None else f"validation loss {loss:.4f}"
+    where = recorded["environment"]
+    return (
+        f"in the ledger: {found}, with torch {where['torch']} on {where['threads']} thread(s) "
+        f"of {where['device_name']}"
     )
 
 

@@ -68,7 +68,7 @@ def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
     parts = [reductions.near_optimal(group) for _, group in table.groupby("family")]
-    columns = ["compute_flops", "learning_rate", "batch_tokens", "family", "excess_loss"]
+    columns = ["compute_flops", "learning_rate", "batch_tokens", "family", "excess_loss", "run_id"]
     return pd.concat(parts, ignore_index=True).assign(compute_flops=lambda t: t["budget"])[columns]
 
 
@@ -106,7 +106,11 @@ def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
         return table
     table = table.assign(compute_flops=reductions.budget_of(table["compute"].to_numpy()))
     keys = ["compute_flops", *also]
-    means = table.groupby([*keys, axis], as_index=False)[["loss", "flops_per_token"]].mean()
+    means = table.groupby([*keys, axis], as_index=False).agg(
+        loss=("loss", "mean"),
+        flops_per_token=("flops_per_token", "mean"),
+        run_id=("run_id", " ".join),
+    )
     enough = means.groupby(keys)[axis].transform("nunique") >= MIN_GRANULARITIES
     means = means[enough]
     best: pd.DataFrame = means.sort_values("loss").drop_duplicates(keys)

@@ -10,9 +10,9 @@ frontier, from fitted curves L(C) as in the paper, or, through Equation 13, from
 
 A table of runs has a row a run and the columns `is_moe, activation_ratio, granularity,
 shared_ratio, compute, loss`; `flops_per_token, num_tokens, learning_rate, batch_tokens, variant`
-if known. Rows equal in all of these are repeats of one configuration where the table has a column
-`seed`, and runs of a sweep where it has none. Rows of a `variant` or marked `held_out` get a
-leverage but are kept from the fit of Equation 13.
+if known, and `run_id`. Rows equal in all but the last are repeats of one configuration where the
+table has a column `seed`, and runs of a sweep where it has none. Rows of a `variant` or marked
+`held_out` get a leverage but are kept from the fit of Equation 13.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Leverage:
 
     `points` has a row for each estimator and MoE point: the family, `compute, loss,
     efficiency_leverage, low, high, at_least, at_most, extrapolated, held_out`. A loss beyond the
-    dense frontier has no leverage, only a bound in `at_least` or `at_most`.
+    dense frontier has no leverage, only a bound in `at_least` or `at_most`. `run_id`, if the table
+    has it, names the seeds whose mean a point is, spaces between.
     """
 
     points: pd.DataFrame
@@ -293,7 +294,8 @@ def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFra
 def _points(
     moe: pd.DataFrame, estimator: str, **columns: Array | NDArray[np.bool_]
 ) -> pd.DataFrame:
-    kept = moe[[*FAMILY, "compute", "loss"]].reset_index(drop=True)
+    names = [*FAMILY, "compute", "loss", *({"run_id"} & set(moe))]
+    kept = moe[names].reset_index(drop=True)
     blank: dict[str, Any] = {"at_least": np.nan, "at_most": np.nan}
     blank["extrapolated"] = False
     return kept.assign(estimator=estimator, **(blank | columns))
@@ -358,7 +360,8 @@ def _significant(column: pd.Series, digits: int = 4) -> pd.Series:
 
 def _mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     key = [*FAMILY, "budget", *SIZES]
+    named = {"run_id": ("run_id", " ".join)} if "run_id" in table else {}
     groups = table.groupby(key, as_index=False)
     return groups.agg(
-        loss=("loss", "mean"), compute=("compute", "mean"), num_seeds=("loss", "size")
+        loss=("loss", "mean"), compute=("compute", "mean"), num_seeds=("loss", "size"), **named
     )
