@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import chapters
+import counterparts
 import execution
 import fingerprint
 import nbformat
@@ -42,11 +43,14 @@ def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
     wanted["book/_static/theme.css"] = theme.stylesheet().encode()
     wanted["generated/notation.md"] = _notation_table().encode()
     wanted["generated/timings.md"] = _timings_table(given).encode()
+    labels: set[str] = set()
     for chapter in chapters.chapters():
         executed = nbformat.read(execution.executed_path(chapter), as_version=4)
+        labels |= _labels(executed)
         for name in execution.drawn(executed):
             wanted[f"figures/{name}"] = (execution.FIGURES / name).read_bytes()
         wanted[f"notebooks/{chapter.name}.ipynb"] = _chapter_page(executed).encode()
+    wanted["generated/counterparts.md"] = counterparts.table(labels).encode()
     _mirror(wanted)
     return fingerprint.of_files(STAGE, ".")
 
@@ -146,19 +150,42 @@ def _parts(outputs: list[NotebookNode]) -> Iterator[list[NotebookNode]]:
         yield part
 
 
-def _facts(output: NotebookNode) -> dict[str, str]:
+def _labels(executed: NotebookNode) -> set[str]:
+    """The labels of the figures and tables that a chapter shows."""
+    facts = [_facts(o) for c in executed.cells if c.cell_type == "code" for o in c.outputs]
+    prefixes = {"figure": "fig", "table": "tab"}
+    return {f"{prefixes[k]}-{v}" for fact in facts for k, v in fact.items() if k in prefixes}
+
+
+def _facts(output: NotebookNode) -> dict[str, Any]:
     return output.get("metadata", {}).get("moe_leverage", {})
 
 
-def _figure(facts: Mapping[str, str]) -> dict[str, str]:
-    """The options of a numbered figure: its name, its caption with the finding, its files."""
-    links = [_downloads(facts["figure"], "svg", "png", "csv")]
+def _figure(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The options of a numbered figure: its name, its caption with the finding, how it came."""
+    parts = [_downloads(facts["figure"], "svg", "png", "csv")]
     if facts.get("function", "").startswith("moe_leverage."):
-        links.append(f"[source]({_source_address(facts['function'])})")
+        parts.append(_computed(facts))
     if facts.get("runs"):
-        links.append("[runs](../notebooks/D-explorer.ipynb)")
-    caption = f"{facts['caption']} {facts['finding']}\n\n{' · '.join(links)}"
+        parts.append("[runs](../notebooks/D-explorer.ipynb)")
+    caption = f"{facts['caption']} {facts['finding']}\n\n{' · '.join(parts)}"
     return {"name": f"fig-{facts['figure']}", "caption": caption}
+
+
+def _computed(facts: Mapping[str, Any]) -> str:
+    """How a figure was computed: function, data files and runs, each a link where it has one."""
+    name = facts["function"].removeprefix("moe_leverage.")
+    files = [f"data/{file}" for file in facts["data"]]
+    stands_on = [f"[{file}]({_address(file)})" for file in files if (ROOT / file).exists()]
+    stands_on += [f"{count or 'no'} runs of `{study}`" for study, count in facts["studies"].items()]
+    how = f"Computed by [{name}]({_source_address(facts['function'])})"
+    return f"{how} from {', '.join(stands_on)}" if stands_on else how
+
+
+def _address(path: str) -> str:
+    """Where the repository shows a file."""
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    return f"{repository['url']}/blob/{repository['branch']}/{path}"
 
 
 def _downloads(name: str, *suffixes: str) -> str:
@@ -173,8 +200,7 @@ def _source_address(function: str) -> str:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
     lines = f"#L{found[0].lineno}-L{found[0].end_lineno}" if found else ""
-    repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
-    return f"{repository['url']}/blob/{repository['branch']}/{path.as_posix()}{lines}"
+    return f"{_address(path.as_posix())}{lines}"
 
 
 def _notation_table() -> str:

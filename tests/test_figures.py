@@ -20,6 +20,8 @@ from moe_leverage.figures.common import LADDER_FLOPS
 from moe_leverage.figures.notation import axis_label, notation
 from moe_leverage.figures.registry import ENTRIES, draw
 from moe_leverage.lab.protocol import BUDGETS
+from moe_leverage.lab.studies import STUDIES
+from moe_leverage.paths import DATA
 from moe_leverage.statistics.fitting import fit
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
@@ -165,6 +167,14 @@ def test_every_figure_has_inputs_here():
     assert chapter_figures() <= set(INPUTS) | {"leverage-calculator"} | {
         name for name, entry in ENTRIES.items() if "audit" in entry.function.__module__
     }
+
+
+@pytest.mark.parametrize("name", sorted(chapter_figures()))
+def test_a_figure_says_what_it_is_computed_from(name):
+    entry = ENTRIES[name]
+    made_later = "fits/"  # by make fits, once runs suffice
+    assert all((DATA / file).exists() or file.startswith(made_later) for file in entry.data)
+    assert set(entry.studies) <= set(STUDIES)
 
 
 @pytest.mark.parametrize("name", INPUTS)

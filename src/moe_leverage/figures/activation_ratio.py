@@ -43,6 +43,7 @@ DECADES = [int(math.log10(PAPER_BUDGETS_FLOPS[0] / ours)) for ours in LADDER_FLO
 @figure(
     "saturation",
     paper="Equation 10",
+    data=("paper/coefficients.toml", "paper/table_07.csv"),
     caption="The saturated activation ratio of Equation 10 with the constants of Table 2, against "
     "the activation ratio itself (dashed).",
 )
@@ -74,6 +75,8 @@ def saturation(law: JointLaw, ratios: pd.Series) -> Drawing:
 @figure(
     "leverage-activation",
     paper="Figures 5b and 8a, Equations 10 and 13",
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    studies=("activation",),
     caption="Efficiency leverage against activation ratio at G = 2: left at the paper's budgets, "
     "right at the budgets of our own small models, where the published law is extrapolated by "
     f"{DECADES[-1]} to {DECADES[0]} powers of ten (dotted).",
@@ -138,6 +141,7 @@ def _curves(
 @figure(
     "live-training",
     paper="Figure 5a in miniature, and the shape of Figure 10",
+    data=("corpus/manifest-smoke.json",),
     caption="A dense model and a mixture-of-experts model with the same FLOPs per token, "
     "trained on this page. Lines: training loss, each point the mean since the one before. "
     "Markers at the end: loss on held-out documents, with two standard errors.",

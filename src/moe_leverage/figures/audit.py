@@ -69,6 +69,7 @@ def show_lead(number: int) -> None:
 @figure(
     "audit-verdicts",
     paper="all tables and figures",
+    data=("paper/claims.toml",),
     caption="The claims of the paper by kind and by what became of them; other readings of a claim "
     "are not counted.",
 )
@@ -96,6 +97,7 @@ def audit_verdicts(counts: pd.DataFrame) -> Drawing:
 @figure(
     "audit-recomputed",
     paper="every single number that can be recomputed",
+    data=("paper/claims.toml",),
     caption="What we compute over what is printed, sorted: 1 is agreement.",
 )
 def audit_recomputed(ratios: pd.DataFrame) -> Drawing:

@@ -61,6 +61,7 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
 @figure(
     "open-models",
     paper="Beyond the paper: Equation 13 on models released elsewhere",
+    data=("paper/coefficients.toml", "models"),
     caption="The leverage that Table 2 gives to open mixture-of-experts models, each at its own "
     "activation ratio, granularity and training compute. Larger markers: finer experts. Every "
     "point is an extrapolation in compute.",
@@ -100,6 +101,7 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
 @figure(
     "break-even",
     paper="Beyond the paper: Equation 13 at EL = 1",
+    data=("paper/coefficients.toml",),
     caption="The compute below which Equation 13 has a mixture of experts lose to a dense model, "
     "against granularity; it is the same at every activation ratio. The band is the range of our "
     "own runs.",

@@ -105,6 +105,7 @@ def flops_table(models: Mapping[str, ModelConfig], sequence_length: int) -> pd.D
 @figure(
     "flops-by-component",
     paper="Appendix C, Equations 14 to 16; sizes of Table 7",
+    data=("paper/table_07.csv",),
     caption="Where the FLOPs of one token's forward pass go in the experimental models of Table 7 "
     "(convention `exact`, logits included). The router is drawn but hardly visible.",
 )
@@ -144,6 +145,7 @@ def by_component(table: pd.DataFrame, published: str) -> Drawing:
 @figure(
     "flops-conventions",
     paper="Appendix C, Equations 14 to 16",
+    data=("paper/table_07.csv",),
     caption="The same models under three conventions: compute per token relative to the exact "
     "count of the non-embedding part. The upper dashed line is what Equation 16 adds by counting "
     "the logits.",

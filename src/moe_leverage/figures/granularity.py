@@ -41,6 +41,8 @@ OPTIMUM_COLUMNS = ("compute_flops", "granularity", "balance_coefficient")
 @figure(
     "leverage-granularity",
     paper="Figures 6 and 8b, Equation 11",
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    studies=("granularity",),
     caption="Efficiency leverage against granularity at the activation ratio of Table 8. Left: at "
     "four budgets. Right: each curve over its own maximum; the four coincide, since in Equation 13 "
     "compute and granularity do not interact.",
@@ -96,6 +98,8 @@ def leverage(
 @figure(
     "granularity-optimum",
     paper="Sections 4.1.2 and Appendix D, Figure 12",
+    data=("paper/coefficients.toml",),
+    studies=("granularity", "balance"),
     caption="The best granularity against compute: the printed ranges under full and under "
     "weakened load balancing (bands), the optimum that Table 2 implies (line), and ours.",
 )
@@ -136,6 +140,7 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
 @figure(
     "granularity-sensitivity",
     paper="Equation 13, granularity term",
+    data=("paper/coefficients.toml",),
     caption="What the best granularity is worth: leverage at the optimum over leverage at G = 2, "
     "against the activation ratio. Compute cancels.",
 )

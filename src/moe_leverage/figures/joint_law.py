@@ -42,6 +42,7 @@ BASES = {"10": 10.0, "e": math.e, "2": 2.0}
 @figure(
     "leverage-landscape",
     paper="Figure 1",
+    data=("paper/coefficients.toml", "fits/joint.json"),
     caption="Efficiency leverage over activation ratio and granularity at the two budgets of the "
     "paper's first figure. The star marks the paper's example, A = 3.1 %, G = 12.",
 )
@@ -85,6 +86,8 @@ def landscape(law: JointLaw, fitted: JointLaw | None = None) -> Drawing:
 @figure(
     "leverage-compute",
     paper="Figure 8c, Equation 12",
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    studies=("activation",),
     caption="Efficiency leverage against training compute at G = 2 for activation ratios of Table "
     "7, solid where the paper trained models, dotted where the law is extrapolated.",
 )
@@ -130,6 +133,7 @@ def against_compute(
 @figure(
     "logarithm-bases",
     paper="Equation 13 and Table 2, bases not printed",
+    data=("paper/coefficients.toml",),
     caption="What Table 2 gives for the paper's example (A = 3.1 %, G = 12, C = 1e22) under each "
     "pair of logarithm bases; the paper states that it exceeds 7.",
 )
@@ -184,6 +188,7 @@ def bases_table(law: JointLaw) -> pd.DataFrame:
 @figure(
     "fit-points",
     paper="Figure 9",
+    data=("paper/coefficients.toml", "paper/table_07.csv", "paper/table_08.csv"),
     caption="What the law gives at every configuration of Tables 7 and 8, each at its largest "
     "budget and at the example's 1e22 FLOPs. Points at or above the dashed line were held out of "
     "the paper's fit. The paper prints no measured value, so its own residuals cannot be drawn.",

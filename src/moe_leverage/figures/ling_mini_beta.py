@@ -23,6 +23,7 @@ TRAINING = "both models trained on 1e12 tokens (Section 5)"
 @figure(
     "benchmark-profile",
     paper="Table 4 and Figure 14",
+    data=("paper/table_04.csv",),
     caption="Score of Ling-mini-beta less score of Dense-6.1B, benchmark by benchmark as printed, "
     "sorted within each category.",
 )
@@ -68,6 +69,7 @@ def benchmark_profile(table_4: pd.DataFrame) -> Drawing:
 @figure(
     "ling-leverage",
     paper="Section 5, the claim of more than sevenfold leverage",
+    data=("paper/coefficients.toml", "models/Ling-mini-beta.json", "models/Dense-6.1B.json"),
     caption="The leverage that Table 2 predicts for Ling-mini-beta under each way of counting its "
     "activation ratio, over training compute. Dashed: the compute ratio of the two models as "
     "counted here.",

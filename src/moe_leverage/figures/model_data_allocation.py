@@ -27,6 +27,8 @@ REACH_FLOPS = (1e11, 1e24)
 @figure(
     "allocation-laws",
     paper="Figure 4 and Table 1",
+    data=("paper/table_01.csv", "paper/coefficients.toml"),
+    studies=("allocation",),
     caption="The best model scale and the best number of tokens against training compute, for "
     "dense and mixture-of-experts models, solid where the laws were fitted.",
 )
@@ -71,6 +73,8 @@ def allocation(
 @figure(
     "allocation-ratio",
     paper="Section 2.3, second insight",
+    data=("paper/coefficients.toml",),
+    studies=("allocation",),
     caption="The best MoE model scale over the best dense one at the same compute, from Table 1. "
     "Below the dashed line the MoE model is the smaller one. The band marks the compute at which "
     "the laws were fitted.",

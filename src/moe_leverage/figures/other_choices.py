@@ -19,6 +19,8 @@ BEST_SHARE, FLAT_SHARE = (0.30, 0.40), (0.20, 0.50)  # Appendix D
 @figure(
     "attention-share",
     paper="Figures 13c and 13d, Table 11",
+    data=("paper/table_11.csv",),
+    studies=("attention",),
     caption="Attention's share of the non-embedding FLOPs of each model of Table 11, counted "
     "here (convention `exact`), with the printed ranges.",
 )
@@ -59,6 +61,7 @@ def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) 
 @figure(
     "dense-first",
     paper="Figures 13a and 13b, Table 10",
+    data=("paper/table_10.csv",),
     caption="What replacing the first layers of the 60-layer models of Table 10 by dense ones "
     "changes: total parameters and FLOPs per token relative to no dense layer.",
 )

@@ -18,7 +18,7 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from moe_leverage import paths
+from moe_leverage import ledger, paths
 from moe_leverage.config import require
 from moe_leverage.figures import links, theme
 from moe_leverage.figures.notation import heading
@@ -43,20 +43,31 @@ class Entry:
     paper: str  # the paper's figures or tables that it answers
     caption: str
     function: Callable[..., Drawing]
+    data: tuple[str, ...] = ()  # files under data/ that it is computed from
+    studies: tuple[str, ...] = ()  # of the ledger
 
 
 ENTRIES: dict[str, Entry] = {}
 
 
 def figure(
-    name: str, *, paper: str, caption: str
+    name: str,
+    *,
+    paper: str,
+    caption: str,
+    data: tuple[str, ...] = (),
+    studies: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Drawing]], Callable[..., Drawing]]:
-    """Register a function as the figure `name`, drawn in the house theme whenever it is called."""
+    """Register a function as the figure `name`, drawn in the house theme whenever it is called.
+
+    `data` names the files under data/ and `studies` those of the ledger that it stands on; the page
+    says so under the figure.
+    """
     require(re.fullmatch(r"[a-z0-9-]+", name) is not None, "name", name, "must be kebab-case")
     require(name not in ENTRIES, "name", name, "is already the name of a figure")
 
     def register(function: Callable[..., Drawing]) -> Callable[..., Drawing]:
-        ENTRIES[name] = Entry(name, paper, caption, function)
+        ENTRIES[name] = Entry(name, paper, caption, function, data, studies)
         return function
 
     return register
@@ -86,6 +97,8 @@ def show(name: str, *inputs: object, **options: object) -> None:
         "finding": drawing.finding,
         "function": f"{entry.function.__module__}.{entry.function.__name__}",
         "runs": "linked" if links.names_runs(svg) else "",
+        "data": list(entry.data),
+        "studies": {study: num_runs(study) for study in entry.studies},
     }
     bundle = {"text/html": inline(svg, name, drawing.finding), "text/plain": drawing.finding}
     display(bundle, raw=True, metadata={"moe_leverage": facts})  # type: ignore[no-untyped-call]
@@ -111,6 +124,13 @@ def show_table(
     markdown = f":::{{table}} {caption}\n:name: tab-{name}\n\n{lines}\n:::\n"
     bundle = {"text/markdown": markdown, "text/plain": frame.to_string(index=False)}
     display(bundle, raw=True, metadata={"moe_leverage": {"table": name, "caption": caption}})  # type: ignore[no-untyped-call]
+
+
+def num_runs(study: str) -> int:
+    """Finished runs of a study in the ledger, those excluded with a reason left out."""
+    path = ledger.DIRECTORY / f"{study}.jsonl"
+    found = ledger.records(path) if path.is_file() else iter(())
+    return sum(record["status"] == "ok" and record["excluded"] is None for record in found)
 
 
 def save(name: str, drawing: Drawing, directory: Path = FIGURE_DIRECTORY) -> str:

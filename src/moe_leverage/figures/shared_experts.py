@@ -32,6 +32,8 @@ OPTIMUM_COLUMNS = ("compute_flops", "shared_ratio")
 @figure(
     "shared-optimum",
     paper="Figure 7 and Table 9",
+    data=("paper/table_09.csv",),
+    studies=("shared",),
     caption="The best shared-expert ratio against compute: as the text states it (steps), the "
     "ratios that Table 9 lists (thin lines, with the number of its rows), and ours.",
 )

@@ -1,0 +1,65 @@
+"""The paper's figures and tables with their places in the book: one list, one page.
+
+data/paper/counterparts.toml names for every figure and table what answers it here. What the
+executed chapters have drawn becomes a link, what they have not waits for the runs of its studies.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from chapters import ROOT
+
+PATH = ROOT / "data" / "paper" / "counterparts.toml"
+NUM_FIGURES, NUM_TABLES = 14, 11
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counterpart:
+    """A figure or table of the paper, or a part of one, and what stands for it here."""
+
+    item: str
+    shows: str
+    chapter: str
+    here: tuple[str, ...] = ()  # labels, fig-NAME or tab-NAME
+    studies: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def number(self) -> str:
+        """The item without the letter of its part.
+
+        >>> Counterpart(item="Figure 13a", shows="", chapter="").number
+        'Figure 13'
+        """
+        return self.item.rstrip("abcd")
+
+
+def load() -> list[Counterpart]:
+    """Every entry of the list, in the order of the paper."""
+    entries = tomllib.loads(PATH.read_text(encoding="utf-8"))["counterpart"]
+    tuples = ("here", "studies")
+    return [
+        Counterpart(**{k: tuple(v) if k in tuples else v for k, v in e.items()}) for e in entries
+    ]
+
+
+def table(labels: Collection[str]) -> str:
+    """The page's table; `labels` are those of the figures and tables that the chapters show."""
+    head = ["| In the paper | What it shows | Here |", "|:--|:--|:--|"]
+    rows = [f"| {one.item} | {one.shows} | {_place(one, labels)} |" for one in load()]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _place(one: Counterpart, labels: Collection[str]) -> str:
+    links = [f"{{numref}}`{label}`" for label in one.here if label in labels]
+    missing = [label for label in one.here if label not in labels]
+    parts = [f"{', '.join(links)} in {{doc}}`../{one.chapter}`." if links else ""]
+    if missing and one.studies:
+        names = " and ".join(f"`{study}`" for study in one.studies)
+        parts.append(f"{'A part' if links else 'It'} waits for runs of {names}.")
+    if not links:
+        parts.append(f"See {{doc}}`../{one.chapter}`.")
+    return " ".join([*filter(None, parts), *filter(None, [one.why])])

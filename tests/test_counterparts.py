@@ -1,0 +1,51 @@
+"""Every figure and table of the paper has its place here, or the reason why it has none."""
+
+from __future__ import annotations
+
+import re
+
+import chapters
+import counterparts
+import pytest
+from chapters import ROOT
+from counterparts import Counterpart
+
+from moe_leverage.lab.studies import STUDIES
+
+ALL = counterparts.load()
+SHOWN = re.compile(r"""\b(show|show_table)\(\s*"([a-z0-9-]+)\"""")
+
+
+def labels() -> set[str]:
+    """The labels that the chapters' sources show, whether executed or not."""
+    text = "\n".join(c.text.read_text(encoding="utf-8") for c in chapters.chapters())
+    prefixes = {"show": "fig", "show_table": "tab"}
+    return {f"{prefixes[call]}-{name}" for call, name in SHOWN.findall(text)}
+
+
+def test_all_twenty_five_are_there_in_order() -> None:
+    numbers = list(dict.fromkeys(one.number for one in ALL))
+    expected = [f"Figure {n}" for n in range(1, counterparts.NUM_FIGURES + 1)]
+    expected += [f"Table {n}" for n in range(1, counterparts.NUM_TABLES + 1)]
+    assert numbers == expected
+    assert len({one.item for one in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.item)
+def test_an_entry_leads_somewhere_or_says_why_not(one: Counterpart) -> None:
+    assert any((ROOT / f"{one.chapter}.{suffix}").is_file() for suffix in ("ipynb", "md"))
+    assert set(one.studies) <= set(STUDIES)
+    missing = set(one.here) - labels()
+    assert not missing or one.studies, f"nobody shows {missing}, and no study would bring it"
+    assert one.here or one.why
+    assert not one.why or one.why.endswith(".")
+
+
+def test_what_is_not_drawn_waits_for_its_study_and_what_is_becomes_a_link() -> None:
+    rows = counterparts.table(set()).splitlines()[2:]
+    assert len(rows) == len(ALL)
+    assert all("numref" not in row for row in rows)
+    figure_1 = next(one for one in ALL if one.item == "Figure 1")
+    row = next(r for r in counterparts.table(figure_1.here).splitlines() if "| Figure 1 |" in r)
+    assert f"{{numref}}`{figure_1.here[0]}`" in row
+    assert "waits" not in row
