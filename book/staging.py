@@ -206,7 +206,8 @@ def _source_address(function: str) -> str:
 def _notation_table() -> str:
     """Every symbol of data/notation.toml with its meaning, its name in code and its place."""
     rows = [
-        f"| {f'${s.tex}$' if s.tex else ''} | {s.meaning} | `{s.code}` | {s.unit} | {s.source} |"
+        f'| <span id="symbol-{s.code.replace("_", "-")}"></span>${s.tex}$ '
+        f"| {s.meaning} | `{s.code}` | {s.unit} | {s.source} |"
         for s in notation().itertuples()
     ]
     head = ["| Symbol | Meaning | In code | Unit | Defined in |", "|:--|:--|:--|:--|:--|"]

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
-BOOK = ["intro", "notation", "figures-and-tables", "timings", "bibliography"]
+BOOK = ["intro", "notation", "figures-and-tables", "timings", "changes", "bibliography"]
 PAGES = [f"book/{name}.html" for name in BOOK]
 PAGES += [f"notebooks/{c.name}.html" for c in chapters.chapters()] + [
     "search.html",

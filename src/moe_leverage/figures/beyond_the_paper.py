@@ -8,12 +8,16 @@ EL   efficiency leverage
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from moe_leverage import paper
+from moe_leverage.audit.claims import half_unit
 from moe_leverage.design.designer import Explanation
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import (
@@ -31,8 +35,10 @@ from moe_leverage.figures.common import (
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.theory.laws import JointLaw
+from moe_leverage.statistics import reductions
+from moe_leverage.theory.laws import PUBLISHED, JointLaw
 
+ROUNDED = ("a", "d", "gamma", "beta", "a_start")  # coefficients of Table 2 that matter
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
 LABEL_STEP = 0.55  # of EL, between the names of neighbouring points
 CROSSING_COLUMNS = ("granularity", "compute_flops")
@@ -56,6 +62,69 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
             for model in models
         ]
     )
+
+
+def rounding_range(quantity: Callable[[JointLaw], float]) -> tuple[float, float]:
+    """Least and most of a quantity over all laws whose coefficients round to those of Table 2.
+
+    It is no interval of the fit, which the paper does not print, but no interval can be narrower.
+
+    >>> example = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e22}
+    >>> low, high = rounding_range(lambda law: law(**example))
+    >>> bool(low < PUBLISHED.joint(**example) < high)
+    True
+    """
+    digits = paper.printed(2).iloc[0]
+    ends = [
+        [getattr(PUBLISHED.joint, name) + sign * half_unit(digits[name]) for sign in (-1, 1)]
+        for name in ROUNDED
+    ]
+    laws = (
+        replace(PUBLISHED.joint, **dict(zip(ROUNDED, corner, strict=True)))
+        for corner in itertools.product(*ends)
+    )
+    values = [float(quantity(law)) for law in laws]
+    return min(values), max(values)
+
+
+def crossings(measured: pd.DataFrame) -> pd.DataFrame:
+    """Where measured EL passes 1 from below, for each pair of A and G that has both sides.
+
+    `measured` holds points of EL (`measured.leverage_points`); log EL is interpolated in log C.
+    """
+    axes = ["activation_ratio", "granularity"]
+    rows = []
+    for values, group in measured.groupby(axes) if len(measured) else ():
+        ordered = group.sort_values("compute_flops")
+        height = np.log(ordered["efficiency_leverage"].to_numpy(float))
+        place = np.log(ordered["compute_flops"].to_numpy(float))
+        for i in np.flatnonzero((height[:-1] < 0) & (height[1:] >= 0)):
+            part = -height[i] / (height[i + 1] - height[i])
+            compute = float(np.exp(place[i] + part * (place[i + 1] - place[i])))
+            rows.append({**dict(zip(axes, values, strict=True)), "compute_flops": compute})
+    return pd.DataFrame(rows, columns=[*axes, "compute_flops"])
+
+
+def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:
+    """Loss and balance of bias routing and of the auxiliary loss at equal design, a row a pair.
+
+    `runs` is the study `bias-routing`; the load is the largest over the mean, mean over layers.
+    """
+    keys = ["compute (FLOPs)", "num_experts"]
+    if runs.empty:
+        return pd.DataFrame(columns=keys)
+    done = runs[runs["status"] == "ok"]
+    kinds = done["routing.score"].map({"sigmoid": "bias", "softmax": "auxiliary loss"})
+    frame = pd.DataFrame({
+        keys[0]: [power(c) for c in reductions.budget_of(done["compute_flops"].to_numpy(float))],
+        keys[1]: done["num_experts"].to_numpy(),
+        "routing": kinds.to_numpy(),
+        "loss": done["loss_nats"].to_numpy(float),
+        "largest load": [float(np.mean(loads)) for loads in done["load.max_over_mean"]],
+    })  # fmt: skip
+    wide = frame.pivot_table(index=keys, columns="routing", values=["loss", "largest load"])
+    wide.columns = pd.Index([", ".join(names) for names in wide.columns.to_list()])
+    return wide.reset_index()
 
 
 @figure(

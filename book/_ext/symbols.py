@@ -1,0 +1,91 @@
+"""Symbols explain themselves: the first use on a page links to its row of the notation.
+
+The list is data/notation.toml. Where a symbol stands for the first time in running text, alone or
+in front of a relation, it becomes a link with its meaning as the title: seen on hover and on focus,
+followed with a click or a key, and read aloud. No script is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.osutil import relative_uri
+
+NOTATION = "book/notation"
+LIST = Path(__file__).resolve().parents[2] / "data" / "notation.toml"
+RELATION = r"(?:\\(?:le|ge|lt|gt|approx|in)\b|[=<>\[(]).*"
+ELSEWHERE = (nodes.title, nodes.reference, nodes.table, nodes.figure, nodes.caption, nodes.legend)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Link symbols once every page is read."""
+    app.add_post_transform(_LinkSymbols)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def symbols() -> list[dict[str, str]]:
+    """The entries of the notation."""
+    return list(tomllib.loads(LIST.read_text(encoding="utf-8"))["symbol"])
+
+
+def canonical(tex: str) -> str:
+    r"""TeX without what does not change its meaning.
+
+    >>> canonical(r"d_{model}"), canonical(r"\hat{A}")
+    ('d_model', '\\hat A')
+    """
+    spaced = re.sub(r"(\\[A-Za-z]+)\{(\w)\}", r"\1 \2", tex)
+    spaced = re.sub(r"\\(?:text|mathrm)\{(\w+)\}", r"\1", spaced)
+    return " ".join(re.sub(r"[{}]|\\[,;]", "", spaced).split())
+
+
+class _LinkSymbols(SphinxPostTransform):
+    default_priority = 400
+
+    def run(self, **kwargs: Any) -> None:
+        page = self.env.docname
+        if self.app.builder.format != "html" or page == NOTATION:
+            return
+        if NOTATION not in self.env.found_docs:
+            return
+        builder = self.app.builder
+        address = relative_uri(builder.get_target_uri(page), builder.get_target_uri(NOTATION))
+        wanted = {canonical(entry["tex"]): entry for entry in symbols()}
+        for formula in list(_running(self.document)):
+            name = next((n for n in wanted if _opens_with(formula.astext(), n)), None)
+            if name is not None:
+                _link(formula, wanted.pop(name), address)
+
+
+def _running(document: nodes.document) -> Iterator[nodes.math]:
+    """Formulas in running text, in their order."""
+    for formula in document.findall(nodes.math):
+        parents = []
+        parent = formula.parent
+        while parent is not None:
+            parents.append(parent)
+            parent = parent.parent
+        if not any(isinstance(parent, ELSEWHERE) for parent in parents):
+            yield formula
+
+
+def _opens_with(tex: str, name: str) -> bool:
+    """Whether a formula is this symbol, alone or in front of a relation or its arguments."""
+    return re.fullmatch(rf"{re.escape(name)}\s*(?:{RELATION})?", canonical(tex)) is not None
+
+
+def _link(formula: nodes.math, entry: dict[str, str], address: str) -> None:
+    title = f"{entry['meaning']} ({entry['source']})"
+    link = nodes.reference(
+        "", "", internal=True, refuri=f"{address}#symbol-{entry['code'].replace('_', '-')}",
+        reftitle=title, classes=["symbol"],
+    )  # fmt: skip
+    formula.replace_self(link)
+    link += formula

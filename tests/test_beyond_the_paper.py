@@ -1,0 +1,51 @@
+"""Chapter 11: what rounding leaves open, where measured leverage passes 1, two routers."""
+
+import pandas as pd
+import pytest
+
+from moe_leverage import paper
+from moe_leverage.figures import beyond_the_paper as beyond
+from moe_leverage.theory.laws import PUBLISHED
+
+EXAMPLE = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e22}
+
+
+def points(*rows):
+    names = ["activation_ratio", "granularity", "compute_flops", "efficiency_leverage"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_rounding_moves_a_coefficient_by_half_its_last_digit():
+    low, high = beyond.rounding_range(lambda law: law.a)
+    printed = float(paper.printed(2).iloc[0]["a"])
+    assert (low, high) == pytest.approx((printed - 0.005, printed + 0.005))
+
+
+def test_the_range_holds_the_printed_law():
+    low, high = beyond.rounding_range(lambda law: law(**EXAMPLE))
+    assert low < PUBLISHED.joint(**EXAMPLE) < high
+
+
+def test_a_crossing_is_interpolated_in_logarithms():
+    found = beyond.crossings(points((0.1, 2.0, 1e12, 0.5), (0.1, 2.0, 1e14, 2.0)))
+    assert found["compute_flops"].tolist() == pytest.approx([1e13])
+
+
+def test_a_design_on_one_side_of_1_has_no_crossing():
+    above = points((0.1, 2.0, 1e12, 1.5), (0.1, 2.0, 1e14, 2.0), (0.2, 2.0, 1e12, 0.5))
+    assert beyond.crossings(above).empty
+    assert beyond.crossings(pd.DataFrame()).empty
+
+
+def test_both_ways_of_balancing_stand_side_by_side():
+    rows = [
+        {"status": "ok", "routing.score": score, "compute_flops": compute, "num_experts": 32,
+         "loss_nats": loss, "load.max_over_mean": [1.0, load]}
+        for score, loss, load in (("softmax", 4.0, 3.0), ("sigmoid", 3.9, 1.4))
+        for compute in (1.0e12, 3.1e12)
+    ]  # fmt: skip
+    table = beyond.routing_comparison(pd.DataFrame(rows))
+    assert len(table) == 2
+    assert table["loss, bias"].tolist() == [3.9, 3.9]
+    assert table["largest load, auxiliary loss"].tolist() == [2.0, 2.0]
+    assert beyond.routing_comparison(pd.DataFrame()).empty
