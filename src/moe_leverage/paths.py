@@ -14,6 +14,7 @@ _IS_CHECKOUT = (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "data")
 
 DATA = _CHECKOUT / "data" if _IS_CHECKOUT else PACKAGE / "data"
 FITS = DATA / "fits"
+INSTRUMENTS = DATA / "instruments"  # recordings that the interactive pages play
 CACHE = _CHECKOUT / ".cache" if _IS_CHECKOUT else Path.home() / ".cache" / "moe-leverage"
 BUILD = _CHECKOUT / "build" if _IS_CHECKOUT else Path.cwd() / "build"
 

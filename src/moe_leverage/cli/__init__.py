@@ -21,7 +21,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ValueError and OSError are the user's, anything else is ours."""
-    from moe_leverage.cli import audit, corpus, design, fit, study, train  # noqa: F401
+    from moe_leverage.cli import audit, corpus, design, fit, instruments, study, train  # noqa: F401
 
     try:
         code = app(standalone_mode=False)

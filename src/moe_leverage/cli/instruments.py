@@ -1,0 +1,47 @@
+"""`moe-leverage router-trace`: record what the router microscope plays."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moe_leverage.cli import app
+
+
+@app.command("router-trace")
+def router_trace(
+    out: Annotated[Path | None, typer.Option(help="File to write; data/instruments' own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON.")] = False,
+) -> None:
+    """Train one small model three ways and record what its routers do, for the site's microscope.
+
+    Example: moe-leverage router-trace --out trace.json
+    """
+    from moe_leverage.lab import router_trace as recorder
+    from moe_leverage.trainer import corpus
+
+    begun = time.monotonic()
+    path = recorder.TRACE if out is None else out
+    trace = recorder.record(corpus=corpus.load(recorder.RUN.corpus))
+    trace["provenance"]["seconds"] = round(time.monotonic() - begun, 1)
+    recorder.write(trace, path)
+    last = {
+        name: {
+            "loss_nats": method["loss_nats"][-1],
+            "entropy": method["entropy"][-1],
+            "max_over_mean": method["max_over_mean"][-1],
+        }
+        for name, method in trace["methods"].items()
+    }
+    if as_json:
+        typer.echo(json.dumps({"file": str(path), "frames": len(trace["steps"]), "last": last}))
+        return
+    typer.echo(f"{path}: {len(trace['steps'])} frames in {trace['provenance']['seconds']} s")
+    for name, seen in last.items():
+        evenness = ", ".join(f"{value:.2f}" for value in seen["max_over_mean"])
+        loss = seen["loss_nats"]
+        typer.echo(f"{name:5} loss {loss:.3f} nats, largest load over mean by layer {evenness}")
