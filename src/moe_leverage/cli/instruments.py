@@ -21,14 +21,15 @@ def router_trace(
 
     Example: moe-leverage router-trace --out trace.json
     """
+    from moe_leverage.lab import recording
     from moe_leverage.lab import router_trace as recorder
     from moe_leverage.trainer import corpus
 
     begun = time.monotonic()
-    path = recorder.TRACE if out is None else out
+    path = recording.TRACE if out is None else out
     trace = recorder.record(corpus=corpus.load(recorder.RUN.corpus))
     trace["provenance"]["seconds"] = round(time.monotonic() - begun, 1)
-    recorder.write(trace, path)
+    recording.write(trace, path)
     last = {
         name: {
             "loss_nats": method["loss_nats"][-1],

@@ -10,20 +10,16 @@ of Ling 2.0 (arXiv 2510.22115, Section 2), and neither. The router microscope pl
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moe_leverage import paths
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import (
     LING2_ROUTING,
@@ -33,6 +29,7 @@ from moe_leverage.config import (
     RunConfig,
     require,
 )
+from moe_leverage.lab.recording import FORMAT
 from moe_leverage.trainer import corpus as corpora
 from moe_leverage.trainer import routing
 from moe_leverage.trainer.corpus import Corpus
@@ -43,8 +40,6 @@ from moe_leverage.trainer.learning import State, learn, start
 from moe_leverage.trainer.model import MixtureOfExperts
 from moe_leverage.trainer.training import own_share, require_fit
 
-TRACE = paths.INSTRUMENTS / "router.json"
-FORMAT = 1
 TEXT = (
     "The river rises in the hills, and by noon the old mill turns.\n"
     "def area(width, height):\n"
@@ -152,29 +147,6 @@ def record(
     }
 
 
-def write(trace: dict[str, Any], path: Path = TRACE) -> None:
-    """Write a recording as JSON, a line for each entry of a method."""
-    head = {key: value for key, value in trace.items() if key != "methods"}
-    lines = [f"{json.dumps(key)}:{_compact(value)}" for key, value in head.items()]
-    methods = [
-        f"{json.dumps(name)}:{{\n"
-        + ",\n".join(f"{json.dumps(key)}:{_compact(value)}" for key, value in method.items())
-        + "\n}"
-        for name, method in trace["methods"].items()
-    ]
-    lines.append('"methods":{\n' + ",\n".join(methods) + "\n}")
-    paths.write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def load(path: Path = TRACE) -> dict[str, Any]:
-    """The recording that `write` wrote; ValueError if there is none or it is of another format."""
-    rule = "not recorded; run moe-leverage router-trace"
-    require(path.is_file(), "router trace", path.name, rule)
-    trace: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    require(trace.get("format") == FORMAT, "format", trace.get("format"), f"must be {FORMAT}")
-    return trace
-
-
 def _method(
     run: RunConfig, corpus: Corpus, text: Tensor, steps: list[int], machine: Machine
 ) -> dict[str, Any]:
@@ -247,6 +219,3 @@ def _probe(corpus: Corpus, sequence_length: int) -> Tensor:
 
 def _rounded(values: Any) -> list[float]:
     return [round(float(value), 4) for value in values]
-
-
-_compact = functools.partial(json.dumps, separators=(",", ":"))
