@@ -25,10 +25,11 @@ def router_trace(
     from moe_leverage.lab import router_trace as recorder
     from moe_leverage.trainer import corpus
 
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), time.process_time()
     path = recording.TRACE if out is None else out
     trace = recorder.record(corpus=corpus.load(recorder.RUN.corpus))
     trace["provenance"]["seconds"] = round(time.monotonic() - begun, 1)
+    trace["provenance"]["processor_seconds"] = round(time.process_time() - worked, 1)
     recording.write(trace, path)
     last = {
         name: {
