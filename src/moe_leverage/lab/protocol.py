@@ -52,6 +52,9 @@ class Geometry:
 GEOMETRIES = tuple(
     Geometry(num_layers=layers, d_model=width, num_heads=heads, num_kv_heads=kv_heads)
     for layers, width, heads, kv_heads in (
+        (1, 16, 1, 1),
+        (1, 24, 1, 1),
+        (1, 32, 2, 1),
         (2, 32, 2, 1),
         (3, 32, 2, 1),
         (3, 48, 3, 1),

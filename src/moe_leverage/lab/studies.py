@@ -37,7 +37,7 @@ UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a pro
 JOINT_POINTS = 24
 JOINT_START = 7  # of the Halton sequence: the seed of the design
 JOINT_RANGES = {"activation_ratio": (1 / 80, 1 / 2), "granularity": (2, 16)}
-JOINT_BUDGETS = (3e11, 3e12)
+JOINT_BUDGETS = (1e11, 1e12)
 HALTON_BASES = (2, 3, 5)
 
 
@@ -106,10 +106,12 @@ NANO_BETA = replace(
     granularity=12.0,
     shared_ratio=1 / 13,
     active_ffn_ratio=13 / 6,
+    size=5,  # 48 wide: the smallest at which experts of G = 12 can be multiplied
 )
 EXPERTS = tuple({"activation_ratio": 3 / (count + 1)} for count in (2, 4, 8, 16, 32, 64, 128, 256))
 DENSE = {"dense": True}
-SIDE_BUDGETS = BUDGETS[:3]  # of the studies that test one design choice
+LADDER = BUDGETS[:3]  # walked whole; the last budget, three times dearer, at a few places
+GRANULARITIES = (2, 4, 6, 8, 12, 16)  # Table 8; some want a wider model than a small budget has
 SHARED_COUNTS = (0, 1, 4, 6, 8, 10)  # of 12 active experts; 256 routed ones (Table 9)
 
 
@@ -171,7 +173,7 @@ STUDIES: dict[str, Study] = {
                 Sweep(
                     name=f"{name}-{low}",
                     base=replace(HPARAMS_BASE, dense=name == "dense"),
-                    axes={"compute_flops": (budget,), "size": tuple(range(low, low + 5))},
+                    axes={"compute_flops": (budget,), "size": tuple(range(low, low + 8))},
                 )
                 for name in ("dense", "moe")
                 for low, budget in enumerate(BUDGETS[1:])
@@ -184,13 +186,18 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": BUDGETS, "experts": (*EXPERTS, DENSE)},
+                axes={"compute_flops": LADDER, "experts": (*EXPERTS, DENSE)},
+            ),
+            Sweep(
+                name="reach",
+                base=replace(BASE, compute_flops=BUDGETS[-1]),
+                axes={"experts": (EXPERTS[2], EXPERTS[5], EXPERTS[7], DENSE)},
             ),
             Sweep(
                 name="seeds",
                 base=BASE,
                 axes={
-                    "compute_flops": BUDGETS[1:3],
+                    "compute_flops": BUDGETS[:2],
                     "experts": (*EXPERTS, DENSE),
                     "seed": (1, 2),
                 },
@@ -207,12 +214,17 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": BUDGETS, "granularity": (2, 4, 6, 8, 12, 16)},
+                axes={"compute_flops": LADDER, "granularity": GRANULARITIES},
+            ),
+            Sweep(
+                name="reach",
+                base=replace(BASE, compute_flops=BUDGETS[-1]),
+                axes={"granularity": (2, 8)},
             ),
             Sweep(
                 name="seeds",
-                base=replace(BASE, compute_flops=BUDGETS[2]),
-                axes={"granularity": (2, 4, 6, 8, 12, 16), "seed": (1, 2)},
+                base=replace(BASE, compute_flops=BUDGETS[1]),
+                axes={"granularity": GRANULARITIES, "seed": (1, 2)},
             ),
         ),
         _study(
@@ -227,7 +239,7 @@ STUDIES: dict[str, Study] = {
                 name="ladder",
                 base=SHARED_BASE,
                 axes={
-                    "compute_flops": SIDE_BUDGETS,
+                    "compute_flops": LADDER,
                     "experts": tuple(
                         {"shared_ratio": count / 12, "activation_ratio": 12 / (256 + count)}
                         for count in SHARED_COUNTS
@@ -248,7 +260,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=replace(BASE, balance_coefficient=0.001),
-                axes={"compute_flops": SIDE_BUDGETS, "granularity": (2, 4, 6, 8, 12, 16)},
+                axes={"compute_flops": LADDER, "granularity": GRANULARITIES},
             ),
         ),
         _study(
@@ -257,7 +269,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": SIDE_BUDGETS, "num_dense_layers": (0, 1, 2)},
+                axes={"compute_flops": LADDER, "num_dense_layers": (0, 1, 2)},
             ),
         ),
         _study(
@@ -266,7 +278,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": SIDE_BUDGETS, "attention_share": (0.2, 0.3, 0.4, 0.5)},
+                axes={"compute_flops": LADDER, "attention_share": (0.2, 0.3, 0.4, 0.5)},
             ),
         ),
         _study(
@@ -276,7 +288,7 @@ STUDIES: dict[str, Study] = {
                 name="ladder",
                 base=BASE,
                 axes={
-                    "compute_flops": BUDGETS[1:4],
+                    "compute_flops": BUDGETS[1:3],
                     "experts": (EXPERTS[4], EXPERTS[6]),
                     "bias_routing": (False, True),
                 },
@@ -290,7 +302,7 @@ STUDIES: dict[str, Study] = {
                     name=f"active-{active}",
                     base=replace(
                         BASE,
-                        compute_flops=BUDGETS[-1],
+                        compute_flops=LADDER[-1],
                         activation_ratio=(active + 1) / 65,
                         shared_ratio=1 / (active + 1),
                         active_ffn_ratio=active + 1.0,
