@@ -25,7 +25,7 @@ from moe_leverage.lab.protocol import (
     derive_partner,
 )
 from moe_leverage.lab.runner import Place, missing, recorded_in
-from moe_leverage.lab.studies import SIDE_BUDGETS, STUDIES, Sweep, get, plan
+from moe_leverage.lab.studies import LADDER, STUDIES, Sweep, get, plan
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
@@ -106,7 +106,7 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
         assert len(found) >= 5  # a width has room for one of 12 and 16 in whole experts, or both
         for ratio in axis("granularity", "activation_ratio", budget):
             assert ratio == pytest.approx(3 / 65, rel=0.02)
-    for budget in SIDE_BUDGETS:
+    for budget in LADDER:
         assert axis("shared", "num_shared_experts", budget) == [0, 1, 4, 6, 8, 10]
         assert axis("dense-first", "num_dense_layers", budget) == [0, 1, 2]
     assert {one.run.model.routing.balance_coefficient for one in ALL["balance"]} == {0.001}
@@ -115,7 +115,7 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
 
 
 def test_dense_first_layers_cost_what_the_experts_they_replace_cost():
-    for budget in SIDE_BUDGETS:
+    for budget in LADDER:
         routed = [one.run.model for one in ALL["dense-first"] if one.point.compute_flops == budget]
         flops = [count_forward_flops(model, SEQUENCE_LENGTH) for model in routed]
         without_router = [one.total - one.router for one in flops]
@@ -127,7 +127,7 @@ def test_attention_takes_the_share_asked_for_at_equal_cost():
         flops = count_forward_flops(one.run.model, SEQUENCE_LENGTH)
         attention = flops.attention_projections + flops.attention_scores
         assert attention / flops.non_embedding == pytest.approx(one.point.attention_share, abs=0.06)
-    for budget in SIDE_BUDGETS:
+    for budget in LADDER:
         costs = [
             count_forward_flops(one.run.model, SEQUENCE_LENGTH).non_embedding
             for one in ALL["attention"]

@@ -28,7 +28,7 @@ from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 SEQUENCE_LENGTH = 256  # tokens
 VOCAB_SIZE = 1024
-LEAST_LAYERS = 3  # so that two may be dense; the allocation study alone goes below
+LEAST_LAYERS = 2  # so that one may be dense; the allocation study alone goes below
 CORPUS = "full"
 BUDGETS = (1e11, 3e11, 1e12, 3e12)  # training FLOPs; two cores do 5e10 a second at best
 OVERTRAINING = 3.0  # each model sees the tokens of a budget 3 times its own (Section 3.1)

@@ -269,7 +269,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "num_dense_layers": (0, 1, 2)},
+                axes={"compute_flops": LADDER, "num_dense_layers": (0, 1)},
             ),
         ),
         _study(
