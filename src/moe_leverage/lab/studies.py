@@ -173,7 +173,7 @@ STUDIES: dict[str, Study] = {
                 Sweep(
                     name=f"{name}-{low}",
                     base=replace(HPARAMS_BASE, dense=name == "dense"),
-                    axes={"compute_flops": (budget,), "size": tuple(range(low, low + 8))},
+                    axes={"compute_flops": (budget,), "size": tuple(range(8 + low))},
                 )
                 for name in ("dense", "moe")
                 for low, budget in enumerate(BUDGETS[1:])

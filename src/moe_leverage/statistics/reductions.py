@@ -18,6 +18,7 @@ from moe_leverage.theory.law import Array
 
 NEAR_OPTIMAL = 0.0025  # relative excess loss of a near-optimal run (Section 2.2)
 SAME_BUDGET = 0.04  # two budgets closer than this, relatively, are one
+NEAR_LOSS = 1.1  # times a budget's lowest loss: as far as a parabola in ln M is trusted
 MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to spare
 RESAMPLES = 1000
 LEVEL = 0.90
@@ -102,6 +103,9 @@ def redrawn_optima(
 def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """(M_opt, D_opt) at each budget from a parabola of ln loss in ln M (Section 2.3).
 
+    Only runs within 10 % of the budget's lowest loss count, MIN_SIZES at least: loss is a parabola
+    near its optimum alone, and grows faster on the side of models too large for their tokens.
+
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
     M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
     num_tokens, loss`, 90 % ends `flops_per_token_low/high` from a bootstrap over runs, `num_sizes`,
@@ -121,7 +125,7 @@ def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict
     row |= dict.fromkeys(names, np.nan)
     if sizes < MIN_SIZES:
         return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
-    runs = runs.sort_values("flops_per_token")
+    runs = _near_the_lowest(runs).sort_values("flops_per_token")
     log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
     weights = np.ones((1 + RESAMPLES, len(runs)))
     weights[1:] = generator.exponential(size=(RESAMPLES, len(runs)))
@@ -144,6 +148,13 @@ def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict
         "flops_per_token_high": float(high),
         "reason": "",
     }
+
+
+def _near_the_lowest(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one budget that a parabola may describe."""
+    best = runs.groupby("flops_per_token")["loss"].min().sort_values()
+    near = int((best <= NEAR_LOSS * best.iloc[0]).sum())
+    return runs[runs["flops_per_token"].isin(best.index[: max(near, MIN_SIZES)])]
 
 
 def _parabolas(log_m: Array, log_loss: Array, weights: Array) -> tuple[float, Array]:
