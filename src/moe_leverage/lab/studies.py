@@ -97,7 +97,12 @@ class Planned:
 
 
 BASE = Point(compute_flops=BUDGETS[0])
+LADDER = BUDGETS[:3]  # walked whole; the last budget, three times dearer, at a few places
 HPARAMS_BASE = replace(BASE, activation_ratio=5 / 65, shared_ratio=1 / 5, active_ffn_ratio=5.0)
+HPARAMS_BUDGETS = tuple(  # with the sizes of the starting law, three layers at least
+    {"compute_flops": budget, "size": size}
+    for budget, size in zip(LADDER, (4, 4, 6), strict=True)
+)
 SHARED_BASE = replace(BASE, granularity=8.0, active_ffn_ratio=3.0, activation_ratio=12 / 260)
 NANO_BETA = replace(
     BASE,
@@ -110,7 +115,6 @@ NANO_BETA = replace(
 )
 EXPERTS = tuple({"activation_ratio": 3 / (count + 1)} for count in (2, 4, 8, 16, 32, 64, 128, 256))
 DENSE = {"dense": True}
-LADDER = BUDGETS[:3]  # walked whole; the last budget, three times dearer, at a few places
 GRANULARITIES = (2, 4, 6, 8, 12, 16)  # Table 8; some want a wider model than a small budget has
 SHARED_COUNTS = (0, 1, 4, 6, 8, 10)  # of 12 active experts; 256 routed ones (Table 9)
 
@@ -156,7 +160,7 @@ STUDIES: dict[str, Study] = {
                     name=name,
                     base=replace(HPARAMS_BASE, dense=name == "dense"),
                     axes={
-                        "compute_flops": BUDGETS[:3],
+                        "budget": HPARAMS_BUDGETS,
                         "learning_rate": LEARNING_RATES,
                         "batch_tokens": BATCHES,
                     },
