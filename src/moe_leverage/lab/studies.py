@@ -306,7 +306,7 @@ STUDIES: dict[str, Study] = {
                     name=f"active-{active}",
                     base=replace(
                         BASE,
-                        compute_flops=LADDER[-1],
+                        compute_flops=LADDER[1],
                         activation_ratio=(active + 1) / 65,
                         shared_ratio=1 / (active + 1),
                         active_ffn_ratio=active + 1.0,

@@ -18,7 +18,7 @@ from moe_leverage.theory.law import Array
 
 NEAR_OPTIMAL = 0.0025  # relative excess loss of a near-optimal run (Section 2.2)
 SAME_BUDGET = 0.04  # two budgets closer than this, relatively, are one
-NEAR_LOSS = 1.1  # times a budget's lowest loss: as far as a parabola in ln M is trusted
+NEAR_LOSS = 1.15  # times a budget's lowest loss: as far as a parabola in ln M is trusted
 MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to spare
 RESAMPLES = 1000
 LEVEL = 0.90
@@ -103,7 +103,7 @@ def redrawn_optima(
 def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """(M_opt, D_opt) at each budget from a parabola of ln loss in ln M (Section 2.3).
 
-    Only runs within 10 % of the budget's lowest loss count, MIN_SIZES at least: loss is a parabola
+    Only runs within 15 % of the budget's lowest loss count, MIN_SIZES at least: loss is a parabola
     near its optimum alone, and grows faster on the side of models too large for their tokens.
 
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
