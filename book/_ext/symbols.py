@@ -2,7 +2,8 @@
 
 The list is data/notation.toml. Where a symbol stands for the first time in running text, alone or
 in front of a relation, it becomes a link with its meaning as the title: seen on hover and on focus,
-followed with a click or a key, and read aloud. No script is needed.
+followed with a click or a key, and read aloud. A symbol that is a word, EL, is found as a word too.
+No script is needed.
 """
 
 from __future__ import annotations
@@ -62,18 +63,24 @@ class _LinkSymbols(SphinxPostTransform):
             name = next((n for n in wanted if _opens_with(formula.astext(), n)), None)
             if name is not None:
                 _link(formula, wanted.pop(name), address)
+        for name in [n for n in wanted if n.isalpha() and len(n) > 1]:
+            _link_word(self.document, name, wanted[name], address)
 
 
 def _running(document: nodes.document) -> Iterator[nodes.math]:
     """Formulas in running text, in their order."""
-    for formula in document.findall(nodes.math):
-        parents = []
-        parent = formula.parent
-        while parent is not None:
-            parents.append(parent)
-            parent = parent.parent
-        if not any(isinstance(parent, ELSEWHERE) for parent in parents):
-            yield formula
+    return (formula for formula in document.findall(nodes.math) if _runs(formula))
+
+
+def _runs(node: nodes.Node) -> bool:
+    """Whether a node stands in running text: in a paragraph, outside of headings and tables."""
+    parents = []
+    parent = node.parent
+    while parent is not None:
+        parents.append(parent)
+        parent = parent.parent
+    in_paragraph = any(isinstance(parent, nodes.paragraph) for parent in parents)
+    return in_paragraph and not any(isinstance(parent, ELSEWHERE) for parent in parents)
 
 
 def _opens_with(tex: str, name: str) -> bool:
@@ -81,11 +88,23 @@ def _opens_with(tex: str, name: str) -> bool:
     return re.fullmatch(rf"{re.escape(name)}\s*(?:{RELATION})?", canonical(tex)) is not None
 
 
-def _link(formula: nodes.math, entry: dict[str, str], address: str) -> None:
+def _link_word(document: nodes.document, word: str, entry: dict[str, str], address: str) -> None:
+    """Link the first place where a symbol stands as a plain word."""
+    for text in list(document.findall(nodes.Text)):
+        found = re.search(rf"\b{word}\b", text.astext())
+        if found and isinstance(text.parent, nodes.paragraph) and _runs(text):
+            before, after = text.astext()[: found.start()], text.astext()[found.end() :]
+            middle = nodes.inline("", word)
+            text.parent.replace(text, [nodes.Text(before), middle, nodes.Text(after)])
+            _link(middle, entry, address)
+            return
+
+
+def _link(used: nodes.Element, entry: dict[str, str], address: str) -> None:
     title = f"{entry['meaning']} ({entry['source']})"
     link = nodes.reference(
         "", "", internal=True, refuri=f"{address}#symbol-{entry['code'].replace('_', '-')}",
         reftitle=title, classes=["symbol"],
     )  # fmt: skip
-    formula.replace_self(link)
-    link += formula
+    used.replace_self(link)
+    link += used
