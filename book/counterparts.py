@@ -49,8 +49,12 @@ def load() -> list[Counterpart]:
 def table(labels: Collection[str]) -> str:
     """The page's table; `labels` are those of the figures and tables that the chapters show."""
     head = ["| In the paper | What it shows | Here |", "|:--|:--|:--|"]
-    rows = [f"| {one.item} | {one.shows} | {_place(one, labels)} |" for one in load()]
+    rows = [f"| {_unbroken(one.item)} | {one.shows} | {_place(one, labels)} |" for one in load()]
     return "\n".join([*head, *rows]) + "\n"
+
+
+def _unbroken(item: str) -> str:
+    return item.replace(" ", "&nbsp;")
 
 
 def _place(one: Counterpart, labels: Collection[str]) -> str:
