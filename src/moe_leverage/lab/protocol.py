@@ -137,6 +137,11 @@ def derive(point: Point, laws: Laws) -> RunConfig:
     return _run(model, point, laws)
 
 
+def derive_on_smoke(point: Point, laws: Laws) -> RunConfig:
+    """The run at a point on the small corpus, which every test machine has."""
+    return replace(derive(point, laws), corpus="smoke")
+
+
 def derive_partner(point: Point, laws: Laws) -> RunConfig:
     """The dense model that the measured leverage makes equal to the mixture at `point`.
 

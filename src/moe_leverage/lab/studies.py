@@ -24,6 +24,7 @@ from moe_leverage.lab.protocol import (
     Point,
     adopted_laws,
     derive,
+    derive_on_smoke,
     derive_partner,
     feasible,
     has_few_experts,
@@ -113,6 +114,7 @@ NANO_BETA = replace(
     active_ffn_ratio=13 / 6,
     size=5,  # 48 wide: the smallest at which experts of G = 12 can be multiplied
 )
+REPLAY = replace(BASE, compute_flops=5e10, size=4, learning_rate=2.0**-9, batch_tokens=512)
 EXPERTS = tuple({"activation_ratio": 3 / (count + 1)} for count in (2, 4, 8, 16, 32, 64, 128, 256))
 DENSE = {"dense": True}
 GRANULARITIES = (2, 4, 6, 8, 12, 16)  # Table 8; some want a wider model than a small budget has
@@ -323,6 +325,26 @@ STUDIES: dict[str, Study] = {
                 )
                 for active in (2, 4, 6)
             ),
+        ),
+        _study(
+            "replay",
+            "does a run trained again from its config reach its recorded loss? on the small corpus",
+            Sweep(
+                name="recipes",
+                base=REPLAY,
+                axes={
+                    "recipe": (
+                        DENSE,
+                        {},
+                        {"granularity": 4.0},
+                        {"bias_routing": True},
+                        {"renormalise": False},
+                        {"num_dense_layers": 1},
+                    )
+                },
+                derive=derive_on_smoke,
+            ),
+            needs=(),
         ),
     )
 }

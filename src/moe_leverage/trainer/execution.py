@@ -210,6 +210,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         **_commit(),
         "device": machine.device.type,
         "device_name": torch.cuda.get_device_name(machine.device) if is_cuda else _cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # the last digits depend on it
         "threads": torch.get_num_threads(),
         "processes": machine.num_processes,
         "parallel": machine.execution.parallel if machine.num_processes > 1 else "none",
