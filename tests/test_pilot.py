@@ -1,0 +1,90 @@
+"""The pilot page says of the ledger what the ledger holds."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from moe_leverage import ledger
+from moe_leverage.figures import pilot
+from moe_leverage.figures.page import runs_of
+from moe_leverage.figures.registry import draw
+from moe_leverage.lab import protocol, studies
+from moe_leverage.lab.runner import recorded_in
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return runs_of("pilot")
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return pilot.seed_noise(runs_of("hparams"))
+
+
+def test_a_run_of_the_pilot_stands_in_no_study():
+    """A copy of the ledger from before the grids had files of their own would bring them back."""
+    own = set(recorded_in(ledger.DIRECTORY / "pilot.jsonl"))
+    for study in studies.STUDIES:
+        assert not own & set(recorded_in(ledger.DIRECTORY / f"{study}.jsonl")), study
+
+
+@pytest.mark.parametrize("name", ["pilot-gates", "pilot-rates"])
+def test_every_run_drawn_is_a_run_of_the_pilot(runs, name):
+    drawing = draw(name, runs)
+    assert set(drawing.table["run_id"]) <= set(runs["run_id"])
+    assert drawing.table["loss_nats"].between(3, 6).all()
+    plt.close(drawing.figure)
+
+
+def test_every_run_of_the_pilot_is_shown(runs):
+    table = pilot.settings(runs)
+    shown = {
+        one for name in ("pilot-gates", "pilot-rates") for one in draw(name, runs).table.run_id
+    }
+    several = table.groupby(["compute_flops", "family", "batch_tokens", "learning_rate"])
+    shown |= set(table.loc[several["init_std"].transform("nunique") > 1, "run_id"])
+    plt.close("all")
+    assert shown == set(runs["run_id"])
+
+
+def test_what_the_page_says_of_gates(runs, noise):
+    table = pilot.settings(runs).query("batch_tokens == 2048 and init_std == 0.02")
+    loss = table.pivot_table(
+        index=["num_experts", "learning_rate"], columns="family", values="loss_nats"
+    )
+    gain = (loss[pilot.RAW] - loss[pilot.RENORMALISED]).dropna()
+    assert gain[64].iloc[:2].min() > 4 * noise  # the two smaller rates that both were tried at
+    assert gain[256].iloc[0] > gain[64][gain[256].index[0]] + 4 * noise
+    assert loss.loc[64, pilot.RAW].idxmin() == loss.loc[64, pilot.RAW].dropna().index.min()
+    assert protocol.RENORMALISE
+
+
+def test_what_the_page_says_of_batches_and_rates(runs):
+    table = pilot.settings(runs).query("compute_flops == 1e12 and init_std == 0.02")
+    for family in (pilot.DENSE, pilot.RENORMALISED):
+        mine = table[(table["family"] == family) & (table["num_experts"] <= 64)]
+        assert mine.groupby("batch_tokens")["loss_nats"].min().is_monotonic_increasing
+        rates = sorted(mine["learning_rate"].unique())
+        best = mine.loc[mine["loss_nats"].idxmin()]
+        assert rates[0] < best["learning_rate"] < rates[-1]
+        assert best["learning_rate"] == pytest.approx(studies.LEARNING_RATES[2], rel=0.1)
+        assert studies.BATCHES[0] < best["batch_tokens"]
+
+
+def test_what_the_page_says_of_init(runs, noise):
+    found = pilot.init_contrast(runs)
+    assert min(found.values()) > -noise
+    assert {one.init_std for one in (protocol.Point(compute_flops=1e12), studies.BASE)} == {
+        pilot.INIT_STD
+    }
+
+
+def test_totals_count_each_run_once():
+    whole = ledger.load()
+    table = pilot.totals(whole)
+    last = table.iloc[-1]
+    assert last["study"] == "all"
+    assert last["runs"] == whole["run_id"].nunique() == table["runs"].iloc[:-1].sum()
+    once = whole.drop_duplicates("run_id")
+    assert last["FLOPs"] == pytest.approx(once["training_flops"].sum())
+    assert last["diverged"] == (once["status"] == "diverged").sum()
