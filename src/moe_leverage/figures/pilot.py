@@ -182,8 +182,7 @@ def totals(runs: pd.DataFrame) -> pd.DataFrame:
     rows = table.groupby("study", sort=False, as_index=False).sum()
     everything = rows.drop(columns="study").sum().to_frame().T.assign(study="all")
     whole = dict.fromkeys(("runs", "diverged", "excluded"), int)
-    joined: pd.DataFrame = pd.concat([rows, everything], ignore_index=True).astype(whole)
-    return joined
+    return pd.concat([rows, everything], ignore_index=True).astype(whole)
 
 
 def throughput(runs: pd.DataFrame) -> dict[str, float]:
@@ -200,10 +199,10 @@ def throughput(runs: pd.DataFrame) -> dict[str, float]:
 
 
 def _plain(pilot: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the first grid: the budget with most runs, and the paper's init."""
+    """The runs of the first grid: the budget with most runs, and the init of the studies."""
     table = settings(pilot)
-    budget = table["compute_flops"].mode().iloc[0]
-    return table[(table["compute_flops"] == budget) & (table["init_std"] == INIT_STD)]
+    budget = float(table["compute_flops"].mode().iloc[0])
+    return table.loc[(table["compute_flops"] == budget) & (table["init_std"] == INIT_STD)]
 
 
 def _line(ax: Axes, runs: pd.DataFrame, ink: str, label: str) -> None:
