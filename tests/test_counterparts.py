@@ -46,6 +46,8 @@ def test_what_is_not_drawn_waits_for_its_study_and_what_is_becomes_a_link() -> N
     assert len(rows) == len(ALL)
     assert all("numref" not in row for row in rows)
     figure_1 = next(one for one in ALL if one.item == "Figure 1")
-    row = next(r for r in counterparts.table(figure_1.here).splitlines() if "| Figure&nbsp;1 |" in r)
+    row = next(
+        r for r in counterparts.table(figure_1.here).splitlines() if "| Figure&nbsp;1 |" in r
+    )
     assert f"{{numref}}`{figure_1.here[0]}`" in row
     assert "waits" not in row

@@ -41,8 +41,9 @@ def test_every_run_of_the_pilot_is_shown(runs):
     shown = {
         one for name in ("pilot-gates", "pilot-rates") for one in draw(name, runs).table.run_id
     }
-    several = table.groupby(["compute_flops", "family", "batch_tokens", "learning_rate"])
-    shown |= set(table.loc[several["init_std"].transform("nunique") > 1, "run_id"])
+    setting = ["compute_flops", "family", "d_model", "batch_tokens", "learning_rate"]
+    others = table.groupby(setting)["init_std"].transform(lambda tried: (tried != 0.02).any())
+    shown |= set(table.loc[others, "run_id"])
     plt.close("all")
     assert shown == set(runs["run_id"])
 
@@ -53,8 +54,8 @@ def test_what_the_page_says_of_gates(runs, noise):
         index=["num_experts", "learning_rate"], columns="family", values="loss_nats"
     )
     gain = (loss[pilot.RAW] - loss[pilot.RENORMALISED]).dropna()
-    assert gain[64].iloc[:2].min() > 4 * noise  # the two smaller rates that both were tried at
-    assert gain[256].iloc[0] > gain[64][gain[256].index[0]] + 4 * noise
+    assert gain[64].iloc[:2].min() > 3 * noise  # the two smaller rates that both were tried at
+    assert gain[256].iloc[0] > gain[64][gain[256].index[0]] + 3 * noise
     assert loss.loc[64, pilot.RAW].idxmin() == loss.loc[64, pilot.RAW].dropna().index.min()
     assert protocol.RENORMALISE
 
@@ -73,7 +74,8 @@ def test_what_the_page_says_of_batches_and_rates(runs):
 
 def test_what_the_page_says_of_init(runs, noise):
     found = pilot.init_contrast(runs)
-    assert min(found.values()) > -noise
+    assert 0 < found["init_most"] < noise
+    assert found["init_most"] >= -min(found.values())
     assert {one.init_std for one in (protocol.Point(compute_flops=1e12), studies.BASE)} == {
         pilot.INIT_STD
     }

@@ -101,8 +101,7 @@ BASE = Point(compute_flops=BUDGETS[0])
 LADDER = BUDGETS[:3]  # walked whole; the last budget, three times dearer, at a few places
 HPARAMS_BASE = replace(BASE, activation_ratio=5 / 65, shared_ratio=1 / 5, active_ffn_ratio=5.0)
 HPARAMS_BUDGETS = tuple(  # with the sizes of the starting law, three layers at least
-    {"compute_flops": budget, "size": size}
-    for budget, size in zip(LADDER, (4, 4, 6), strict=True)
+    {"compute_flops": budget, "size": size} for budget, size in zip(LADDER, (4, 4, 6), strict=True)
 )
 SHARED_BASE = replace(BASE, granularity=8.0, active_ffn_ratio=3.0, activation_ratio=12 / 260)
 NANO_BETA = replace(
