@@ -15,12 +15,14 @@ JOINT = JointLaw(1.05, -0.11, 0.02, -0.13, 0.03, 4.0)
 RATE = PowerLaw(0.9, -0.19)
 BATCH = PowerLaw(0.0004, 0.54)
 MODEL = PowerLaw(0.0264, 0.6)
+RATES = {
+    f"{family}_{name}": law
+    for family in ("dense", "moe")
+    for name, law in (("learning_rate", RATE), ("batch_tokens", BATCH))
+}
 ADOPTED = Laws(
-    hyperparameters={
-        f"{family}_{name}": law
-        for family in ("dense", "moe")
-        for name, law in (("learning_rate", RATE), ("batch_tokens", BATCH))
-    },
+    first_hyperparameters=RATES,
+    hyperparameters=RATES,
     allocation={"dense_model": MODEL, "moe_model": MODEL},
     leverage=JOINT,
 )

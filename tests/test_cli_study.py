@@ -103,8 +103,8 @@ def test_mistakes_are_one_line(here, call):
         ("run", "hparams", "--backend", "slurm"): "backend = 'slurm': must be one of",
         ("run", "hparams", "--device", "abacus"): "Execution.device = 'abacus': must be one of",
         ("run", "hparams"): "corpus = 'full': not built; run moe-leverage corpus build",
-        ("adopt", "taste"): "law = 'taste': must be one of hyperparameters",
-        ("adopt", "allocation"): "study = 'allocation': needs the hyperparameters law",
+        ("adopt", "taste"): "law = 'taste': must be one of first_hyperparameters",
+        ("adopt", "allocation"): "study = 'allocation': needs the first_hyperparameters law",
     }.items():
         code, out, err = call(*arguments)
         assert (code, out) == (2, "")

@@ -31,9 +31,12 @@ from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 RATE = PowerLaw(0.2, -0.16)
 BATCH = PowerLaw(0.01, 0.4)
 FAMILIES = ("dense", "moe")
+RATES = {f"{family}_learning_rate": RATE for family in FAMILIES} | {
+    f"{family}_batch_tokens": BATCH for family in FAMILIES
+}
 LAWS = Laws(
-    hyperparameters={f"{family}_learning_rate": RATE for family in FAMILIES}
-    | {f"{family}_batch_tokens": BATCH for family in FAMILIES},
+    first_hyperparameters=RATES,
+    hyperparameters=RATES,
     allocation={f"{family}_model": STARTING_MODEL for family in FAMILIES},
     leverage=PUBLISHED.joint,
 )
@@ -191,7 +194,7 @@ def test_studies_refuse_to_plan_before_their_laws_are_measured():
 def test_later_laws_do_not_move_earlier_studies():
     early = [one.run_id for one in plan("hparams", Laws())]
     assert early == [one.run_id for one in ALL["hparams"]]
-    without = Laws(hyperparameters=LAWS.hyperparameters)
+    without = Laws(first_hyperparameters=LAWS.first_hyperparameters)
     assert [one.run_id for one in plan("allocation", without)] == [
         one.run_id for one in ALL["allocation"]
     ]
@@ -255,24 +258,28 @@ def test_best_cells_are_repeated_once_their_grid_is_complete(place):
 
 
 def test_adoption_binds_the_laws_that_the_runs_follow(place):
-    with pytest.raises(ValueError, match=r"law = 'hyperparameters': cannot be adopted: 120 runs"):
-        adopt("hyperparameters", place)
+    first = "first_hyperparameters"
+    with pytest.raises(ValueError, match=rf"law = '{first}': cannot be adopted: 120 runs"):
+        adopt(first, place)
     write(place, "hparams", synthetic(plan("hparams", LAWS), bowl))
     repeats = missing(status.plan_now("hparams", place), place)
     assert len(repeats) == 12
     write(place, "hparams", synthetic(repeats, bowl))
-    path = adopt("hyperparameters", place)
-    found = adopted_laws().hyperparameters
+    path = adopt(first, place)
+    found = adopted_laws().first_hyperparameters
     assert set(found) == {f"{f}_{n}" for f in FAMILIES for n in ("learning_rate", "batch_tokens")}
     assert found["moe_learning_rate"](1e12) == pytest.approx(0.5 * 1e12**-0.2, rel=0.5)
     assert json.loads(path.read_text())["num_runs"] == 132
-    with pytest.raises(ValueError, match=r"law = 'hyperparameters': adopted already"):
-        adopt("hyperparameters", place)
+    with pytest.raises(ValueError, match=rf"law = '{first}': adopted already"):
+        adopt(first, place)
     write(place, "allocation", synthetic(plan("allocation"), bowl))
     adopt("allocation", place)
     laws = adopted_laws()
     assert laws.allocation["dense_model"].exponent == pytest.approx(0.58, abs=0.03)
     assert laws.allocation["dense_model"](1e12) == pytest.approx(0.05 * 1e12**0.58, rel=0.1)
+    write(place, "hparams-second", synthetic(plan("hparams-second"), bowl))
+    adopt("hyperparameters", place)
+    assert set(adopted_laws().hyperparameters) == set(found)
     assert len(plan("activation")) > 50
     with pytest.raises(ValueError, match=r"law = 'leverage': cannot be adopted: \d+ runs of study"):
         adopt("leverage", place)

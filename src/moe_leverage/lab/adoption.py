@@ -30,7 +30,8 @@ from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PowerLaw
 
 STUDIES_BEHIND = {
-    "hyperparameters": ("hparams",),
+    "first_hyperparameters": ("hparams",),
+    "hyperparameters": ("hparams-second",),
     "allocation": ("allocation",),
     "leverage": ("allocation", "activation", "granularity"),
 }
@@ -110,6 +111,7 @@ def leverage_law(table: pd.DataFrame) -> dict[str, Law]:
 
 
 MEASURES: dict[str, Callable[[pd.DataFrame], dict[str, Any]]] = {
+    "first_hyperparameters": hyperparameter_laws,
     "hyperparameters": hyperparameter_laws,
     "allocation": allocation_laws,
     "leverage": leverage_law,

@@ -96,7 +96,8 @@ class Point(Record):
 class Laws:
     """The measured laws adopted so far, by family where they differ; None: not yet measured."""
 
-    hyperparameters: dict[str, PowerLaw] | None = None
+    first_hyperparameters: dict[str, PowerLaw] | None = None  # at the starting sizes
+    hyperparameters: dict[str, PowerLaw] | None = None  # again, at the measured ones
     allocation: dict[str, PowerLaw] | None = None
     leverage: JointLaw | None = None
 
@@ -191,7 +192,7 @@ def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
     compute = point.compute_flops
     family = "dense" if point.dense else "moe"
     starting = {"learning_rate": PUBLISHED.learning_rate, "batch_tokens": PUBLISHED.batch_tokens}
-    measured = laws.hyperparameters or {}
+    measured = laws.hyperparameters or laws.first_hyperparameters or {}
     rate_law = measured.get(f"{family}_learning_rate", starting["learning_rate"])
     batch_law = measured.get(f"{family}_batch_tokens", starting["batch_tokens"])
     rate = point.learning_rate or round(rate_law(compute), 6)

@@ -183,7 +183,24 @@ STUDIES: dict[str, Study] = {
                 for name in ("dense", "moe")
                 for low, budget in enumerate(BUDGETS[1:])
             ),
-            needs=("hyperparameters",),
+            needs=("first_hyperparameters",),
+        ),
+        _study(
+            "hparams-second",  # the sizes of the first were two to four times too large
+            "Eq. 3, Fig. 2 at the measured sizes",
+            *(
+                Sweep(
+                    name=name,
+                    base=replace(HPARAMS_BASE, dense=name == "dense"),
+                    axes={
+                        "compute_flops": LADDER,
+                        "learning_rate": LEARNING_RATES[2:4],
+                        "batch_tokens": BATCHES[:3],
+                    },
+                )
+                for name in ("dense", "moe")
+            ),
+            needs=("allocation",),
         ),
         _study(
             "activation",
