@@ -61,10 +61,19 @@ def activation_colour(activation_ratio: float) -> str:
     >>> activation_colour(0.0078) == ACTIVATION_SCALE[0][0]
     True
     """
+    return ACTIVATION_SCALE[activation_step(activation_ratio)][0]
+
+
+def activation_step(activation_ratio: float) -> int:
+    """The place of an activation ratio A on ACTIVATION_SCALE.
+
+    >>> activation_step(1.0)
+    7
+    """
     low, high = (math.log(a) for a in ACTIVATION_RANGE)
     share = (math.log(activation_ratio) - low) / (high - low)
     step = round(share * (len(ACTIVATION_SCALE) - 1))
-    return ACTIVATION_SCALE[min(max(step, 0), len(ACTIVATION_SCALE) - 1)][0]
+    return min(max(step, 0), len(ACTIVATION_SCALE) - 1)
 
 
 def sequential_colours(count: int) -> list[str]:

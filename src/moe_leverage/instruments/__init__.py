@@ -7,9 +7,15 @@ the function that returns its text. They are scripts, because a page opened as a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
-from moe_leverage.instruments import calculator
+from moe_leverage.instruments import calculator, explorer, refit
 
 SCRIPTS: Mapping[str, Callable[[], str]] = {
     "leverage-data.js": calculator.script,
+    "explorer-data.js": explorer.index_script,
+    "refit-data.js": refit.script,
+} | {
+    f"explorer-{study}.js": partial(explorer.details_script, study)  # loaded as a run is opened
+    for study in explorer.study_names()
 }

@@ -263,7 +263,7 @@ def _dense_draws(dense: pd.DataFrame, moe: pd.DataFrame, floor: float, draws: _D
         return np.asarray(np.log(reached / moe["compute"].to_numpy(dtype=float)))
 
 
-def _is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
+def is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
     """Points kept from the joint fit: those marked, variants, and the largest sixth of the rest."""
     kept = points["held_out"] | (points["variant"] != "")
     cut = points["efficiency_leverage"][~kept].quantile(1 - HELD_OUT_SHARE)
@@ -271,7 +271,7 @@ def _is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def _joint_fit(points: pd.DataFrame, dense_draws: Array, seed: int) -> Fit:
-    fitted_on = points["efficiency_leverage"].notna().to_numpy() & ~_is_held_out(points)
+    fitted_on = points["efficiency_leverage"].notna().to_numpy() & ~is_held_out(points)
     if not fitted_on.any():
         raise UnidentifiedError(
             "efficiency_leverage: no point of the plain recipe lies inside the frontier"
@@ -284,7 +284,7 @@ def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFra
     inputs = {name: points[name].to_numpy() for name in JointLaw.inputs}
     predicted = fitted.predict(inputs, level=level)
     low, high = predicted.confidence.T
-    held_out = _is_held_out(points)
+    held_out = is_held_out(points)
     value = predicted.value
     return _points(
         points, "joint", efficiency_leverage=value, low=low, high=high, held_out=held_out

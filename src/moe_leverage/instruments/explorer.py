@@ -1,0 +1,258 @@
+"""What the explorer page is given: every run of the ledger as a row, and the rest study by study.
+
+The index is loaded with the page; the curves, configs and loads of a study only when one of its
+runs is opened. Numbers are rounded to what a plot or a table shows.
+
+    A, G, S   activation ratio, granularity, shared-expert ratio
+    M, D, C   FLOPs per token, tokens, compute
+    EL        efficiency leverage, from the fits of the ledger (data/fits)
+    twin      the dense run that a run is laid beside
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage import ledger, paths
+from moe_leverage.figures import theme
+from moe_leverage.instruments.scripts import assign
+from moe_leverage.lab.studies import STUDIES, UNPLANNED
+from moe_leverage.statistics.reductions import budget_of
+from moe_leverage.theory.law import Array
+from moe_leverage.trainer.training import curve_steps
+
+ESTIMATOR = "frontier"  # of the EL shown; chapter 07 has the others
+DIGITS = 5  # significant, of every number that is no count
+COLUMNS = {  # of the index: name in the page, column of the ledger
+    "run": "run_id",
+    "status": "status",
+    "excluded": "excluded",
+    "C": "training_flops",
+    "A": "activation_ratio",
+    "G": "granularity",
+    "S": "shared_ratio",
+    "M": "flops_per_token",
+    "N": "total_params",
+    "N_a": "active_params",
+    "D": "num_tokens",
+    "eta": "learning_rate",
+    "seed": "seed",
+    "loss": "validation_loss_nats",
+    "error": "validation_standard_error_nats",
+    "bits": "validation_bits_per_byte",
+}
+SPEEDS = ("seconds", "tokens_per_second", "flops_per_second", "peak_share")
+
+
+def study_names(directory: Path = ledger.DIRECTORY) -> list[str]:
+    """The studies that the ledger holds, in the order of their plan."""
+    order = [*STUDIES, *UNPLANNED]
+    found = {path.stem for path in directory.glob("*.jsonl")}
+    return [name for name in order if name in found] + sorted(found - set(order))
+
+
+def index(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[str, Any]:
+    """One row for each run, whichever studies planned it, and what a study answers.
+
+    >>> sorted(index())
+    ['columns', 'hasLeverage', 'rows', 'studies']
+    """
+    names = study_names(directory)
+    answers = {name: STUDIES[name].answers if name in STUDIES else "" for name in names}
+    frame = _runs(directory, names)
+    rows = _index_table(frame, _leverage(fits)) if len(frame) else pd.DataFrame()
+    return {
+        "studies": answers,
+        "hasLeverage": bool(len(rows)) and bool(rows["EL"].notna().any()),
+        "columns": list(rows.columns),
+        "rows": [list(map(plain, row)) for row in rows.itertuples(index=False)],
+    }
+
+
+def details(study: str, directory: Path = ledger.DIRECTORY) -> dict[str, Any]:
+    """Of each run whose home is this study: config, loss curve, load, speed, environment.
+
+    What all of them share stands once, in `common`; `steps` are the places of a curve's points.
+    """
+    home = homes(directory)
+    found = {
+        record["run_id"]: record
+        for record in ledger.records(directory / f"{study}.jsonl")
+        if home[record["run_id"]] == study
+    }
+    flat = {run_id: _facts(record) for run_id, record in found.items()}
+    common = _shared(flat.values())
+    lengths = {record["config"]["num_steps"] for record in found.values()}
+    return {
+        "common": common,
+        "steps": {str(number): curve_steps(number) for number in sorted(lengths)},
+        "runs": {
+            run_id: {
+                "own": {k: v for k, v in flat[run_id].items() if k not in common},
+                "curve": [round(loss, 3) for loss in record["training_loss_curve_nats"]],
+                "load": _rounded(record["load"]),
+            }
+            for run_id, record in found.items()
+        },
+    }
+
+
+def overview(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
+    """One row a study: what it answers, its runs and their reach, for a page without scripts."""
+    frame = _runs(directory, study_names(directory))
+    columns = ["study", "answers", "runs", "not finished", "C from", "C to", "lowest loss"]
+    if frame.empty:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for study in study_names(directory):
+        runs = frame[frame["studies"].map(lambda names, study=study: study in names)]
+        done = runs[runs["status"] == "ok"]
+        reach = (runs["training_flops"].min(), runs["training_flops"].max())
+        answers = STUDIES[study].answers if study in STUDIES else "chosen by hand"
+        lowest = done["validation_loss_nats"].min()
+        rows.append((study, answers, len(runs), len(runs) - len(done), *reach, lowest))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def index_script() -> str:
+    """The index as a script."""
+    return assign("explorer", index())
+
+
+def details_script(study: str) -> str:
+    """The details of a study as a script."""
+    return assign(f"details_{study.replace('-', '_')}", details(study))
+
+
+def homes(directory: Path) -> dict[str, str]:
+    """The home of every run: the first study of the plan that has it."""
+    homes: dict[str, str] = {}
+    for study in study_names(directory):
+        for record in ledger.records(directory / f"{study}.jsonl"):
+            homes.setdefault(record["run_id"], study)
+    return homes
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: short, and null where there is none."""
+    if value is None or isinstance(value, (str, bool, list)):
+        return value
+    if isinstance(value, (np.integer, int)):
+        return int(value)
+    number = float(value)
+    return float(f"{number:.{DIGITS}g}") if math.isfinite(number) else None
+
+
+def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
+    """Every run once, its home the first study of the plan that has it."""
+    tables = [table for table in (ledger.load(name, directory) for name in names) if len(table)]
+    if not tables:
+        return pd.DataFrame()
+    frame = pd.concat(tables, ignore_index=True)
+    planned = frame.groupby("run_id")["study"].agg(lambda studies: sorted(studies, key=names.index))
+    frame = frame.drop_duplicates("run_id").reset_index(drop=True)
+    return frame.assign(studies=frame["run_id"].map(planned))
+
+
+def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
+    table = pd.DataFrame({name: frame.get(column) for name, column in COLUMNS.items()})
+    table["studies"] = frame["studies"]
+    table["family"] = np.where(frame["num_experts"] > 0, "moe", "dense")
+    table["B"] = frame["batch_sequences"] * frame["sequence_length"]
+    table["budget"] = budget_of(frame["training_flops"].to_numpy(dtype=float))
+    table["excess"] = _excess(table)
+    table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
+    table = table.merge(leverage, on="run", how="left")
+    table["twin"] = _twins(table)
+    return table
+
+
+def _leverage(fits: Path) -> pd.DataFrame:
+    """EL with its interval for every run behind a point of the fits."""
+    names = {"efficiency_leverage": "EL", "low": "EL_low", "high": "EL_high"}
+    blank = pd.DataFrame(columns=["run", *names.values()])
+    path = fits / "leverage.csv"
+    points = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    if "run_id" not in points:
+        return blank
+    points = points[(points["estimator"] == ESTIMATOR) & points["efficiency_leverage"].notna()]
+    each = points.assign(run=points["run_id"].str.split()).explode("run").rename(columns=names)
+    return each[list(blank)].drop_duplicates("run") if len(each) else blank
+
+
+def _dense(table: pd.DataFrame) -> pd.DataFrame:
+    """The dense runs that others are compared with: finished, of the protocol where it has any."""
+    is_dense = (table["family"] == "dense") & (table["status"] == "ok") & table["excluded"].isna()
+    dense = table[is_dense]
+    planned = dense[~dense["studies"].str[0].isin(UNPLANNED)]
+    return planned if len(planned) else dense
+
+
+def _excess(table: pd.DataFrame) -> Array:
+    """Loss above the dense frontier at equal compute, interpolated in (ln C, ln L); NaN beyond."""
+    dense = _dense(table)
+    best = dense.groupby("budget", as_index=False).agg(C=("C", "mean"), loss=("loss", "min"))
+    if best.empty:
+        return np.full(len(table), np.nan)
+    log_c = np.log(best["C"].to_numpy(dtype=float))
+    log_loss = np.log(np.minimum.accumulate(best["loss"].to_numpy(dtype=float)))
+    reach = [math.log(dense["C"].min()), math.log(dense["C"].max())]
+    at = np.log(table["C"].to_numpy(dtype=float))
+    frontier = np.exp(np.interp(at, log_c, log_loss))
+    inside = (at >= reach[0] - 0.04) & (at <= reach[1] + 0.04)  # a budget's own width
+    return np.where(inside, table["loss"].to_numpy(dtype=float) - frontier, np.nan)
+
+
+def _twins(table: pd.DataFrame) -> list[str | None]:
+    """For each run the best dense run of the nearest budget: of its own studies, else of any."""
+    dense: list[dict[Any, Any]] = _dense(table).to_dict("records")
+
+    def order(one: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
+        is_foreign = set(one["studies"]).isdisjoint(run["studies"])
+        return is_foreign, abs(math.log(one["budget"] / run["budget"])), one["loss"]
+
+    found: list[str | None] = []
+    for run in table.to_dict("records"):
+        others = [one for one in dense if one["run"] != run["run"]]
+        nearest = min(others, key=lambda one, run=run: order(one, run), default=None)  # type: ignore[misc]
+        found.append(None if nearest is None else nearest["run"])
+    return found
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Config, speed and environment of a record as one level of named values."""
+    parts = {
+        "config": record["config"],
+        "speed": {name: record.get(name) for name in SPEEDS},
+        "environment": record["environment"] | {"corpus": record["corpus_digest"][:12]},
+    }
+    facts = dict(_flat("", parts))
+    return {name: plain(value) for name, value in facts.items()}
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from _flat(name, value)
+        else:
+            yield name, value
+
+
+def _shared(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The values that every row has alike."""
+    remaining = list(rows)
+    first = remaining[0] if remaining else {}
+    return {k: v for k, v in first.items() if all(k in r and r[k] == v for r in remaining)}
+
+
+def _rounded(values: Mapping[str, Any] | None) -> dict[str, list[Any]] | None:
+    if values is None:
+        return None
+    return {name: [round(float(v), 3) for v in column] for name, column in values.items()}
