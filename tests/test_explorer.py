@@ -1,0 +1,123 @@
+"""What the explorer is given: every run once, its twin, and no more bytes than a reader loads."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage import ledger
+from moe_leverage.instruments import SCRIPTS, explorer
+
+LIMIT_BYTES = 2_000_000  # of all data that the explorer may load
+INDEX_BYTES = 400_000  # of what it loads with the page
+EXACT = {"run", "status", "studies", "family", "twin"}
+
+
+@pytest.fixture(scope="module")
+def index():
+    return explorer.index()
+
+
+def table(index):
+    return pd.DataFrame(index["rows"], columns=index["columns"])
+
+
+def test_every_run_of_the_ledger_stands_once_under_its_studies(index):
+    frame = ledger.load()
+    shown = table(index)
+    assert shown["run"].is_unique
+    assert set(shown["run"]) == set(frame["run_id"])
+    pairs = {(run, study) for run, names in zip(shown["run"], shown["studies"], strict=True)
+             for study in names}  # fmt: skip
+    assert pairs == set(zip(frame["run_id"], frame["study"], strict=True))
+    assert set(index["columns"]) >= EXACT
+
+
+def test_numbers_are_those_of_the_ledger_to_five_digits(index):
+    frame = ledger.load().drop_duplicates("run_id").set_index("run_id")
+    shown = table(index).set_index("run")
+    for name, column in explorer.COLUMNS.items():
+        if name in ("run", "status", "excluded"):
+            continue
+        wanted = pd.to_numeric(frame.loc[shown.index, column]).to_numpy(dtype=float)
+        np.testing.assert_allclose(shown[name].to_numpy(dtype=float), wanted, rtol=1e-4)
+
+
+def test_a_twin_is_another_dense_run_of_the_nearest_budget(index):
+    shown = table(index).set_index("run")
+    assert shown["twin"].notna().any()
+    for run in shown.itertuples():
+        if run.twin is None:
+            continue
+        twin = shown.loc[run.twin]
+        assert twin["family"] == "dense"
+        assert run.twin != run.Index
+        rivals = shown[(shown["family"] == "dense") & (shown["budget"] == twin["budget"])]
+        is_own = [names == twin["studies"] for names in rivals["studies"]]
+        rivals = rivals[is_own].drop(run.Index, errors="ignore")
+        assert twin["loss"] == rivals["loss"].min()
+
+
+def test_the_lowest_dense_loss_of_a_budget_lies_on_the_frontier(index):
+    shown = table(index)
+    dense = shown[(shown["family"] == "dense") & shown["excess"].notna()]
+    dense = dense[[names != ["pilot"] for names in dense["studies"]]]
+    lowest = dense.groupby("budget")["excess"].min()
+    assert lowest.between(-0.05, 0.05).any()
+    assert (lowest > -0.05).all()
+
+
+def test_details_hold_each_run_at_its_home_with_a_curve_on_its_grid(index):
+    seen = set()
+    for study in index["studies"]:
+        found = explorer.details(study)
+        for run_id, run in found["runs"].items():
+            assert run_id not in seen
+            seen.add(run_id)
+            steps = run["own"].get("config.num_steps", found["common"].get("config.num_steps"))
+            assert len(run["curve"]) <= len(found["steps"][str(steps)])
+            assert not set(run["own"]) & set(found["common"])
+    assert seen == set(table(index)["run"])
+
+
+def test_a_config_is_whole_again_from_what_is_shared_and_what_is_its_own():
+    study = explorer.study_names()[0]
+    found = explorer.details(study)
+    run_id, run = next(iter(found["runs"].items()))
+    facts = found["common"] | run["own"]
+    config = ledger.find(run_id)["config"]
+    assert facts["config.model.d_model"] == config["model"]["d_model"]
+    assert facts["config.corpus"] == config["corpus"]
+    assert facts["speed.peak_share"] == pytest.approx(ledger.find(run_id)["peak_share"], rel=1e-4)
+
+
+def test_scripts_are_valid_and_small():
+    sizes = {name: len(text()) for name, text in SCRIPTS.items() if "explorer" in name}
+    assert len(sizes) == 1 + len(explorer.study_names())
+    assert sum(sizes.values()) < LIMIT_BYTES
+    assert sizes["explorer-data.js"] < INDEX_BYTES
+    for name in sizes:
+        text = SCRIPTS[name]()
+        json.loads(text[text.index(" = ", text.index("{})")) + 3 :].rstrip(";\n"))
+
+
+def test_leverage_reaches_every_seed_of_a_point(tmp_path):
+    seeds = ledger.load()["run_id"].unique()[:2]
+    row = {"estimator": "frontier", "efficiency_leverage": 1.5, "low": 1.2, "high": 1.9}
+    pd.DataFrame([row | {"run_id": " ".join(seeds)}]).to_csv(tmp_path / "leverage.csv")
+    shown = table(explorer.index(fits=tmp_path)).set_index("run")
+    assert shown.loc[seeds, "EL"].tolist() == [1.5, 1.5]
+    assert shown["EL"].notna().sum() == 2
+
+
+def test_an_empty_ledger_and_a_diverged_run_are_told_apart(tmp_path):
+    assert explorer.index(tmp_path, tmp_path)["rows"] == []
+    assert explorer.overview(tmp_path).empty
+    record = ledger.find(ledger.load()["run_id"].iloc[0])
+    blank = dict.fromkeys((*ledger.RESULTS,))
+    ledger.append(tmp_path / "hparams.jsonl", record | blank | {"status": "diverged"})
+    (row,) = explorer.index(tmp_path, tmp_path)["rows"]
+    found = dict(zip(explorer.index(tmp_path, tmp_path)["columns"], row, strict=True))
+    assert (found["status"], found["loss"], found["twin"]) == ("diverged", None, None)
+    assert explorer.details("hparams", tmp_path)["runs"][record["run_id"]]["load"] is None
