@@ -18,7 +18,7 @@
   const FILTERS = { study: "Study", family: "Family", budget: "Budget, FLOPs", A: "Activation ratio", G: "Granularity", seed: "Seed", status: "Status" };
   const START = { x: "C", y: "loss", colour: "family", sort: "C", down: "" };
   const FAMILIES = { dense: "dense", moe: "MoE" };
-  const HUES = ["measured", "published", "accent", "moe", "dense", "ink"];
+  const HUES = ["measured", "accent", "moe", "ink", "dense", "muted"];
   const COLUMNS = [
     ["run", "Run", (r) => r.run], ["study", "Study", (r) => r.studies.join(", ")], ["family", "Family", (r) => FAMILIES[r.family]],
     ["C", "C, FLOPs", (r) => large(r.C)], ["A", "A", (r) => percent(r.A)], ["G", "G", (r) => large(r.G)], ["S", "S", (r) => percent(r.S)],

@@ -26,7 +26,8 @@
     if (exponent >= -3 && exponent < 5) return String(Number(x.toPrecision(3))).replace("-", "−");
     const digits = Number((x / Math.pow(10, exponent)).toPrecision(3));
     const raised = String(Math.abs(exponent)).replace(/\d/g, (d) => SUPERSCRIPTS[d]);
-    return `${digits} × 10${exponent < 0 ? "⁻" : ""}${raised}`.replace("-", "−");
+    const power = `10${exponent < 0 ? "⁻" : ""}${raised}`;
+    return digits === 1 ? power : `${digits} × ${power}`.replace("-", "−");
   }
 
   const percent = (x) => (x === null ? "–" : `${Number((100 * x).toPrecision(2))} %`);

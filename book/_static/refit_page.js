@@ -122,7 +122,8 @@
       const best = ml.optimumGranularity(this.fitted.law);
       const optimum = Number.isNaN(best) ? "EL has no highest granularity" : `EL is highest at G = ${large(best)}${words(this.range(ml.optimumGranularity))}`;
       this.said.textContent = `Fitted to ${count} of ${this.points.length} points: ${optimum}.`;
-      const others = [["Published", ml.data.published], ["In the book", ml.data.measured]].filter(([, law]) => law);
+      const others = [["Published", ml.data.published], ["In the book", ml.data.measured]]
+        .filter(([, side]) => side && side.law).map(([name, side]) => [name, side.law]);
       const cell = (v) => element("td", {}, v);
       const rows = ml.refit.NAMES.map((name) => element("tr", {}, element("th", { scope: "row" }, LABELS[name]),
         ...others.map(([, law]) => cell(large(law[name]))), cell(large(this.fitted.law[name]) + words(this.range((law) => law[name])))));
@@ -143,7 +144,7 @@
       const ends = [Math.min(...this.points.map((p) => p.G)), Math.max(...this.points.map((p) => p.G))];
       const across = Array.from({ length: CURVE }, (_, i) => ends[0] * Math.pow(ends[1] / ends[0], i / (CURVE - 1)));
       const heights = (law) => across.map((G) => ml.leverage(law, A, G, C));
-      const [own, published] = [heights(this.fitted.law), heights(ml.data.published)];
+      const [own, published] = [heights(this.fitted.law), heights(ml.data.published.law)];
       const x = scale(across, [box.left, box.right], true);
       const y = scale([...own, ...published, ...near.map((p) => p.EL)], [box.bottom, box.top], true);
       const path = (values) => values.map((v, i) => `${i ? "L" : "M"}${x.place(across[i]).toFixed(1)},${Math.min(Math.max(y.place(v), -99), 999).toFixed(1)}`).join("");

@@ -76,7 +76,7 @@
         element("th", { scope: "row" }, String(first)), ...rest.map((v) => element("td", {}, String(v)))))));
   }
 
-  const shown = (value) => (typeof value === "number" ? (Number.isInteger(value) && Math.abs(value) < 1e7 ? String(value) : large(value)) : value === null ? "none" : String(value));
+  const shown = (value) => (typeof value === "number" ? (Number.isInteger(value) && Math.abs(value) < 1e7 ? value.toLocaleString("en") : large(value)) : value === null ? "none" : String(value));
 
   function list(pairs) {
     return element("dl", { class: "ml-facts" }, ...pairs.flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, shown(v))]));

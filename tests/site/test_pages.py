@@ -14,6 +14,8 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup, Tag
 
+from moe_leverage.instruments import explorer
+
 pytestmark = pytest.mark.site
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch"}
@@ -47,9 +49,18 @@ def test_every_link_inside_the_site_leads_somewhere(site: Path, pages: list[Path
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             if not target.is_file() or not target.is_relative_to(site):
                 broken.append(f"{page.relative_to(site)}: {link['href']}")
+            elif parts.fragment.startswith("run="):  # the explorer opens what its data holds
+                if parts.fragment.removeprefix("run=") not in known_runs():
+                    broken.append(f"{page.relative_to(site)}: no such run: {link['href']}")
             elif parts.fragment and target.suffix == ".html" and not has(target, parts.fragment):
                 broken.append(f"{page.relative_to(site)}: no #{parts.fragment} in {parts.path}")
     assert not broken
+
+
+@cache
+def known_runs() -> frozenset[str]:
+    index = explorer.index()
+    return frozenset(row[index["columns"].index("run")] for row in index["rows"])
 
 
 def has(page: Path, fragment: str) -> bool:
