@@ -21,7 +21,7 @@ import execution
 import fingerprint
 import nbformat
 import yaml
-from chapters import ROOT
+from chapters import ROOT, Chapter
 from nbformat import NotebookNode
 
 from moe_leverage.figures import theme
@@ -32,6 +32,7 @@ from moe_leverage.paths import BUILD, write_atomically
 STAGE = BUILD / "stage"
 PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
 DESCRIPTION_LENGTH = 200  # characters
+EXPLORER = "D-explorer"  # the page of every run
 FRAME = ("_config.yml", "_toc.yml", "book/_ext", "requirements.lock")
 
 
@@ -166,8 +167,8 @@ def _figure(facts: Mapping[str, Any]) -> dict[str, str]:
     parts = [_downloads(facts["figure"], "svg", "png", "csv")]
     if facts.get("function", "").startswith("moe_leverage."):
         parts.append(_computed(facts))
-    if facts.get("runs"):
-        parts.append("[runs](../notebooks/D-explorer.ipynb)")
+    if facts.get("runs") and Chapter(EXPLORER).notebook.is_file():
+        parts.append(f"[runs](../notebooks/{EXPLORER}.ipynb)")
     caption = f"{facts['caption']} {facts['finding']}\n\n{' · '.join(parts)}"
     return {"name": f"fig-{facts['figure']}", "caption": caption}
 
