@@ -116,7 +116,9 @@ def test_an_empty_ledger_and_a_diverged_run_are_told_apart(tmp_path):
     assert explorer.overview(tmp_path).empty
     record = ledger.find(ledger.load()["run_id"].iloc[0])
     blank = dict.fromkeys((*ledger.RESULTS,))
-    ledger.append(tmp_path / "hparams.jsonl", record | blank | {"status": "diverged"})
+    ledger.append(
+        tmp_path / "hparams.jsonl", record | blank | {"study": "hparams", "status": "diverged"}
+    )
     (row,) = explorer.index(tmp_path, tmp_path)["rows"]
     found = dict(zip(explorer.index(tmp_path, tmp_path)["columns"], row, strict=True))
     assert (found["status"], found["loss"], found["twin"]) == ("diverged", None, None)
