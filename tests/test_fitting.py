@@ -6,8 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, fit, refit
-from moe_leverage.theory.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
+from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, _widened, fit, refit
+from moe_leverage.theory.laws import (
+    PUBLISHED,
+    GranularityLaw,
+    JointLaw,
+    PowerLaw,
+    SaturatedActivationLaw,
+)
 from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 
 CURVE = PowerLaw(29.0, -0.08)
@@ -202,3 +208,18 @@ def test_identical_rows_one_activation_ratio_and_empty_tables_are_refused():
         fit(PowerLaw, {"compute": [], "loss": []}, "loss")
     with pytest.raises(ValueError, match="loss = None: is not a column"):
         fit(PowerLaw, {"compute": [1.0]}, "loss")
+
+
+def test_a_sample_is_not_widened_beyond_the_domain_of_the_law():
+    """A_start at A_max has no A^, and one such sample would cost every prediction its interval."""
+    inputs = {"activation_ratio": np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8])}
+    law = SaturatedActivationLaw(-0.5, 0.2, 0.3)
+    table = inputs | {"leverage": law.evaluate(**inputs)}
+    fitted = fit(SaturatedActivationLaw, table, "leverage", resamples=0)
+    fitted = replace(fitted, theta=np.array([-0.5, np.log(0.2), np.log(0.3)]))
+    near = fitted.theta + np.array([[0.0, 0.39, 0.0], [0.0, 0.01, 0.0]])
+    assert fitted.widening * 0.39 > np.log(1.5) > 0.39
+    widened = _widened(fitted, near)
+    np.testing.assert_allclose(widened[0], near[0])
+    assert widened[1, 1] - fitted.theta[1] == pytest.approx(0.01 * fitted.widening)
+    assert np.isfinite(fitted.law.log_value(widened, inputs)).all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.figures import theme
+from moe_leverage.figures import sweeps, theme
 from moe_leverage.figures.common import (
     FAMILIES,
     LADDER_FLOPS,
@@ -184,3 +185,35 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
         f"{FAMILIES[behind]} model."
     )
     return Drawing(fig, pd.concat(tables, ignore_index=True), finding)
+
+
+@figure(
+    "loss-activation",
+    paper="Figure 5a",
+    caption="Held-out loss against activation ratio at each budget of our ladder, beside the dense "
+    "twin. Points: means over seeds, with the 90 % interval of the noise between seeds; lines join "
+    "them.",
+)
+def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Loss over A, a panel a budget; `runs` are those of the study `activation`."""
+    labels = pd.Series(np.where(runs["num_experts"] > 0, "MoE", "dense"), runs.index)
+    axis = sweeps.Axis(
+        name="activation_ratio", label=axis_label("activation_ratio"), unit=" %", scale=100,
+        ticks=RATIO_TICKS,
+    )  # fmt: skip
+    means = sweeps.means_of(runs, axis.name, labels, repeated)
+    drawing = sweeps.draw(means, axis, {"MoE": "moe", "dense": "dense"})
+    return replace(drawing, finding=f"{drawing.finding} {_against_dense(means)}")
+
+
+def _against_dense(means: pd.DataFrame) -> str:
+    """At which budgets the best mixture beats the dense twin."""
+    wide = means.pivot_table(
+        index="compute_flops", columns="series", values="loss_nats", aggfunc="min"
+    )
+    both = wide.dropna() if {"MoE", "dense"} <= set(wide) else pd.DataFrame()
+    if both.empty:
+        return "No budget has both families yet."
+    ahead = [power(float(str(c))) for c in both.index[both["MoE"] < both["dense"]]]
+    where = f"at {', '.join(ahead)} FLOPs" if ahead else "at none of them"
+    return f"The best mixture has a lower mean loss than the dense twin {where}, of {len(both)}."

@@ -19,7 +19,7 @@ import pandas as pd
 from moe_leverage import paper
 from moe_leverage.audit.claims import half_unit
 from moe_leverage.design.designer import Explanation
-from moe_leverage.figures import theme
+from moe_leverage.figures import sweeps, theme
 from moe_leverage.figures.common import (
     LADDER_FLOPS,
     STUDY_RANGE,
@@ -188,7 +188,8 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     ink = theme.colour("published")
     ax.plot(grain, table["compute_flops"], ":", color=ink, label="Table 2, extrapolated")
     if len(runs):
-        draw_points(ax, runs, "granularity", "compute_flops")
+        label = "measured crossings"
+        draw_points(ax, runs, "granularity", "compute_flops", label=label)
     log_axes(ax, "granularity", "compute_flops")
     plain_ticks(ax.xaxis, TABLE_8_GRANULARITY)
     ax.set_ylabel(axis_label("compute_flops", prefix="break-even"))
@@ -201,6 +202,12 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         f"{power(lowest['compute_flops'])}, near G = {lowest['granularity']:.0f}; our "
         f"own ladder of MoE models ends at {power(LADDER_FLOPS[-1])}."
     )
+    if len(runs):
+        least, most = runs["compute_flops"].min(), runs["compute_flops"].max()
+        finding += (
+            f" Our own models pass EL = 1 at {power(least)} to {power(most)} FLOPs ({len(runs)} "
+            f"designs with leverages on both sides of it)."
+        )
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
 
 
@@ -214,3 +221,34 @@ def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]
         near = [height for _, other, _, height in placed if 1 / 2.5 < other / ratio < 2.5]
         placed.append((name, ratio, leverage, max([leverage, *(h + LABEL_STEP for h in near)])))
     return placed
+
+
+@figure(
+    "loss-bias-routing",
+    paper="Beyond the paper: the routing of Ling 2.0",
+    caption="Held-out loss of the same models with the paper's balance loss and with bias "
+    "balancing, at each budget of the study; one run a point, with the noise of seeds.",
+)
+def losses_of_routing(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Loss over A by recipe of balancing; `runs` are those of the study `bias-routing`."""
+    is_bias = runs["routing.bias_update_rate"] > 0
+    labels = pd.Series(np.where(is_bias, "bias balancing", "auxiliary loss"), runs.index)
+    axis = sweeps.Axis(
+        name="activation_ratio", label=axis_label("activation_ratio"), unit=" %", scale=100,
+        ticks=GALLERY_TICKS,
+    )  # fmt: skip
+    means = sweeps.means_of(runs, axis.name, labels, repeated)
+    roles = {"auxiliary loss": "measured", "bias balancing": "accent"}
+    wide = means.pivot_table(
+        index=["compute_flops", axis.name], columns="series", values="loss_nats"
+    )
+    both = wide.dropna() if set(roles) <= set(wide) else pd.DataFrame(columns=list(roles))
+    gap = both["bias balancing"] - both["auxiliary loss"]
+    finding = (
+        f"Bias balancing has the lower loss at {int((gap < 0).sum())} of {len(gap)} places; its "
+        f"loss less that of the auxiliary loss is {gap.mean():+.3f} nats on average, from "
+        f"{gap.min():+.3f} to {gap.max():+.3f}."
+        if len(gap)
+        else f"{len(means)} places are trained, none of them with both recipes yet."
+    )
+    return replace(sweeps.draw(means, axis, roles), finding=finding)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.figures import theme
+from moe_leverage.figures import sweeps, theme
 from moe_leverage.figures.common import (
     LADDER_FLOPS,
     PAPER_BUDGETS_FLOPS,
@@ -164,3 +164,23 @@ def sensitivity(law: JointLaw) -> Drawing:
         f"{table['gain'].iloc[-1]:.2f} at A = 100 %: the sparser the model, the more it is worth."
     )
     return Drawing(fig, table, finding)
+
+
+@figure(
+    "loss-granularity",
+    paper="Figures 6a and 12",
+    caption="Held-out loss against granularity at each budget of our ladder, with full and with "
+    "weakened balance loss. Points: means over seeds, with the 90 % interval of the noise "
+    "between seeds. Dashed: parabolas in log G. Band: where the text puts the best.",
+)
+def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Loss over G, a panel a budget; `runs` are those of `granularity` and `balance`."""
+    names = {coefficient: f"balance loss {coefficient:g}" for coefficient in (0.01, 0.001)}
+    labels = runs["routing.balance_coefficient"].map(names)
+    axis = sweeps.Axis(
+        name="granularity", label=axis_label("granularity"), band=BEST_RANGE,
+        stated="The text puts the best between 8 and 12", ticks=TABLE_8_GRANULARITY,
+    )  # fmt: skip
+    means = sweeps.means_of(runs, axis.name, labels, repeated)
+    full, weak = names.values()
+    return sweeps.draw(means, axis, {full: "measured", weak: "accent"}, fits=(full, weak))

@@ -7,6 +7,8 @@ B      batch size, tokens
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,19 +17,28 @@ from moe_leverage.figures import theme
 from moe_leverage.figures.common import (
     FAMILIES,
     LADDER_FLOPS,
+    draw_band,
     draw_points,
+    linked_means,
     log_axes,
     note,
+    own_exponent,
+    percent,
     points,
     power,
     ranges,
+    seed_noise,
 )
 from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.statistics.fitting import Fit
 from moe_leverage.theory.laws import PowerLaw
 
 SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
+OUR_REACH = np.geomspace(LADDER_FLOPS[0], LADDER_FLOPS[-1], 25)
+NEAR_OPTIMAL_PERCENT = 0.25  # Section 2.2
+MOST_EXCESS_PERCENT = 20.0  # at which the landscape is cut
 SEARCH = f"search at {power(SEARCH_FLOPS[0])} to {power(SEARCH_FLOPS[1])} FLOPs"
 OPTIMUM_COLUMNS = ("compute_flops", "learning_rate", "batch_tokens", "family")
 
@@ -46,8 +57,12 @@ def hyperparameters(
     batch_tokens: PowerLaw,
     settings: pd.DataFrame,
     measured: pd.DataFrame | None = None,
+    fits: Mapping[str, Fit] | None = None,
 ) -> Drawing:
-    """Both laws over the whole range of compute, with the settings of Table 7 and our optima."""
+    """Both laws over the whole range of compute, with the settings of Table 7 and our optima.
+
+    `fits` are our own laws by name, `moe_learning_rate` and so on, drawn with their 90 % interval.
+    """
     runs = points(measured, OPTIMUM_COLUMNS)
     start = min([LADDER_FLOPS[0], *runs["compute_flops"]])
     compute = np.geomspace(start, 1e22, 89)
@@ -55,6 +70,7 @@ def hyperparameters(
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
     laws = {"learning_rate": learning_rate, "batch_tokens": batch_tokens}
     inside = (compute >= SEARCH_FLOPS[0]) & (compute <= SEARCH_FLOPS[1])
+    bands: list[pd.DataFrame] = []
     for ax, (name, law) in zip(axes, laws.items(), strict=True):
         table[name] = law(compute)
         ink = theme.colour("published")
@@ -68,8 +84,13 @@ def hyperparameters(
                 ax, group, "compute_flops", name, label=f"measured, {FAMILIES[str(family)]}",
                 colour=theme.colour(str(family)),
             )  # fmt: skip
+        bands += [
+            draw_band(ax, own, OUR_REACH, family=family)
+            for family in FAMILIES
+            if (own := (fits or {}).get(f"{family}_{name}")) is not None
+        ]
         log_axes(ax, "compute_flops", name)
-    axes[1].legend()
+    axes[1].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))
     decade = 1e20 / 1e19
     finding = (
@@ -77,9 +98,9 @@ def hyperparameters(
         f"{decade**-learning_rate.exponent:.2f} and multiplies the best batch by "
         f"{decade**batch_tokens.exponent:.2f}; at {power(start)} FLOPs it would ask for a "
         f"learning rate of {float(learning_rate(start)):.2g} and a batch of "
-        f"{float(batch_tokens(start)):.0f} tokens."
+        f"{float(batch_tokens(start)):.0f} tokens.{_own_exponents(laws, fits or {})}"
     )
-    return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
+    return Drawing(fig, pd.concat([table, runs, *bands], ignore_index=True), finding)
 
 
 @figure(
@@ -135,3 +156,120 @@ def plane(
         f"drawn lie inside the searched grid."
     )
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
+
+
+@figure(
+    "loss-landscape",
+    paper="Figures 2 and 3, the losses behind the near-optimal region",
+    caption="Held-out loss above the best of its budget against peak learning rate, a line a batch "
+    "size, dense above and MoE below; settings worse by more than a fifth are cut off. Band: the "
+    "0.25 % that count as near-optimal.",
+)
+def landscape(runs: pd.DataFrame) -> Drawing:
+    """Excess loss of every setting of our grids; `runs` are those of the study `hparams`."""
+    means = _excess(runs)
+    budgets, batches = (sorted(means[name].unique()) for name in ("compute_flops", "batch_tokens"))
+    fig, grid = plt.subplots(
+        2, len(budgets), squeeze=False, sharex=True, sharey=True,
+        figsize=(theme.WIDTH_INCHES * 1.35, 5.6),
+    )  # fmt: skip
+    inks = theme.sequential_colours(len(batches))
+    for row, name in zip(grid, ("dense", "moe"), strict=True):
+        for ax, budget in zip(row, budgets, strict=True):
+            ours = means[(means["family"] == name) & (means["compute_flops"] == budget)]
+            ax.axhspan(0, NEAR_OPTIMAL_PERCENT, color=theme.colour("published"), alpha=0.3, lw=0)
+            for ink, size in zip(inks, batches, strict=True):
+                line = ours[ours["batch_tokens"] == size].sort_values("learning_rate")
+                ax.plot(line["learning_rate"], line["excess_percent"], color=ink, lw=1)
+                kept = line[line["excess_percent"] <= MOST_EXCESS_PERCENT]
+                label = f"B = {size:.0f}"
+                draw_points(ax, kept, "learning_rate", "excess_percent", colour=ink, label=label)
+            ax.set_title(f"{FAMILIES[name]}, {power(budget)}", fontsize=10)
+            ax.set_xscale("log", base=2)
+            ax.set_ylim(-1, MOST_EXCESS_PERCENT)
+            ax.set_xlabel(r"Peak rate $\eta$" if name == "moe" else "")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("Loss above the best (%)")
+    grid[0, -1].legend(fontsize=8)
+    note(fig, "Ours alone: the paper prints none of these losses.")
+    near, noise = means["excess_percent"] <= NEAR_OPTIMAL_PERCENT, 100 * seed_noise(runs)
+    known = (
+        f"seeds alone move a loss by {noise:.1f} %, so that the best setting is known only to its "
+        "neighbours"
+        if np.isfinite(noise)
+        else "no setting is repeated yet"
+    )
+    finding = (
+        f"Of {len(means)} settings on {2 * len(budgets)} grids {int(near.sum())} lie within "
+        f"{NEAR_OPTIMAL_PERCENT} % of the best of their budget; {known}."
+    )
+    return Drawing(fig, means, finding)
+
+
+@figure(
+    "loss-check",
+    paper="Figure 3",
+    caption="Loss at half and at twice the predicted learning rate (left) and batch (right), over "
+    "the loss at the prediction, for three activation ratios at one budget; bars: the 90 % "
+    "interval of the noise between seeds.",
+)
+def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Excess loss around the predicted optimum; `runs` are those of the study `hparams-check`."""
+    names = ["learning_rate", "batch_tokens"]
+    batch = runs["batch_sequences"] * runs["sequence_length"]
+    means = linked_means(runs.assign(batch_tokens=batch), ["activation_ratio", *names], repeated)
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
+    tables, num_best = [], 0
+    ratios = means.groupby("activation_ratio")
+    inks = theme.sequential_colours(ratios.ngroups)
+    for ink, (ratio, ours) in zip(inks, ratios, strict=True):
+        middle = {name: float(ours[name].median()) for name in names}
+        at_middle = np.all([ours[name] == middle[name] for name in names], axis=0)
+        if not at_middle.any():
+            continue
+        centre = float(ours.loc[at_middle, "loss_nats"].iloc[0])
+        num_best += bool(centre <= ours["loss_nats"].min())
+        for ax, name, other in zip(axes, names, reversed(names), strict=True):
+            line = ours[ours[other] == middle[other]].sort_values(name)
+            excess = {
+                f"excess_percent{end}": 100 * (line[f"loss_nats{end}"] / centre - 1)
+                for end in ("", "_low", "_high")
+            }
+            line = line.assign(factor=line[name] / middle[name], axis=name, **excess)
+            label = f"A = {percent(float(str(ratio)))}"
+            ax.plot(line["factor"], line["excess_percent"], color=ink, lw=1)
+            draw_points(ax, line, "factor", "excess_percent", colour=ink, label=label)
+            tables.append(line)
+    for ax, name in zip(axes, ("Peak learning rate", "Batch"), strict=True):
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel(f"{name} over its prediction")
+        ax.axhline(0, color=theme.colour("muted"), lw=1)
+    axes[0].set_ylabel("Loss above that at the prediction (%)")
+    axes[0].legend()
+    note(fig, "Ours alone: the paper prints none of these losses.")
+    finding = (
+        f"The predicted setting has the lowest loss of its cross at {num_best} of "
+        f"{means['activation_ratio'].nunique()} activation ratios."
+    )
+    return Drawing(fig, pd.concat([*tables, means[:0]], ignore_index=True), finding)
+
+
+def _excess(runs: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds with `excess_percent`, the loss above the best of its budget and family."""
+    family = pd.Series(np.where(runs["num_experts"] > 0, "moe", "dense"), runs.index)
+    batch = runs["batch_sequences"] * runs["sequence_length"]
+    means = linked_means(
+        runs.assign(family=family, batch_tokens=batch), ["family", "learning_rate", "batch_tokens"]
+    )
+    least = means.groupby(["compute_flops", "family"])["loss_nats"].transform("min")
+    return means.assign(excess_percent=100 * (means["loss_nats"] / least - 1))
+
+
+def _own_exponents(laws: Mapping[str, PowerLaw], fits: Mapping[str, Fit]) -> str:
+    """Our exponents of the MoE family with their intervals, and whether they hold the printed."""
+    sentences = [
+        own_exponent(f"the {words} law", fits[f"moe_{name}"], laws[name])
+        for name, words in (("learning_rate", "learning-rate"), ("batch_tokens", "batch"))
+        if f"moe_{name}" in fits
+    ]
+    return f" Our exponent for MoE is {'; '.join(sentences)}." if sentences else ""

@@ -17,6 +17,7 @@ import pandas as pd
 from moe_leverage.figures import theme
 from moe_leverage.figures.activation_ratio import RATIO_TICKS
 from moe_leverage.figures.common import (
+    LADDER_FLOPS,
     STUDY_RANGE,
     draw_points,
     log_axes,
@@ -30,12 +31,14 @@ from moe_leverage.figures.common import (
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.statistics.fitting import Fit
 from moe_leverage.theory.laws import JointLaw
 
 LANDSCAPE_FLOPS = (1e20, 1e22)  # the two budgets of Figure 1
 EXPERTS = (256, 64, 32, 8, 2)  # of Table 7, with E_a = 2 and E_s = 1
 EXAMPLE = {"activation_ratio": 0.031, "granularity": 12.0, "compute": 1e22}  # Section 1
 HELD_OUT_LEVERAGE = 6.0  # Section 4.2.2: points at or above it were not fitted
+LEVERAGE_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 BASES = {"10": 10.0, "e": math.e, "2": 2.0}
 
 
@@ -222,3 +225,94 @@ def fit_points(configurations: pd.DataFrame, law: JointLaw) -> Drawing:
         f"{table['efficiency_leverage'].max():.2f}."
     )
     return Drawing(fig, table, finding)
+
+
+@figure(
+    "law-against-points",
+    paper="Figure 9",
+    caption="Measured leverage of our models against the value that Equation 13, fitted to our own "
+    "points, gives for them; on the diagonal both are equal. The largest sixth and the joint study "
+    "were kept from the fit. Bars: 90 % intervals of the noise between seeds.",
+)
+def against_points(table: pd.DataFrame) -> Drawing:
+    """Measured over predicted EL; `table` comes from `measured.predicted_points`."""
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES, 4.8))
+    roles = {"fitted": "muted", "largest sixth": "measured", "joint study": "accent"}
+    sentences = []
+    for part, role in roles.items():
+        group = table[table["part"] == part]
+        if group.empty:
+            continue
+        ink = theme.colour(role)
+        draw_points(ax, group, "predicted_leverage", "efficiency_leverage", colour=ink, label=part)
+        error = np.log(group["efficiency_leverage"] / group["predicted_leverage"])
+        root = float(np.sqrt((error**2).mean()))
+        sentences.append(f"{math.expm1(root):.0%} on {len(group)} points of the {part}")
+    ends = [float(table[name].min()) for name in ("predicted_leverage", "efficiency_leverage")]
+    tops = [float(table[name].max()) for name in ("predicted_leverage", "efficiency_leverage")]
+    ax.plot([min(ends), max(tops)], [min(ends), max(tops)], "--", color=theme.colour("muted"), lw=1)
+    log_axes(ax, "efficiency_leverage", "efficiency_leverage")
+    for axis, low, high in zip((ax.xaxis, ax.yaxis), ends, tops, strict=True):
+        plain_ticks(axis, [tick for tick in LEVERAGE_TICKS if low / 1.3 <= tick <= high * 1.3])
+    ax.set_xlabel("EL by our own fit of Equation 13")
+    ax.legend()
+    note(fig, ranges("no point is printed", table))
+    inside = table["predicted_leverage"].between(table["leverage_low"], table["leverage_high"])
+    apart = table["part"] != "fitted"
+    finding = (
+        f"The root mean square error of the law is {', '.join(sentences)}; the prediction lies in "
+        f"the interval of {int((inside & apart).sum())} of {int(apart.sum())} held-out points."
+    )
+    return Drawing(fig, table, finding)
+
+
+@figure(
+    "leverage-landscape-measured",
+    paper="Figure 1, at our budgets",
+    caption="Efficiency leverage over activation ratio and granularity by Equation 13 as fitted to "
+    "our own runs, at two of their budgets. Dashed: where the lower and the upper end of the 90 % "
+    "interval pass EL = 1. Circles: the models that were trained.",
+)
+def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
+    """Contours of EL by our own law; `table` has the measured points of `leverage_points`."""
+    activation, grain = np.geomspace(3 / 257, 1.0, 49), np.geomspace(2.0, 16.0, 33)
+    mesh_a, mesh_g = np.meshgrid(activation, grain)
+    axes_of = {"activation_ratio": mesh_a.ravel(), "granularity": mesh_g.ravel()}
+    fig, panels = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2), sharey=True)
+    levels = [0.25, 0.35, 0.5, 0.7, 0.85, 1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4]
+    inks = theme.sequential_colours(len(levels))[::-1]
+    tables, above = [], []
+    for ax, budget in zip(panels, LADDER_FLOPS[-2:], strict=True):
+        drawn = fitted.predict(axes_of | {"compute": np.full(mesh_a.size, budget)})
+        low, high = drawn.confidence.T
+        value = drawn.value.reshape(mesh_a.shape)
+        lines = ax.contour(mesh_a, mesh_g, value, levels=levels, colors=inks, linewidths=1.6)
+        ax.clabel(lines, fmt="%g", fontsize=9)
+        for end in (low, high):
+            ax.contour(
+                mesh_a, mesh_g, end.reshape(mesh_a.shape), levels=[1.0],
+                colors=theme.colour("accent"), linestyles="--", linewidths=1.4,
+            )  # fmt: skip
+        near = np.isclose(np.log(table["compute_flops"].astype(float)), np.log(budget), atol=0.1)
+        ours = table[near]
+        ax.plot(
+            ours["activation_ratio"], ours["granularity"], "o", mfc="none",
+            color=theme.colour("measured"),
+        )  # fmt: skip
+        log_axes(ax, "activation_ratio", "granularity")
+        plain_ticks(ax.xaxis, RATIO_TICKS)
+        plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)
+        ax.set_title(f"{power(budget)} FLOPs")
+        columns = {"efficiency_leverage": drawn.value, "leverage_low": low, "leverage_high": high}
+        tables.append(pd.DataFrame(axes_of | columns).assign(compute_flops=budget))
+        shares = (low > 1).mean(), (high < 1).mean()
+        above.append(f"above 1 on {shares[0]:.0%} and below on {shares[1]:.0%} at {power(budget)}")
+    panels[1].set_ylabel("")
+    note(fig, ranges("see the landscape of Table 2", table))
+    values = pd.concat(tables, ignore_index=True)
+    finding = (
+        f"By our own fit the 90 % interval of EL lies, as a share of the area drawn, "
+        f"{'; '.join(above)} FLOPs; EL itself runs from {values['efficiency_leverage'].min():.2f} "
+        f"to {values['efficiency_leverage'].max():.2f}."
+    )
+    return Drawing(fig, values, finding)

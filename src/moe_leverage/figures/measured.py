@@ -19,6 +19,8 @@ from moe_leverage.theory.laws import JointLaw
 
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
 SAME_AXIS = 0.05  # by which whole experts may move an axis off its value
+POINT_KEYS = ["activation_ratio", "granularity", "shared_ratio", "compute"]  # of a leverage
+MIN_ESTIMATORS = 2  # that make a comparison
 MIN_GRANULARITIES = 3
 
 
@@ -60,6 +62,52 @@ def joint_law(directory: Path = paths.FITS) -> JointLaw | None:
     path = directory / "joint.json"
     law = Fit.load(path).law if path.is_file() else None
     return law if isinstance(law, JointLaw) else None
+
+
+def fits(*names: str, directory: Path = paths.FITS) -> dict[str, Fit]:
+    """Those of the ledger's fits that there are, by name."""
+    files = {name: directory / f"{name}.json" for name in names}
+    return {name: Fit.load(path) for name, path in files.items() if path.is_file()}
+
+
+def table_of(name: str, directory: Path = paths.FITS) -> pd.DataFrame:
+    """A table that the fits of the ledger wrote: `rivals` or `profiles`; empty before."""
+    path = directory / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def estimators(directory: Path = paths.FITS) -> pd.DataFrame:
+    """EL of the plain MoE points by every estimator, and whether their 90 % intervals meet."""
+    points = table_of("leverage", directory)
+    if points.empty:
+        return points
+    points = points[points["variant"].isna()]
+    known = points.dropna(subset=["efficiency_leverage", "low", "high"])
+    wide = known.pivot_table(index=POINT_KEYS, columns="estimator", values="efficiency_leverage")
+    groups = known.groupby(POINT_KEYS)
+    wide["agree"] = groups["low"].max() <= groups["high"].min()
+    several = groups["estimator"].nunique() >= MIN_ESTIMATORS
+    return wide[several].reset_index().rename(columns={"compute": "compute_flops"})
+
+
+def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
+    """Measured EL of each plain MoE point beside the value of our own joint law, and its part.
+
+    `part` is `fitted`, `largest sixth` (kept from the fit for its leverage) or `joint study`.
+    """
+    points = table_of("leverage", directory)
+    if points.empty:
+        return points
+    points = points[points["variant"].isna()]
+    keys = [*POINT_KEYS, "loss"]
+    by_law = points.loc[points["estimator"] == "joint", [*keys, "efficiency_leverage", "held_out"]]
+    measured = points[points["estimator"] == ESTIMATOR].dropna(subset=["efficiency_leverage"])
+    both = measured.merge(by_law, on=keys, suffixes=("", "_predicted"))
+    part = np.where(both["held_out"], "joint study", "largest sixth")
+    part = np.where(both["held_out_predicted"], part, "fitted")
+    names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
+    names["efficiency_leverage_predicted"] = "predicted_leverage"
+    return both.assign(part=part).rename(columns=names)
 
 
 def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:

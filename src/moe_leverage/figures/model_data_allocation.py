@@ -12,15 +12,35 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from moe_leverage.figures import theme
-from moe_leverage.figures.common import FAMILIES, draw_points, log_axes, note, points, power, ranges
+from moe_leverage.figures.common import (
+    FAMILIES,
+    LADDER_FLOPS,
+    draw_band,
+    draw_points,
+    linked_means,
+    log_axes,
+    note,
+    own_exponent,
+    plain_ticks,
+    points,
+    power,
+    ranges,
+)
 from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
+from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.statistics.fitting import Fit
+from moe_leverage.statistics.reductions import MIN_SIZES
 from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("compute_flops", "flops_per_token", "num_tokens", "family")
 AXES = ("flops_per_token", "num_tokens")
+SCALE_TICKS = (1e5, 2e5, 5e5, 1e6, 2e6, 5e6)
+FIT_NAMES = {"flops_per_token": "model", "num_tokens": "tokens"}
+OUR_REACH = np.geomspace(LADDER_FLOPS[0], LADDER_FLOPS[-1], 25)
 REACH_FLOPS = (1e11, 1e24)
 
 
@@ -33,14 +53,20 @@ REACH_FLOPS = (1e11, 1e24)
     "dense and mixture-of-experts models, solid where the laws were fitted.",
 )
 def allocation(
-    laws: Mapping[tuple[str, str], PowerLaw], measured: pd.DataFrame | None = None
+    laws: Mapping[tuple[str, str], PowerLaw],
+    measured: pd.DataFrame | None = None,
+    fits: Mapping[str, Fit] | None = None,
 ) -> Drawing:
-    """M_opt and D_opt of both families; `laws` maps (family, column) to a power law."""
+    """M_opt and D_opt of both families; `laws` maps (family, column) to a power law.
+
+    `fits` are our own laws by name, `moe_model` and so on, drawn with their 90 % interval.
+    """
     runs = points(measured, MINIMUM_COLUMNS)
     compute = np.geomspace(*REACH_FLOPS, 105)
     inside = (compute >= SEARCH_FLOPS[0]) & (compute <= SEARCH_FLOPS[1])
     table = pd.DataFrame({"compute_flops": compute})
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
+    bands: list[pd.DataFrame] = []
     for (family, column), law in laws.items():
         ax = axes[AXES.index(column)]
         table[f"{family}_{column}"] = law(compute)
@@ -57,17 +83,20 @@ def allocation(
         if len(group):
             label = f"measured, {FAMILIES[family]}"
             draw_points(ax, group, "compute_flops", column, colour=ink, label=label)
+        own = (fits or {}).get(f"{family}_{FIT_NAMES[column]}")
+        if own is not None:
+            bands.append(draw_band(ax, own, OUR_REACH, family=family))
         log_axes(ax, "compute_flops", column)
-    axes[0].legend()
+    axes[0].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))
     dense, moe = laws[("dense", AXES[0])], laws[("moe", AXES[0])]
     smaller = 1 - float(moe(1e20)) / float(dense(1e20))
     finding = (
         f"Both exponents of M lie near one half ({dense.exponent:.3f} dense, {moe.exponent:.3f} "
         f"MoE); at 1e20 FLOPs the best MoE model is {smaller:.0%} smaller per token than the best "
-        f"dense one and sees more tokens."
+        f"dense one and sees more tokens.{_own_exponents(laws, fits or {})}"
     )
-    return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
+    return Drawing(fig, pd.concat([table, runs, *bands], ignore_index=True), finding)
 
 
 @figure(
@@ -104,3 +133,68 @@ def ratio(
         f"the same laws, extrapolated, say the opposite."
     )
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
+
+
+@figure(
+    "loss-allocation",
+    paper="Figure 4, the isoFLOP curves",
+    caption="Held-out loss against model scale at fixed compute, dense and MoE, with the 90 % "
+    "interval of the noise between seeds. Dashed: the parabola of ln L in ln M at each budget. "
+    "Stars: its lowest point, where it lies inside the sizes tried.",
+)
+def isoflops(
+    runs: pd.DataFrame, minima: pd.DataFrame, repeated: pd.DataFrame | None = None
+) -> Drawing:
+    """Loss over M at each budget; `runs` are those of `allocation`, `minima` their parabolas'."""
+    family = pd.Series(np.where(runs["num_experts"] > 0, "moe", "dense"), runs.index)
+    means = linked_means(runs.assign(family=family), ["family", "flops_per_token"], repeated)
+    budgets = sorted(means["compute_flops"].unique())
+    inks = theme.sequential_colours(len(budgets))
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(theme.WIDTH_INCHES * 1.25, 4.4))
+    for ax, name in zip(axes, ("dense", "moe"), strict=True):
+        for ink, budget in zip(inks, budgets, strict=True):
+            ours = means[(means["family"] == name) & (means["compute_flops"] == budget)]
+            if ours.empty:
+                continue
+            label = f"{power(budget)} FLOPs"
+            draw_points(ax, ours, "flops_per_token", "loss_nats", colour=ink, label=label)
+            if len(ours) >= MIN_SIZES:
+                _draw_parabola(ax, ours, ink)
+        stars = minima[minima["family"] == name] if len(minima) else pd.DataFrame()
+        if len(stars):
+            ink = theme.colour("accent")
+            ax.plot(stars["flops_per_token"], stars["loss"], "*", ms=11, color=ink, label="lowest")
+        log_axes(ax, "flops_per_token")
+        plain_ticks(ax.xaxis, SCALE_TICKS, ".0e")
+        ax.set_title(FAMILIES[name])
+    axes[0].set_ylabel(axis_label("loss_nats"))
+    axes[0].legend(fontsize=8.5)
+    note(fig, "Ours alone: the paper prints none of these losses.")
+    asked = means.groupby(["family", "compute_flops"]).ngroups
+    finding = (
+        f"{len(minima)} of {asked} isoFLOP curves have their lowest point inside the sizes tried"
+    )
+    listed = [
+        f"{FAMILIES[str(row.family)]} at {power(float(str(row.compute_flops)))}: "
+        f"M = {float(str(row.flops_per_token)):.2g}"
+        for row in minima.itertuples()
+    ]
+    finding += f" ({'; '.join(listed)})." if listed else "."
+    return Drawing(fig, means, finding)
+
+
+def _draw_parabola(ax: Axes, runs: pd.DataFrame, ink: str) -> None:
+    scale = np.log(runs["flops_per_token"].to_numpy(float))
+    curve = np.polynomial.Polynomial.fit(scale, np.log(runs["loss_nats"].to_numpy(float)), 2)
+    drawn = np.linspace(scale.min(), scale.max(), 61)
+    ax.plot(np.exp(drawn), np.exp(curve(drawn)), "--", color=ink, lw=1.2)
+
+
+def _own_exponents(laws: Mapping[tuple[str, str], PowerLaw], fits: Mapping[str, Fit]) -> str:
+    """Our exponents of M with their intervals, and whether they hold the printed ones."""
+    sentences = [
+        own_exponent(FAMILIES[family], fits[f"{family}_model"], laws[family, AXES[0]])
+        for family in FAMILIES
+        if f"{family}_model" in fits
+    ]
+    return f" Our own exponent of M is {'; '.join(sentences)}." if sentences else ""

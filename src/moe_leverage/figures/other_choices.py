@@ -8,7 +8,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from moe_leverage.figures import theme
+from moe_leverage.figures import sweeps, theme
 from moe_leverage.figures.common import STUDY_RANGE, draw_points, note, points, ranges
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
@@ -92,3 +92,39 @@ def dense_first(table: pd.DataFrame) -> Drawing:
         f"{most['flops_per_token'].max() - 1:.1%}, where the text keeps them constant."
     )
     return Drawing(fig, relative, finding)
+
+
+@figure(
+    "loss-dense-first",
+    paper="Figures 13a and 13b",
+    caption="Held-out loss of our models with no, one and two dense layers in front, at each "
+    "budget of the study; one run a point, with the noise of seeds.",
+)
+def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Loss over the number of dense layers; `runs` are those of the study `dense-first`."""
+    axis = sweeps.Axis(
+        name="num_dense_layers", label="Dense layers in front", is_log=False, unit=" layers",
+        ticks=(0, 1, 2),
+    )  # fmt: skip
+    return sweeps.draw(
+        sweeps.means_of(runs, axis.name, repeated=repeated), axis, {"ours": "measured"}
+    )
+
+
+@figure(
+    "loss-attention",
+    paper="Figures 13c and 13d",
+    caption="Held-out loss against attention's share of the FLOPs of a token, at each budget of "
+    "the study; one run a point, with the noise of seeds. Dashed: parabolas. Band: where the "
+    "text puts the best.",
+)
+def losses_of_attention(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Loss over attention's share of M; `runs` are those of the study `attention`."""
+    spent = runs["forward_flops.attention_projections"] + runs["forward_flops.attention_scores"]
+    runs = runs.assign(attention_share=(spent / runs["flops_per_token"]).astype(float).round(3))
+    axis = sweeps.Axis(
+        name="attention_share", label="Attention's share of $M$", is_log=False, unit=" %",
+        scale=100, band=BEST_SHARE, stated="The text puts the best at 30 to 40 %",
+    )  # fmt: skip
+    means = sweeps.means_of(runs, axis.name, repeated=repeated)
+    return sweeps.draw(means, axis, {"ours": "measured"}, fits=("ours",))

@@ -14,7 +14,7 @@ from myst_nb import glue  # type: ignore[import-untyped]
 
 from moe_leverage import audit, ledger
 from moe_leverage.config import require
-from moe_leverage.figures.registry import show_table
+from moe_leverage.figures.registry import ENTRIES, show, show_table
 
 PROFILES = ("read",)  # from the ledger, beside one training of seconds
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -81,6 +81,15 @@ def _standing(study: str) -> str:
         return f"{text} The study is complete."
     of = f"{stands.recorded} of {stands.planned}" if stands.planned else "some"
     return f"{text} It is not complete ({of} of its planned runs): until it is, no verdict."
+
+
+def show_runs(name: str, runs: pd.DataFrame, *inputs: object, **options: object) -> None:
+    """Draw a figure that has only our side, or say that no run of it stands yet."""
+    if len(runs) and (runs.get("status", pd.Series("ok", runs.index)) == "ok").any():
+        show(name, runs, *inputs, **options)
+    else:
+        entry = ENTRIES[name]
+        say(f"*Still without runs: the counterpart of {entry.paper} is drawn when they stand.*")
 
 
 def scientific(value: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from moe_leverage.figures import theme
+from moe_leverage.figures import sweeps, theme
 from moe_leverage.figures.common import (
     PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
@@ -70,3 +70,20 @@ def optimum(table_9: pd.DataFrame, measured: pd.DataFrame | None = None) -> Draw
         f"{percent(nearest)}, which {tested[nearest]} of {len(table_9)} rows list."
     )
     return Drawing(fig, pd.concat([stated, runs], ignore_index=True), finding)
+
+
+@figure(
+    "loss-shared",
+    paper="Figure 7a",
+    caption="Held-out loss against the shared-expert ratio at each budget of our study, each point "
+    "one run, with the 90 % interval of the noise between seeds. Dashed: "
+    "parabolas in S. Band: the two ratios that the text calls best.",
+)
+def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
+    """Loss over S, a panel a budget; `runs` are those of the study `shared`."""
+    axis = sweeps.Axis(
+        name="shared_ratio", label=axis_label("shared_ratio"), is_log=False, unit=" %", scale=100,
+        band=(BEST_ABOVE, BEST_BELOW), stated="The text puts the best at 8.3 to 16.7 %",
+    )  # fmt: skip
+    means = sweeps.means_of(runs, axis.name, repeated=repeated)
+    return sweeps.draw(means, axis, {"ours": "measured"}, fits=("ours",))

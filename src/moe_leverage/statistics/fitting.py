@@ -273,7 +273,7 @@ def fit(
         delta=problem.delta,
         convergence=_convergence(ended, redrawn),
     )
-    return replace(fitted, samples=best + fitted.widening * (redrawn.theta - best))
+    return replace(fitted, samples=_widened(fitted, redrawn.theta))
 
 
 def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
@@ -294,8 +294,19 @@ def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
         num_resamples=len(targets),
         resamples_converged=int(redrawn.converged.sum()),
     )
-    samples = fitted.theta + fitted.widening * (redrawn.theta - fitted.theta)
-    return replace(fitted, samples=samples, convergence=convergence)
+    return replace(fitted, samples=_widened(fitted, redrawn.theta), convergence=convergence)
+
+
+def _widened(fitted: Fit, samples: Array) -> Array:
+    """Bootstrap deviations made up for few clusters, except where the law would lose its meaning.
+
+    Beyond its domain, as where A_start passes A_max, a law has no value, and one such sample would
+    leave a prediction without an interval.
+    """
+    wide = fitted.theta + fitted.widening * (samples - fitted.theta)
+    value: Array = np.asarray(fitted.law.log_value(wide, fitted.inputs))
+    is_defined = np.isfinite(value).all(axis=-1, keepdims=True)
+    return np.where(is_defined, wide, samples)
 
 
 def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None:
