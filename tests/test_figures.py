@@ -14,7 +14,7 @@ from moe_leverage import figures, ledger, paper
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.figures import flops_accounting, joint_law, measured, page, sizes
+from moe_leverage.figures import common, flops_accounting, joint_law, measured, page, sizes
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.figures.common import LADDER_FLOPS
 from moe_leverage.figures.notation import axis_label, notation
@@ -23,7 +23,7 @@ from moe_leverage.lab.protocol import BUDGETS
 from moe_leverage.lab.studies import STUDIES
 from moe_leverage.paths import DATA
 from moe_leverage.statistics.fitting import fit
-from moe_leverage.theory.laws import PUBLISHED, PowerLaw
+from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 for _module in pkgutil.iter_modules(figures.__path__):
     importlib.import_module(f"moe_leverage.figures.{_module.name}")
@@ -88,6 +88,13 @@ def own_fits():
     return table, fits
 
 
+def own_joint():
+    axes = [(a, g, c) for a in (0.02, 0.1, 0.5) for g in (2.0, 6.0, 12.0) for c in (1e11, 1e12)]
+    inputs = dict(zip(JointLaw.inputs, np.array(axes).T, strict=True))
+    table = inputs | {"leverage": JointLaw(1.0, -0.1, 0.02, -0.1, 0.03, 4.0).evaluate(**inputs)}
+    return fit(JointLaw, table, "leverage", starts=8, resamples=20)
+
+
 JOINT = PUBLISHED.joint
 RATE, BATCH = PUBLISHED.learning_rate, PUBLISHED.batch_tokens
 SIZES = pd.concat([sizes.sizes_of(n).assign(table=n) for n in (7, 8)])
@@ -136,6 +143,61 @@ INPUTS = {
     "break-even": ((JOINT,), points()),
     "own-losses": (own_fits(), None),
 }
+
+
+def sweep(axis, values, **more):
+    """Runs of two budgets along an axis, the second seed of each with a little noise."""
+    rows = [
+        ledger.describe(RunConfig(
+            model=ModelConfig(**SMALL, num_experts=8, num_active_experts=2, num_shared_experts=1,
+                              d_expert=8),
+            corpus="smoke", sequence_length=8, batch_sequences=2, num_steps=3, learning_rate=1e-3,
+        )) | {"budget": budget, axis: value, "seed": seed, "number": place}
+        for budget in (1e12, 3e12)
+        for place, value in enumerate(values)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows).assign(
+        status="ok", compute_flops=lambda t: t["budget"], num_experts=8, sequence_length=8,
+        flops_per_token=lambda t: t["number"] * 1e5 + 2e5, num_steps=3, num_tokens=48,
+        loss_nats=lambda t: 4 - 0.1 * np.log10(t["budget"]) + 0.01 * (t["number"] - 2) ** 2
+        + 0.002 * t["seed"],
+        training_loss_curve_nats=[[4.0, 3.5, 3.0]] * len(rows),
+        run_id=[f"{i:012x}" for i in range(len(rows))],
+    )  # fmt: skip
+    fixed = dict.fromkeys(common.CONFIG_COLUMNS, 1) | {
+        "activation_ratio": 0.1, "granularity": 2.0, "learning_rate": 1e-3, "batch_sequences": 4, "num_steps": 3,
+        "forward_flops.attention_projections": 1e5, "forward_flops.attention_scores": 1e4,
+        "routing.balance_coefficient": 0.01, "routing.bias_update_rate": 0.0,
+    }  # fmt: skip
+    frame = frame.assign(**{name: value for name, value in fixed.items() if name != axis})
+    return frame.assign(**{axis: [values[i] for i in frame["number"]]} | more)
+
+
+RATES = sweep("learning_rate", [1e-3, 2e-3, 4e-3, 8e-3])
+BOTH = sweep("activation_ratio", [0.02, 0.1, 0.3]).assign(
+    num_experts=lambda t: np.where(t["number"] == 1, 0, 8)
+)
+ALLOCATED = sweep("number", [0, 1, 2, 3, 4])
+PAIR = sweep("seed", [0, 1]).assign(num_experts=lambda t: 8 * t["number"])
+EIGHT = points(predicted_leverage=[0.9, 1.0], part=["fitted", "joint study"])
+ROUTED = sweep("activation_ratio", [0.02, 0.1]).assign(
+    **{"routing.bias_update_rate": lambda t: np.where(t["seed"] == 0, 0.0, 1e-3)}
+)
+INPUTS |= {  # figures of our own runs alone
+    "loss-landscape": ((RATES,), None),
+    "loss-check": ((sweep("learning_rate", [1e-3, 2e-3, 4e-3]),), None),
+    "loss-allocation": ((ALLOCATED, MINIMA.assign(loss=3.0), ALLOCATED), None),
+    "loss-activation": ((BOTH,), None),
+    "loss-granularity": ((sweep("granularity", [2.0, 4.0, 8.0, 12.0, 16.0]),), None),
+    "loss-shared": ((sweep("shared_ratio", [0.0, 0.1, 0.3, 0.5]),), None),
+    "loss-dense-first": ((sweep("num_dense_layers", [0, 1, 2]),), None),
+    "loss-attention": ((sweep("forward_flops.attention_projections", [4e4, 8e4, 1e5]),), None),
+    "loss-bias-routing": ((ROUTED,), None),
+    "law-against-points": ((EIGHT,), None),
+    "leverage-landscape-measured": ((own_joint(), points()), None),
+    "nano-beta-curves": ((PAIR,), None),
+}
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
 
 
@@ -153,7 +215,7 @@ def require_sound(drawing):
     assert visible
     for ax in visible:
         assert marks(ax) > 0
-        assert ax.get_xlabel()
+        assert any(one.get_xlabel() for one in ax.get_shared_x_axes().get_siblings(ax))
         assert ax.get_ylabel() or ax is not visible[0]
         assert not re.search(r"\b[a-z]+_[a-z]+\b", re.sub(r"\$.*?\$", "", ax.get_xlabel()))
     assert len(drawing.table) > 0
