@@ -166,7 +166,8 @@ def sweep(axis, values, **more):
         run_id=[f"{i:012x}" for i in range(len(rows))],
     )  # fmt: skip
     fixed = dict.fromkeys(common.CONFIG_COLUMNS, 1) | {
-        "activation_ratio": 0.1, "granularity": 2.0, "learning_rate": 1e-3, "batch_sequences": 4, "num_steps": 3,
+        "activation_ratio": 0.1, "granularity": 2.0, "learning_rate": 1e-3, "batch_sequences": 4,
+        "num_steps": 3,
         "forward_flops.attention_projections": 1e5, "forward_flops.attention_scores": 1e4,
         "routing.balance_coefficient": 0.01, "routing.bias_update_rate": 0.0,
     }  # fmt: skip

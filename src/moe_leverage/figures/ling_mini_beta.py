@@ -156,9 +156,14 @@ def _pair_finding(runs: pd.DataFrame, curves: pd.DataFrame) -> str:
     gap = float(groups["moe"].mean() - groups["dense"].mean())
     error = float(np.sqrt(sum(losses.var() / len(losses) for losses in groups.values())))
     early = curves[curves["num_tokens"] <= EARLY_SHARE * runs["num_tokens"].min()]
-    ahead = str(early.groupby("family")["training_loss_nats"].mean().idxmin())
+    lead = early.groupby("family")["training_loss_nats"].mean()
+    start = (
+        f"; over the first tenth of the tokens the {FAMILIES[str(lead.idxmin())]} model is ahead"
+        if set(lead.index) == set(FAMILIES)
+        else ""
+    )
     known = f"standard error {error:.3f}" if np.isfinite(error) else "seeds not repeated"
     return (
         f"The mixture ends {gap:+.3f} nats from its dense partner ({known}; the paper's pair about "
-        f"0.01); over the first tenth of the tokens the {FAMILIES[ahead]} model is ahead."
+        f"0.01){start}."
     )
