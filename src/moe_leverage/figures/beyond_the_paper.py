@@ -170,7 +170,8 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
 @figure(
     "break-even",
     paper="Beyond the paper: Equation 13 at EL = 1",
-    data=("paper/coefficients.toml",),
+    data=("paper/coefficients.toml", "fits/leverage.csv"),
+    studies=("activation", "granularity"),
     caption="The compute below which Equation 13 has a mixture of experts lose to a dense model, "
     "against granularity; it is the same at every activation ratio. The band is the range of our "
     "own runs.",
