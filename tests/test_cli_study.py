@@ -1,6 +1,7 @@
 """The verbs of `moe-leverage study` print what scripts read, and a mistake is one line."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -93,6 +94,12 @@ def test_run_reports_failures_by_name_and_ends_with_one(here, call, monkeypatch)
     assert code == 1
     assert out == "120 failed\n"
     assert err.count("failed: disk full") == 120
+    lines = [line for line in err.splitlines() if " of 120" in line]
+    assert len(lines) == 120
+    assert re.fullmatch(
+        r"hparams \w{12} failed disk full \(0 s\), 60 of 120, [\d.]+ (s|min|h) left", lines[59]
+    )
+    assert lines[-1].endswith(", 120 of 120")
 
 
 def test_mistakes_are_one_line(here, call):

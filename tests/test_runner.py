@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_study import losses, open_corpus, toy_place, toy_plan, toy_run
+from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
 
 from moe_leverage import ledger
 from moe_leverage.lab import runner
@@ -65,14 +65,16 @@ def test_trouble_is_reported_by_name_and_the_rest_goes_on(tmp_path):
     assert state == {
         "diverging": ["diverged"],
         "misfit": ["failed"],
+        "crowded": ["failed"],
         "deadly": ["failed"],
     }
     assert "sequence_length = 2000: toy has" in found["misfit"][0]["reason"]
     assert "its worker process died 2 times, alone" in found["deadly"][0]["reason"]
+    assert "File too large" in found["crowded"][0]["reason"]
     records = ledger.load("toy", tmp_path / "ledger")
     assert len(records) == records["run_id"].nunique() == 4
     assert ledger.verify(tmp_path / "ledger") == []
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [found["crowded"][0]["run_id"]]
 
 
 @pytest.mark.slow
@@ -143,6 +145,25 @@ def test_a_full_disk_fails_by_name_and_the_run_goes_on_later(tmp_path, monkeypat
     monkeypatch.undo()
     assert run_one(one, POOL, place).state == "ok"
     assert dict(losses(place)) == dict(before) | {one.run_id: undisturbed(one.run)}
+
+
+def test_a_line_that_the_disk_cuts_short_costs_no_record(tmp_path):
+    place, plan = toy_place(tmp_path), toy_plan(12)
+    for one in plan[:-1]:
+        run_one(one, POOL, place)
+    path, before = place.ledger / "toy.jsonl", losses(place)
+    room = path.stat().st_size + 100
+    with files_of_at_most(room):
+        outcome = run_one(plan[-1], POOL, place)
+    assert outcome.state == "failed"
+    assert "File too large" in outcome.reason
+    assert path.stat().st_size == room
+    found = [(one["run_id"], one["validation_loss_nats"]) for one in ledger.records(path)]
+    assert sorted(found) == before
+    assert runner.missing(plan, place) == [plan[-1]]
+    assert run_one(plan[-1], POOL, place).state == "ok"
+    assert [one for one in losses(place) if one[0] != plan[-1].run_id] == before
+    assert len(losses(place)) == 12
 
 
 def test_a_line_cut_short_by_a_kill_is_not_a_record_and_harms_no_other(tmp_path):

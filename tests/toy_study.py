@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ from moe_leverage.trainer import execution
 from moe_leverage.trainer.corpus import Corpus
 
 VOCABULARY = 32
+DISK_BYTES = 100_000  # enough for a checkpoint of the toy model, not of one eight times as wide
 
 
 def open_corpus(tier):
@@ -78,6 +80,17 @@ def toy_place(folder, corpus=open_corpus):
     return runner.Place(ledger=folder / "ledger", runs=folder / "runs", open_corpus=corpus)
 
 
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """No file grows beyond `size`: a write stops in its middle, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def losses(place, study="toy"):
     """Validation loss of every record of a study, by run, duplicates kept."""
     lines = (place.ledger / f"{study}.jsonl").read_text().splitlines()
@@ -100,14 +113,21 @@ def run_plan(plan, place, workers=2, **options):
 
 
 def trouble(folder):
-    """Runs that go well beside a divergence, a misfit and a killer."""
+    """Runs that go well beside a divergence, a misfit, a checkpoint too large, and a killer."""
     place = toy_place(folder, deadly_corpus)
     good = toy_plan(3)
     diverging = toy_plan(1, 200, learning_rate=9.0, gradient_clip=1e30, adam_beta2=0.0)
     misfit = toy_plan(1, sequence_length=2_000)
     deadly = toy_plan(1, corpus="full")
+    large = dataclasses.replace(good[0].run.model, d_model=64, d_expert=64)
+    crowded = [
+        dataclasses.replace(one, run=dataclasses.replace(one.run, model=large))
+        for one in toy_plan(1)
+    ]
     named = {"good": good, "diverging": diverging, "misfit": misfit, "deadly": deadly}
-    outcomes = {one.run_id: one for one in run_plan([*chain(*named.values())], place)}
+    named |= {"crowded": crowded}
+    with files_of_at_most(DISK_BYTES):
+        outcomes = {one.run_id: one for one in run_plan([*chain(*named.values())], place)}
     return {
         name: [dataclasses.asdict(outcomes[one.run_id]) for one in plan]
         for name, plan in named.items()

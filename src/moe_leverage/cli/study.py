@@ -257,48 +257,68 @@ def _described(one: Planned) -> dict[str, Any]:
 
 @contextmanager
 def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcome], None]]:
-    """One bar of FLOPs with the time left, on a terminal; a line a finished run elsewhere."""
+    """A line a finished run, with how many are left and for how long; on a terminal also a bar."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from moe_leverage.accounting import count_training_flops
     from moe_leverage.lab.runner import steps_done
+    from moe_leverage.lab.status import predicted_seconds
 
     console = Console(stderr=True)
-    costs = {one.run_id: count_training_flops(one.run) for one in waiting}
+    costs = predicted_seconds(waiting, place)
     left = {one.run_id: one for one in waiting}
     columns = (
         TextColumn("{task.fields[runs]} of {task.fields[planned]} runs"),
         BarColumn(),
-        TextColumn("{task.percentage:.1f} % of FLOPs"),
+        TextColumn("{task.percentage:.1f} % of the work"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=sum(costs.values()), runs=0, planned=len(waiting))
 
-        def look() -> None:
-            rest = sum(
-                costs[one.run_id] * (1 - steps_done(one, place) / one.run.num_steps)
-                for one in list(left.values())
-            )
-            bar.update(task, completed=sum(costs.values()) - rest, runs=len(waiting) - len(left))
+    def rest() -> float:
+        return sum(
+            costs[one.run_id] * (1 - steps_done(one, place) / one.run.num_steps)
+            for one in list(left.values())
+        )
+
+    begun, whole, rest_at_first = time.monotonic(), sum(costs.values()), rest()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=whole, runs=0, planned=len(waiting))
+
+        def look() -> float:
+            remains = rest()
+            bar.update(task, completed=whole - remains, runs=len(waiting) - len(left))
+            return remains
 
         def report(outcome: Outcome) -> None:
             left.pop(outcome.run_id, None)
-            look()
+            remains = look()
             words = (outcome.study, outcome.run_id, outcome.state, outcome.reason)
             line = " ".join(word for word in words if word) + f" ({outcome.seconds:.0f} s)"
             if console.is_terminal:
                 bar.console.print(line)
-            else:
-                print(line, file=sys.stderr, flush=True)
+                return
+            elapsed, gone = time.monotonic() - begun, max(rest_at_first - remains, 1e-9)
+            line += f", {len(waiting) - len(left)} of {len(waiting)}"
+            line += f", {_duration(elapsed * remains / gone)} left" if left else ""
+            print(line, file=sys.stderr, flush=True)
 
         with _repeatedly(look):
             yield report
 
 
+def _duration(seconds: float) -> str:
+    """A time span in the unit that suits it.
+
+    >>> _duration(44.4), _duration(720), _duration(9000)
+    ('44 s', '12 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
-def _repeatedly(action: Callable[[], None]) -> Iterator[None]:
+def _repeatedly(action: Callable[[], object]) -> Iterator[None]:
     """Call `action` every POLL_SECONDS, from a thread, until the block ends."""
     is_over = threading.Event()
 
