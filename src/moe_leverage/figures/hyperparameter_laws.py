@@ -47,7 +47,7 @@ OPTIMUM_COLUMNS = ("compute_flops", "learning_rate", "batch_tokens", "family")
     "hyperparameter-laws",
     paper="Figure 2 and Equation 3; settings of Table 7",
     data=("paper/coefficients.toml", "paper/table_07.csv"),
-    studies=("hparams",),
+    studies=("hparams-second",),
     caption="Best peak learning rate and batch size against training compute. Line: the published "
     "law for mixture-of-experts models, solid where it was fitted. Squares: what Table 7 used at "
     "the largest budget of each model size.",
@@ -107,7 +107,7 @@ def hyperparameters(
     "hyperparameter-plane",
     paper="Figure 3 and the search grid of Section 2.2",
     data=("paper/coefficients.toml",),
-    studies=("hparams",),
+    studies=("hparams-second",),
     caption="The path of the best pair of batch size and learning rate as compute grows (Equation "
     "3), over the grid that the paper searched (dots, drawn at half steps of the base-2 "
     "exponents).",

@@ -27,6 +27,7 @@ T = TypeVar("T")
 DIRECTORY = paths.FITS
 INDEX = "index.json"
 HELD_OUT_STUDY = "joint"
+SEARCH_STUDY = "hparams-second"  # of Section 2.2; the first search stood at other sizes
 PLAIN_STUDIES = ("activation", "granularity", HELD_OUT_STUDY)  # of the baseline's recipe
 VARIANT_STUDIES = ("shared", "balance", "dense-first", "attention", "bias-routing")
 TABLES = ("leverage", "rivals", "profiles")
@@ -76,9 +77,9 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 
     options = {"resamples": resamples, "seed": seed}
     parts = [
-        _unless_empty(findings.hyperparameters, of("hparams"), "hyperparameters", options),
+        _unless_empty(findings.hyperparameters, of(SEARCH_STUDY), "hyperparameters", options),
         _unless_empty(findings.allocation, of("allocation"), "allocation", options),
-        _unless_empty(findings.chinchilla, of("hparams", "allocation"), "chinchilla", options),
+        _unless_empty(findings.chinchilla, of("hparams", SEARCH_STUDY, "allocation"), "chinchilla", options),
         _unless_empty(
             findings.leverage_laws, of(*PLAIN_STUDIES, *VARIANT_STUDIES), "leverage", options
         ),
@@ -134,7 +135,7 @@ def digest(frame: pd.DataFrame) -> str:
 def load_ledger(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
     """The runs of every study, without those made before there was a protocol."""
     frame = ledger.load(directory=directory)
-    known = {"hparams", "allocation", *PLAIN_STUDIES, *VARIANT_STUDIES}
+    known = {"hparams", SEARCH_STUDY, "allocation", *PLAIN_STUDIES, *VARIANT_STUDIES}
     return frame if frame.empty else frame[frame["study"].isin(known)].reset_index(drop=True)
 
 
