@@ -40,7 +40,7 @@ def loss_of(planned, axes, generator):
             compute=compute,
         )
     excess = 0.0
-    if planned.study == "hparams":
+    if planned.study in ("hparams", "hparams-second"):
         excess += 0.01 * math.log(planned.run.learning_rate / RATE(compute)) ** 2
         excess += 0.01 * math.log(planned.run.batch_tokens / BATCH(compute)) ** 2
     if planned.study == "allocation":

@@ -62,7 +62,7 @@ def test_the_joint_study_and_variants_are_held_out(frame, found):
     assert apart["held_out"].all()
     assert (apart["variant"] == "").all()
     assert table.loc[table["study"] == "balance", "variant"].eq("balance 0.001").all()
-    assert table.loc[table["study"] == "dense-first", "variant"].nunique() == 3
+    assert table.loc[table["study"] == "dense-first", "variant"].nunique() == 2
     assert table.loc[table["study"] == "bias-routing", "variant"].nunique() == 2
     joint = found.leverage.points[found.leverage.points["estimator"] == "joint"]
     assert joint.loc[joint["variant"] != "", "held_out"].all()

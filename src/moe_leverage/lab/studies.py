@@ -194,7 +194,7 @@ STUDIES: dict[str, Study] = {
                     base=replace(HPARAMS_BASE, dense=name == "dense"),
                     axes={
                         "compute_flops": LADDER,
-                        "learning_rate": LEARNING_RATES[2:4],
+                        "learning_rate": LEARNING_RATES[2:],
                         "batch_tokens": BATCHES[:3],
                     },
                 )
