@@ -190,6 +190,7 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
 @figure(
     "loss-activation",
     paper="Figure 5a",
+    studies=("activation",),
     caption="Held-out loss against activation ratio at each budget of our ladder, beside the dense "
     "twin. Points: means over seeds, with the 90 % interval of the noise between seeds; lines join "
     "them.",

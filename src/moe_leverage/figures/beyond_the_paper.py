@@ -227,6 +227,7 @@ def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]
 @figure(
     "loss-bias-routing",
     paper="Beyond the paper: the routing of Ling 2.0",
+    studies=("bias-routing",),
     caption="Held-out loss of the same models with the paper's balance loss and with bias "
     "balancing, at each budget of the study; one run a point, with the noise of seeds.",
 )

@@ -169,6 +169,7 @@ def sensitivity(law: JointLaw) -> Drawing:
 @figure(
     "loss-granularity",
     paper="Figures 6a and 12",
+    studies=("granularity", "balance"),
     caption="Held-out loss against granularity at each budget of our ladder, with full and with "
     "weakened balance loss. Points: means over seeds, with the 90 % interval of the noise "
     "between seeds. Dashed: parabolas in log G. Band: where the text puts the best.",

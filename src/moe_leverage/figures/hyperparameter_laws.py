@@ -161,6 +161,7 @@ def plane(
 @figure(
     "loss-landscape",
     paper="Figures 2 and 3, the losses behind the near-optimal region",
+    studies=("hparams",),
     caption="Held-out loss above the best of its budget against peak learning rate, a line a batch "
     "size, dense above and MoE below; settings worse by more than a fifth are cut off. Band: the "
     "0.25 % that count as near-optimal.",
@@ -209,6 +210,7 @@ def landscape(runs: pd.DataFrame) -> Drawing:
 @figure(
     "loss-check",
     paper="Figure 3",
+    studies=("hparams-check",),
     caption="Loss at half and at twice the predicted learning rate (left) and batch (right), over "
     "the loss at the prediction, for three activation ratios at one budget; bars: the 90 % "
     "interval of the noise between seeds.",

@@ -230,6 +230,8 @@ def fit_points(configurations: pd.DataFrame, law: JointLaw) -> Drawing:
 @figure(
     "law-against-points",
     paper="Figure 9",
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    studies=("activation", "granularity", "joint"),
     caption="Measured leverage of our models against the value that Equation 13, fitted to our own "
     "points, gives for them; on the diagonal both are equal. The largest sixth and the joint study "
     "were kept from the fit. Bars: 90 % intervals of the noise between seeds.",
@@ -269,6 +271,8 @@ def against_points(table: pd.DataFrame) -> Drawing:
 @figure(
     "leverage-landscape-measured",
     paper="Figure 1, at our budgets",
+    data=("paper/coefficients.toml", "fits/joint.json"),
+    studies=("activation", "granularity"),
     caption="Efficiency leverage over activation ratio and granularity by Equation 13 as fitted to "
     "our own runs, at two of their budgets. Dashed: where the lower and the upper end of the 90 % "
     "interval pass EL = 1. Circles: the models that were trained.",

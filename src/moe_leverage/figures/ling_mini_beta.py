@@ -114,6 +114,7 @@ def leverage(
 @figure(
     "nano-beta-curves",
     paper="Figure 10",
+    studies=("nano-beta",),
     caption="Training loss of our pair over the tokens seen, a line a seed: the mixture has the "
     "expert layout of Ling-mini-beta, the dense model is its partner by our measured law. Markers: "
     "loss on held-out documents at the end.",

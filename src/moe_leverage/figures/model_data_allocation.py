@@ -138,6 +138,7 @@ def ratio(
 @figure(
     "loss-allocation",
     paper="Figure 4, the isoFLOP curves",
+    studies=("allocation",),
     caption="Held-out loss against model scale at fixed compute, dense and MoE, with the 90 % "
     "interval of the noise between seeds. Dashed: the parabola of ln L in ln M at each budget. "
     "Stars: its lowest point, where it lies inside the sizes tried.",

@@ -97,6 +97,7 @@ def dense_first(table: pd.DataFrame) -> Drawing:
 @figure(
     "loss-dense-first",
     paper="Figures 13a and 13b",
+    studies=("dense-first",),
     caption="Held-out loss of our models with no, one and two dense layers in front, at each "
     "budget of the study; one run a point, with the noise of seeds.",
 )
@@ -114,6 +115,7 @@ def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = No
 @figure(
     "loss-attention",
     paper="Figures 13c and 13d",
+    studies=("attention",),
     caption="Held-out loss against attention's share of the FLOPs of a token, at each budget of "
     "the study; one run a point, with the noise of seeds. Dashed: parabolas. Band: where the "
     "text puts the best.",

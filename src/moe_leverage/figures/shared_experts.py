@@ -75,6 +75,7 @@ def optimum(table_9: pd.DataFrame, measured: pd.DataFrame | None = None) -> Draw
 @figure(
     "loss-shared",
     paper="Figure 7a",
+    studies=("shared",),
     caption="Held-out loss against the shared-expert ratio at each budget of our study, each point "
     "one run, with the 90 % interval of the noise between seeds. Dashed: "
     "parabolas in S. Band: the two ratios that the text calls best.",
