@@ -198,6 +198,8 @@ INPUTS |= {  # figures of our own runs alone
     "law-against-points": ((EIGHT,), None),
     "leverage-landscape-measured": ((own_joint(), points()), None),
     "nano-beta-curves": ((PAIR,), None),
+    "pilot-gates": ((page.runs_of("pilot"),), None),
+    "pilot-rates": ((page.runs_of("pilot"),), None),
 }
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
 
@@ -313,6 +315,7 @@ def ledger_rows(losses):
             ratio = 1.0 if family == "dense" else 3 / 33
             rows.append(
                 {
+                    "run_id": f"{len(rows):012x}",
                     "status": "ok",
                     "compute_flops": budget,
                     "loss_nats": loss,
