@@ -104,7 +104,18 @@ FLOPS = flops_accounting.flops_table(
 CONVENTIONS = pd.DataFrame({"convention": ["one", "other"], "activation_ratio": [0.031, 0.034]})
 OPTIMA = points(learning_rate=[1e-2, 8e-3], batch_tokens=[2048.0, 4096.0], family=["dense", "moe"])
 MINIMA = points(flops_per_token=[1e6, 2e6], num_tokens=[1e6, 5e6], family=["dense", "moe"])
+
+
 # name: (published inputs, measured rows or None where a figure has no measured side)
+def course():
+    names = ("balance loss", "selection bias", "no balancing")
+    steps = [
+        {"steps": step, "entropy": 0.9, "max_over_mean": 2.0, "idle_experts": step}
+        for step in (0, 9)
+    ]
+    return pd.DataFrame([row | {"balancing": name} for name in names for row in steps])
+
+
 INPUTS = {
     "flops-by-component": ((FLOPS, "Table 7"), None),
     "flops-conventions": ((FLOPS, "Table 7"), None),
@@ -142,6 +153,7 @@ INPUTS = {
     ),
     "break-even": ((JOINT,), points()),
     "own-losses": (own_fits(), None),
+    "router-balance": ((course(),), None),
 }
 
 

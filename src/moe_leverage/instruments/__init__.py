@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from moe_leverage.instruments import calculator, explorer, refit
+from moe_leverage.instruments import calculator, explorer, refit, router
 
 SCRIPTS: Mapping[str, Callable[[], str]] = {
     "leverage-data.js": calculator.script,
     "explorer-data.js": explorer.index_script,
     "refit-data.js": refit.script,
+    "router-data.js": router.script,
 } | {
     f"explorer-{study}.js": partial(explorer.details_script, study)  # loaded as a run is opened
     for study in explorer.study_names()

@@ -1,0 +1,116 @@
+"""The router microscope as a reader has it: stepped by keys, played, on a phone, from a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from moe_leverage.lab import recording
+
+pytestmark = [pytest.mark.site, pytest.mark.slow]
+PAGE = "notebooks/E-router.html"
+ROOT = "[data-router]"
+OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture
+def page(
+    request: pytest.FixtureRequest, browser: Browser, address: str, site: Path
+) -> Iterator[Page]:
+    """The microscope's page, wide and light, or as a test's parameter (place, scheme) says."""
+    place, scheme = getattr(request, "param", ("served", "light"))
+    context = browser.new_context(viewport=WIDE, color_scheme=scheme, reduced_motion="reduce")
+    page = context.new_page()
+    trouble: list[str] = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto((address if place == "served" else site.as_uri() + "/") + PAGE, wait_until="load")
+    page.wait_for_selector(f"{ROOT} tbody tr")
+    yield page
+    assert trouble == []
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def trace() -> dict:
+    return recording.load()
+
+
+@pytest.mark.parametrize(
+    "page", [("served", "light"), ("file", "dark")], indirect=True, ids=["served", "file"]
+)
+def test_every_step_shows_what_was_recorded(page: Page, trace: dict) -> None:
+    slider, state = page.get_by_label("Step of training"), page.locator(f"{ROOT} output")
+    slider.focus()
+    page.keyboard.press("Home")
+    page.get_by_label("Layer of charts and text").select_option("1")
+    for frame in (0, 1, 2):
+        assert state.inner_text().startswith(f"After {trace['steps'][frame]} of")
+        require_frame(page, trace, frame, layer=0)
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("End")
+    require_frame(page, trace, len(trace["steps"]) - 1, layer=0)
+
+
+def require_frame(page: Page, trace: dict, frame: int, layer: int) -> None:
+    """Numbers, idle experts, choices and biases on the page are those of the recording."""
+    rows = page.locator(f"{ROOT} tbody tr")
+    texts = page.locator(f"{ROOT} .ml-text")
+    maps = page.locator(f"{ROOT} .ml-grid")
+    assert maps.count() == 1 + len(trace["methods"])  # the biases have a map of their own
+    for i, method in enumerate(trace["methods"].values()):
+        cells = rows.nth(i).locator("td").all_inner_texts()
+        assert float(cells[0]) == pytest.approx(method["loss_nats"][frame], abs=6e-4)
+        assert float(cells[1]) == pytest.approx(method["entropy"][frame][layer], abs=6e-4)
+        assert int(cells[3]) == method["idle_experts"][frame][layer]
+        numbers = texts.nth(i).locator(".ml-number").all_inner_texts()
+        shown = [int(number) for pair in numbers for number in pair.split()]
+        assert shown == [int(digit, 36) for digit in method["text"][frame][layer]]
+    idle = sum(sum(method["idle_experts"][frame]) for method in trace["methods"].values())
+    assert page.locator(f"{ROOT} .ml-idle").count() == idle
+
+
+def test_playing_runs_to_the_end_and_can_be_paused(page: Page, trace: dict) -> None:
+    page.get_by_role("button", name="Play").press("Enter")
+    begun = re.compile(rf"^After (?!0 |{trace['steps'][-1]} )")  # past the first, before the last
+    expect(page.locator(f"{ROOT} output")).to_have_text(begun)
+    assert page.locator(f"{ROOT} output").get_attribute("aria-live") == "off"
+    page.get_by_role("button", name="Pause").press("Enter")
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    assert page.locator(f"{ROOT} output").get_attribute("aria-live") == "polite"
+    last = str(len(trace["steps"]) - 2)
+    page.get_by_label("Step of training").fill(last)
+    page.get_by_role("button", name="Play").press("Enter")
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    assert page.get_by_label("Step of training").input_value() == str(len(trace["steps"]) - 1)
+
+
+def test_everything_drawn_says_what_it_shows(page: Page) -> None:
+    labels = page.locator(f"{ROOT} svg").evaluate_all("all => all.map((s) => s.ariaLabel)")
+    assert len(labels) == 4 + 4
+    assert all(any(c.isdigit() for c in label) or "bias" in label for label in labels)
+    slider = page.get_by_label("Step of training")
+    assert "step" in str(slider.get_attribute("aria-valuetext"))
+
+
+@pytest.mark.parametrize("page", [("served", "light"), ("served", "dark")], indirect=True)
+def test_it_fits_a_phone(page: Page) -> None:
+    page.set_viewport_size(PHONE)
+    assert page.evaluate(OVERFLOW) <= 0
+    box = page.locator(ROOT).bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= PHONE["width"]
+
+
+def test_the_figure_stands_in_without_scripts(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address + PAGE)
+    assert page.locator("svg[data-figure=router-balance]").is_visible()
+    assert page.locator(f"{ROOT} noscript p").is_visible()
+    context.close()
