@@ -19,7 +19,7 @@ PORT ?= 8000
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help env corpus book test serve lock lint format sync bench fits clean FORCE
+.PHONY: help env corpus book test serve release screenshots lock lint format sync bench fits clean FORCE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -56,6 +56,12 @@ serve: env ## show the site on this machine
 	@test -f build/html/index.html || { echo "make: build/html = missing: run make book first" >&2; exit 2; }
 	@echo "http://127.0.0.1:$(PORT)/"
 	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory build/html
+
+release: env ## make build/release: the site as one file to read offline, the book as one PDF
+	@$(PY) book/release.py
+
+screenshots: env ## take the pictures of the README anew from build/html
+	@$(PY) book/screenshots.py
 
 lint: env ## style and types
 	$(BIN)/ruff format --check .

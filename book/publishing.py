@@ -33,6 +33,7 @@ FIRST_PAGE = """<!DOCTYPE html>
 <body><p><a href="book/intro.html">A companion to Towards Greater Leverage</a></p></body>
 </html>
 """
+CITATION_ROLE = ('role="doc-biblioentry"', 'role="listitem"')  # the former is no part of a list
 UNLISTED = {"index.html", "search.html", "genindex.html"}  # pages that hold nothing of their own
 
 
@@ -77,7 +78,8 @@ def _without_inline_scripts(page: Path, site: Path) -> str:
         return f'<script{attributes} src="{upwards}_static/inline/{name}"></script>'
 
     text = INLINE_SCRIPT.sub(move, page.read_text(encoding="utf-8"))
-    return CLICK_HANDLER.sub(r' data-call="\1"', text)  # book.js listens instead
+    text = CLICK_HANDLER.sub(r' data-call="\1"', text)  # book.js listens instead
+    return text.replace(*CITATION_ROLE)
 
 
 def _sitemap(site: Path, address: str) -> str:

@@ -48,6 +48,7 @@ def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
     for chapter in chapters.chapters():
         executed = nbformat.read(execution.executed_path(chapter), as_version=4)
         labels |= _labels(executed)
+        wanted |= {n: text.encode() for n, text in _quotable(chapter.name, executed)}
         for name in execution.drawn(executed):
             wanted[f"figures/{name}"] = (execution.FIGURES / name).read_bytes()
         wanted[f"notebooks/{chapter.name}.ipynb"] = _chapter_page(executed).encode()
@@ -187,6 +188,17 @@ def _address(path: str) -> str:
     """Where the repository shows a file."""
     repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
     return f"{repository['url']}/blob/{repository['branch']}/{path}"
+
+
+def _quotable(chapter: str, executed: NotebookNode) -> Iterator[tuple[str, str]]:
+    """Each figure as text that another page includes: the drawing, its finding, and its place."""
+    outputs = [o for cell in executed.cells for o in cell.get("outputs", [])]
+    for output in outputs:
+        if name := _facts(output).get("figure"):
+            place = f"{{numref}}`fig-{name}` of {{doc}}`../notebooks/{chapter}`"
+            svg = "".join(output.data["text/html"])
+            text = f"```{{raw}} html\n{svg}\n```\n\n{_facts(output)['finding']} ({place})\n"
+            yield f"generated/figures/{name}.md", text
 
 
 def _downloads(name: str, *suffixes: str) -> str:

@@ -3,3 +3,23 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-call]");
   if (button) window[button.dataset.call]();
 });
+
+/* A table that is wider than the page scrolls in its frame, which must then answer to the keyboard. */
+const frames = ".pst-scrollable-table-container, .cell_output, div.math mjx-container[display]";
+const watch = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const frame = target.matches("table") ? target.closest(frames) : target;
+    if (frame) makeReachable(frame);
+  }
+});
+
+function makeReachable(frame) {
+  if (frame.scrollWidth <= frame.clientWidth || frame.hasAttribute("tabindex")) return;
+  frame.tabIndex = 0;
+  frame.setAttribute("role", "group");
+  frame.setAttribute("aria-label", frame.querySelector("caption")?.textContent || "wide content, scrolls");
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const frame of document.querySelectorAll(frames)) watch.observe(frame);
+});

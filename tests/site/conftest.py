@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import browser as browsing
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from moe_leverage.paths import BUILD
 
 SITE = BUILD / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:"
-)
 
 
 def missing(request: pytest.FixtureRequest, what: str) -> None:
@@ -36,37 +28,15 @@ def site(request: pytest.FixtureRequest) -> Path:
     return SITE
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files under a policy that allows no inline script and no other host."""
-
-    def end_headers(self) -> None:
-        self.send_header("Content-Security-Policy", POLICY)
-        super().end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: what fails is seen by the browser."""
-
-
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
-    handler = functools.partial(Handler, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
-        thread.join()
+    with browsing.served(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        missing(request, f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=found,
-            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield launched
-        launched.close()
+    if browsing.program() is None:
+        missing(request, f"no browser: none of {', '.join(browsing.BROWSERS)} is installed")
+    with browsing.launched() as browser:
+        yield browser

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import browser as browsing
 import chapters
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route
+import release
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, Route
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
-BOOK = ["intro", "notation", "figures-and-tables", "timings", "changes", "bibliography"]
-PAGES = [f"book/{name}.html" for name in BOOK]
-PAGES += [f"notebooks/{c.name}.html" for c in chapters.chapters()] + [
-    "search.html",
-    "genindex.html",
-]
+PAGES = [*release.contents(), "search.html", "genindex.html"]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-DRAWN = """() => [...document.querySelectorAll('.math')]
-  .every(formula => formula.querySelector('mjx-container'))"""
+FIRST_VISIT_BYTES = 2.5e6  # compressed
+SMALLEST_LETTER_PIXELS = 9.0
+LARGEST_SHIFT = 0.1  # "good" of the web vitals
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+AUDIT = """async (rules) => {
+  document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
+  const options = { runOnly: rules, resultTypes: ["violations"], preload: false };
+  const found = await axe.run(document, options);
+  return found.violations.map((v) => `${v.id}: ${v.nodes.length} of ${v.nodes[0].html}: `
+    + v.nodes[0].failureSummary);
+}"""
+# a glyph of matplotlib is drawn a hundred units high and scaled to its size
+LETTERS = """() => [...document.querySelectorAll("article svg")]
+  .filter((svg) => svg.getClientRects().length)
+  .flatMap((svg) => [
+    ...[...svg.querySelectorAll("g[transform*=scale]")].filter((g) => g.querySelector("use"))
+      .map((g) => [100, g]),
+    ...[...svg.querySelectorAll("text")].filter((t) => t.textContent.trim())
+      .map((t) => [parseFloat(getComputedStyle(t).fontSize), t])])
+  .map(([size, node]) => { const m = node.getScreenCTM(); return size * Math.hypot(m.c, m.d); })"""
+SHIFT = """() => new Promise((done) => {
+  let sum = 0;
+  new PerformanceObserver((list) => {
+    for (const shift of list.getEntries()) if (!shift.hadRecentInput) sum += shift.value;
+  }).observe({ type: "layout-shift", buffered: true });
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => done(sum))));
+})"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -29,17 +53,23 @@ class Visit:
     page: Page
     address: str
     trouble: list[str] = field(default_factory=list)
+    received: list[Response] = field(default_factory=list)
 
     def listen(self) -> None:
         self.page.route("**/*", self._let_through)
         self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
         self.page.on("requestfailed", self._failed)
-        self.page.on("response", lambda r: r.status >= 400 and self.trouble.append(r.url))
+        self.page.on("response", self._answered)
         self.page.on("console", self._said)
 
     def _let_through(self, route: Route) -> None:
         inside = route.request.url.startswith((self.address, "data:", "blob:"))
         route.continue_() if inside else route.abort()
+
+    def _answered(self, response: Response) -> None:
+        self.received.append(response)
+        if response.status >= 400:
+            self.trouble.append(response.url)
 
     def _failed(self, request: Request) -> None:
         self.trouble.append(f"failed: {request.url}")
@@ -49,13 +79,22 @@ class Visit:
             self.trouble.append(f"console: {message.text}")
 
     def go(self, name: str) -> Page:
-        self.page.goto(self.address + name, wait_until="load")
-        return self.page
+        return browsing.opened(self.page, self.address + name)
+
+    def transferred_bytes(self) -> int:
+        """What came, as a server that compresses would send it."""
+        bodies = {r.url: r.body() for r in self.received if r.ok}
+        return sum(len(gzip.compress(body, compresslevel=6)) for body in bodies.values())
 
 
 @pytest.fixture(params=["light", "dark"])
-def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
-    context = browser.new_context(viewport=WIDE, color_scheme=request.param)
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str, scheme: str) -> Iterator[Visit]:
+    context = browser.new_context(viewport=WIDE, color_scheme=scheme)
     visit = Visit(context.new_page(), address)
     visit.listen()
     yield visit
@@ -63,14 +102,30 @@ def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Ite
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_renders_whole(visit: Visit, name: str) -> None:
+def test_a_page_renders_whole_light_and_open_to_all(visit: Visit, name: str, scheme: str) -> None:
     page = visit.go(name)
-    page.wait_for_function(DRAWN)
     assert page.locator("mjx-merror").count() == 0
     assert page.evaluate(OVERFLOW) <= 0
+    assert visit.transferred_bytes() < FIRST_VISIT_BYTES
+    page.evaluate(AXE_SCRIPT)
+    audited = page.evaluate(AUDIT, RULES) if scheme == "dark" else []
     page.set_viewport_size(NARROW)
     assert page.evaluate(OVERFLOW) <= 0
+    assert min(page.evaluate(LETTERS), default=SMALLEST_LETTER_PIXELS) >= SMALLEST_LETTER_PIXELS
+    audited += page.evaluate(AUDIT, RULES) if scheme == "light" else []
+    assert audited == []
     assert visit.trouble == []
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("name", ["book/intro.html", "notebooks/06-shared-experts.html"])
+def test_nothing_moves_while_a_page_arrives(
+    browser: Browser, address: str, name: str, size: dict[str, int]
+) -> None:
+    context = browser.new_context(viewport=size)
+    page = browsing.opened(context.new_page(), address + name)
+    assert page.evaluate(SHIFT) < LARGEST_SHIFT
+    context.close()
 
 
 def test_the_theme_follows_the_system_and_the_switch(visit: Visit, browser: Browser) -> None:
@@ -107,6 +162,7 @@ def test_folded_code_opens(visit: Visit) -> None:
     assert not code.is_visible()
     fold.locator("summary").click()
     assert code.is_visible()
+    assert page.locator("button.copybtn").count() == page.locator("div.highlight pre").count()
 
 
 def test_handlers_kept_out_of_the_page_still_work(visit: Visit) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import chapters
 import nbformat
 import pytest
+import release
 from bs4 import BeautifulSoup, Tag
 
 from moe_leverage.instruments import explorer
@@ -138,7 +140,7 @@ def test_all_chapters_are_reachable_from_the_first_page(
 def test_every_figure_has_a_number_a_caption_and_its_files(chapter_pages: list[Path]) -> None:
     names = []
     for page in chapter_pages:
-        for drawing in soup(page).select("svg.ml-figure"):
+        for drawing in soup(page).select("svg.ml-wide"):
             figure = drawing.find_parent("figure")
             assert figure is not None, f"{page.name}: {drawing['data-figure']} is not a figure"
             assert figure["id"] == f"fig-{drawing['data-figure']}"
@@ -185,9 +187,32 @@ def test_every_page_says_what_it_is_and_what_it_was_built_from(pages: list[Path]
             assert facts == ["Commit", "Data", "Versions"]
 
 
-def test_the_preview_picture_is_there(site: Path) -> None:
-    picture = soup(site / REFRESH).find("meta", property="og:image")["content"]
-    assert (site / "_static" / Path(picture).name).is_file()
+def test_a_shared_link_has_a_picture_a_title_and_an_address(site: Path) -> None:
+    for page in release.contents():
+        found = {t["property"]: t["content"] for t in soup(site / page).select("meta[property]")}
+        assert (site / "_static" / Path(found["og:image"]).name).is_file()
+        assert found["og:url"].endswith(f"/{page}")
+        assert found["og:title"]
+        icon = soup(site / page).find("link", rel="icon")["href"]
+        assert (site / page).parent.joinpath(icon).is_file()
+
+
+def test_each_page_leads_to_the_one_before_and_the_one_after(site: Path) -> None:
+    order = release.contents()
+    for here, then in pairwise(order):
+        onward = soup(site / here).select_one("a.right-next")["href"]
+        back = soup(site / then).select_one("a.left-prev")["href"]
+        assert (site / here).parent.joinpath(onward).resolve() == site / then
+        assert (site / then).parent.joinpath(back).resolve() == site / here
+
+
+def test_the_first_page_shows_the_landscape_and_leads_to_four_entries(site: Path) -> None:
+    page = soup(site / REFRESH)
+    drawing = page.select_one("svg.ml-wide")
+    assert drawing["data-figure"] == "leverage-map"
+    cards = {c.select_one(".sd-card-title").get_text(): c for c in page.select(".sd-card")}
+    assert list(cards) == ["Read", "Calculate", "Explain my model", "Fit my runs"]
+    assert all((site / "book" / c.select_one("a")["href"]).is_file() for c in cards.values())
 
 
 def test_the_sitemap_lists_the_pages(site: Path, pages: list[Path]) -> None:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from moe_leverage import ledger, paths
 from moe_leverage.config import require
-from moe_leverage.figures import links, theme
+from moe_leverage.figures import links, narrow, theme
 from moe_leverage.figures.notation import heading
 
 FIGURE_DIRECTORY = paths.BUILD / "figures"
@@ -83,12 +83,14 @@ def draw(name: str, *inputs: object, **options: object) -> Drawing:
 def show(name: str, *inputs: object, **options: object) -> None:
     """Draw the figure, write its files and display it in the notebook.
 
-    The output is one inline SVG in CSS variables, with the caption and the finding in its metadata,
-    from which the site's build makes a numbered figure `fig-<name>`.
+    The output is inline SVG in CSS variables, for wide pages and again for narrow ones, with the
+    caption and the finding in its metadata, from which the site's build makes a numbered figure
+    `fig-<name>`.
     """
     drawing = draw(name, *inputs, **options)
     entry = ENTRIES[name]
     svg = save(name, drawing)
+    narrow_svg = narrowed(name, drawing)
     plt.close(drawing.figure)
     facts = {
         "figure": name,
@@ -100,7 +102,8 @@ def show(name: str, *inputs: object, **options: object) -> None:
         "data": list(entry.data),
         "studies": {study: num_runs(study) for study in entry.studies},
     }
-    bundle = {"text/html": inline(svg, name, drawing.finding), "text/plain": drawing.finding}
+    both = inline(svg, name, drawing.finding) + inline(narrow_svg, name, drawing.finding, "narrow")
+    bundle = {"text/html": both, "text/plain": drawing.finding}
     display(bundle, raw=True, metadata={"moe_leverage": facts})  # type: ignore[no-untyped-call]
 
 
@@ -136,33 +139,48 @@ def num_runs(study: str) -> int:
 def save(name: str, drawing: Drawing, directory: Path = FIGURE_DIRECTORY) -> str:
     """Write NAME.svg, NAME.png and NAME.csv and return the SVG text, whose points name runs."""
     with theme.themed(salt=name):
-        buffer = io.StringIO()
-        drawing.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        svg = _svg(drawing.figure)
         raster = io.BytesIO()
         metadata = {"Software": ""}
         drawing.figure.savefig(raster, format="png", facecolor="white", metadata=metadata)
-    svg = buffer.getvalue()
     paths.write_atomically(directory / f"{name}.svg", links.unlinked(svg))
     paths.write_atomically(directory / f"{name}.png", raster.getvalue())
     paths.write_atomically(directory / f"{name}.csv", drawing.table.to_csv(index=False))
     return svg
 
 
-def inline(svg: str, name: str, finding: str) -> str:
+def narrowed(name: str, drawing: Drawing) -> str:
+    """The SVG text of the same figure laid out for a phone; the drawing stays narrow."""
+    with theme.themed(salt=name):
+        narrow.make_narrow(drawing.figure)
+        return _svg(drawing.figure)
+
+
+def inline(svg: str, name: str, finding: str, layout: str = "wide") -> str:
     """The SVG as a part of a page: ids of its own, theme variables, a text alternative, links."""
     role = "group" if links.names_runs(svg) else "img"  # an image may hold nothing to act on
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    own = name if layout == "wide" else f"{name}-{layout}"
+    svg = re.sub(r'\bid="', f'id="{own}-', svg)
+    svg = re.sub(r'href="#', f'href="#{own}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{own}-", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     label = html.escape(finding, quote=True)
-    attributes = f'class="ml-figure" role="{role}" aria-label="{label}" data-figure="{name}"'
+    attributes = f'class="ml-figure ml-{layout}" role="{role}" aria-label="{label}" '
+    attributes += f'data-figure="{name}"'
+    if layout == "narrow":
+        attributes += ' style="display: none"'  # until the site's style sheet shows it on a phone
     svg = svg.replace("<svg ", f"<svg {attributes} ", 1)
     # blank lines would end the raw HTML block when Markdown passes over it
     return re.sub(r"\n\s*\n", "\n", links.leading(theme.as_variables(svg))).strip()
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
 
 
 def _alignment(column: pd.Series) -> str:
