@@ -9,12 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from moe_leverage import figures, ledger, paper
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.figures import common, flops_accounting, joint_law, measured, page, sizes
+from moe_leverage.figures import (
+    common,
+    flops_accounting,
+    joint_law,
+    measured,
+    narrow,
+    page,
+    sizes,
+)
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.figures.common import LADDER_FLOPS
 from moe_leverage.figures.notation import axis_label, notation
@@ -28,6 +37,7 @@ from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 for _module in pkgutil.iter_modules(figures.__path__):
     importlib.import_module(f"moe_leverage.figures.{_module.name}")
 
+PHONE_PIXELS = 342  # what the page leaves for a figure on a screen of 390
 TABLE_7 = paper.table(7)
 SMALL = {"vocab_size": 64, "num_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 1}
 
@@ -135,6 +145,7 @@ INPUTS = {
     "shared-optimum": ((paper.table(9),), points(shared_ratio=[0.1, 0.2])),
     "leverage-landscape": ((JOINT,), None),
     "leverage-compute": ((JOINT,), points()),
+    "leverage-map": ((JOINT,), points(leverage_low=[0.7, 1.05])),
     "logarithm-bases": ((joint_law.bases_table(JOINT), ("10", "2")), None),
     "fit-points": ((SIZES, JOINT), None),
     "benchmark-profile": ((paper.table(4),), None),
@@ -244,6 +255,20 @@ def test_every_figure_has_inputs_here():
     assert chapter_figures() <= set(INPUTS) | {"leverage-calculator"} | {
         name for name, entry in ENTRIES.items() if "audit" in entry.function.__module__
     }
+
+
+@pytest.mark.parametrize("name", list(INPUTS))
+def test_a_figure_fits_a_phone(name):
+    published, rows = INPUTS[name]
+    drawing = draw(name, *published, *([] if rows is None else [rows]))
+    grid = [ax for ax in drawing.figure.axes if ax.get_subplotspec() is not None]
+    narrow.make_narrow(drawing.figure)
+    drawing.figure.canvas.draw()
+    assert drawing.figure.get_tightbbox().width <= 1.02 * narrow.NARROW_INCHES
+    assert all(ax.get_subplotspec().get_gridspec().ncols == 1 for ax in grid)
+    smallest = min(t.get_fontsize() for t in drawing.figure.findobj(Text) if t.get_text())
+    assert smallest * PHONE_PIXELS / (72 * narrow.NARROW_INCHES) >= 9
+    plt.close(drawing.figure)
 
 
 @pytest.mark.parametrize("name", sorted(chapter_figures()))

@@ -34,6 +34,8 @@ STANDINGS = {
 @figure(
     "leverage-map",
     paper="Figure 1, Equation 13",
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    studies=("activation", "granularity"),
     caption="Efficiency leverage over training compute and activation ratio, at the granularity "
     "of the paper's example. Solid lines: the published law where the paper trained models; "
     "dotted: extrapolated. Left of the thick line the law has dense models win. Markers: our own "
@@ -65,7 +67,7 @@ def leverage_map(
     ax.set_xlim(*SHOWN_FLOPS)
     plain_ticks(ax.yaxis, RATIO_TICKS)
     ax.grid(visible=False)
-    fig.legend(loc="outside upper left", ncols=2, fontsize=9)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
     note(fig, ranges(f"{power(low)} to {power(high)} FLOPs", runs))
     table = pd.DataFrame({name: values.ravel() for name, values in mesh.items()})
     table = table.assign(granularity=grain, efficiency_leverage=leverage.ravel())

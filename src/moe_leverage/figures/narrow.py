@@ -19,7 +19,7 @@ from moe_leverage.figures.common import note
 
 NARROW_INCHES = 4.3
 PANEL_INCHES = 3.5  # height of each of several panels
-LETTERS = {"title": 40, "label": 46, "note": 58}  # that fit on one line
+LETTERS = {"title": 40, "label": 46, "note": 56}  # that fit on one line
 GAP_PIXELS = 3.0  # at least between two tick labels
 
 
@@ -34,9 +34,8 @@ def make_narrow(figure: Figure) -> None:
     )
     if figure.get_supxlabel():
         note(figure, textwrap.fill(figure.get_supxlabel(), LETTERS["note"]))
-    for legend in figure.legends:
-        legend.set_ncols(1)
     for ax in figure.axes:
+        _narrow_legend(ax)
         ax.set_title(_broken(ax.get_title("left"), LETTERS["title"]), loc="left")
         ax.set_xlabel(_broken(ax.get_xlabel(), LETTERS["label"]))
     figure.canvas.draw()
@@ -59,6 +58,16 @@ def _stack(figure: Figure, panels: list[Axes]) -> None:
         for mine, first in ((ax.yaxis, panels[0].yaxis), (ax.xaxis, panels[0].xaxis)):
             if not mine.get_label_text():
                 mine.set_label_text(first.get_label_text())
+
+
+def _narrow_legend(ax: Axes) -> None:
+    """A legend of several columns, which stands above its axes, loses one of them."""
+    legend = ax.get_legend()
+    columns = getattr(legend, "_ncols", 1)
+    if columns > 1:
+        size = legend.get_texts()[0].get_fontsize()
+        above = {"loc": "lower center", "bbox_to_anchor": (0.45, 1.0)}
+        ax.legend(*ax.get_legend_handles_labels(), ncols=columns - 1, fontsize=size, **above)
 
 
 def _broken(text: str, letters: int) -> str:
