@@ -79,7 +79,9 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     parts = [
         _unless_empty(findings.hyperparameters, of(SEARCH_STUDY), "hyperparameters", options),
         _unless_empty(findings.allocation, of("allocation"), "allocation", options),
-        _unless_empty(findings.chinchilla, of("hparams", SEARCH_STUDY, "allocation"), "chinchilla", options),
+        _unless_empty(
+            findings.chinchilla, of("hparams", SEARCH_STUDY, "allocation"), "chinchilla", options
+        ),
         _unless_empty(
             findings.leverage_laws, of(*PLAIN_STUDIES, *VARIANT_STUDIES), "leverage", options
         ),
