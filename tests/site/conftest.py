@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import browser as browsing
 import pytest
@@ -26,6 +28,14 @@ def site(request: pytest.FixtureRequest) -> Path:
     if not (SITE / "index.html").is_file():
         missing(request, "build/html is missing: run make book first")
     return SITE
+
+
+@pytest.fixture(scope="session")
+def runs(site: Path) -> list[dict[str, Any]]:
+    """The runs that the explorer of this very site knows."""
+    text = (site / "_static" / "explorer-data.js").read_text(encoding="utf-8")
+    index = json.loads(text[text.index("{", text.index(".explorer = ")) :].rstrip(";\n"))
+    return [dict(zip(index["columns"], row, strict=True)) for row in index["rows"]]
 
 
 @pytest.fixture(scope="session")
