@@ -33,7 +33,7 @@ from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.statistics.fitting import Fit
-from moe_leverage.statistics.reductions import MIN_SIZES
+from moe_leverage.statistics.reductions import MIN_SIZES, near_the_lowest
 from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("compute_flops", "flops_per_token", "num_tokens", "family")
@@ -185,6 +185,8 @@ def isoflops(
 
 
 def _draw_parabola(ax: Axes, runs: pd.DataFrame, ink: str) -> None:
+    """The parabola whose lowest point is the optimum, over the runs that it is made from."""
+    runs = near_the_lowest(runs.assign(loss=runs["loss_nats"]))
     scale = np.log(runs["flops_per_token"].to_numpy(float))
     curve = np.polynomial.Polynomial.fit(scale, np.log(runs["loss_nats"].to_numpy(float)), 2)
     drawn = np.linspace(scale.min(), scale.max(), 61)

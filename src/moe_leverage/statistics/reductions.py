@@ -125,7 +125,7 @@ def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict
     row |= dict.fromkeys(names, np.nan)
     if sizes < MIN_SIZES:
         return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
-    runs = _near_the_lowest(runs).sort_values("flops_per_token")
+    runs = near_the_lowest(runs).sort_values("flops_per_token")
     log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
     weights = np.ones((1 + RESAMPLES, len(runs)))
     weights[1:] = generator.exponential(size=(RESAMPLES, len(runs)))
@@ -150,7 +150,7 @@ def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict
     }
 
 
-def _near_the_lowest(runs: pd.DataFrame) -> pd.DataFrame:
+def near_the_lowest(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of one budget that a parabola may describe."""
     best = runs.groupby("flops_per_token")["loss"].min().sort_values()
     near = int((best <= NEAR_LOSS * best.iloc[0]).sum())

@@ -293,7 +293,7 @@ def _section_fits(
         fitted_any, reason = False, "no leverage inside the dense frontier"
         for values, group in points.groupby(list(fixed)):
             place = "_".join(
-                f"{axis[0].upper() if axis != 'budget' else 'C'}{value:.3g}"
+                f"C{value:.1e}" if axis == "budget" else f"{axis[0].upper()}{value:.3g}"
                 for axis, value in zip(fixed, values, strict=True)
             )
             try:
