@@ -67,7 +67,9 @@ def workers() -> list[dict[str, Any]]:
             begun = time.perf_counter()
             outcomes = run_planned(toy_plan(), pool=pool, place=place)
             seconds[count] = time.perf_counter() - begun
-            assert [one.state for one in outcomes] == ["ok"] * TIMED_RUNS
+            troubles = [f"{one.state}: {one.reason}" for one in outcomes if one.state != "ok"]
+            assert not troubles, troubles
+            assert len(outcomes) == TIMED_RUNS
             lines = (place.ledger / "toy.jsonl").read_text().splitlines()
             records = [json.loads(line) for line in lines]
             if count == 1:
