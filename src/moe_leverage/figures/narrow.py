@@ -1,7 +1,7 @@
 """The same figure for a phone: panels one above the other, letters as large as the text around.
 
-A page holds both drawings and shows the one that suits its width. At NARROW_INCHES the smallest
-letters of a figure (8.5 points) are more than nine pixels high on a screen of 390 pixels.
+A page holds both drawings and shows the one that suits its width. At NARROW_INCHES letters of
+SMALLEST_POINTS are more than nine pixels high on a screen of 390 pixels.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import textwrap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from moe_leverage.figures.common import note
 
 NARROW_INCHES = 4.3
+SMALLEST_POINTS = 8.5
 PANEL_INCHES = 3.5  # height of each of several panels
 LETTERS = {"title": 40, "label": 46, "note": 56}  # that fit on one line
 GAP_PIXELS = 3.0  # at least between two tick labels
@@ -38,6 +40,8 @@ def make_narrow(figure: Figure) -> None:
         _narrow_legend(ax)
         ax.set_title(_broken(ax.get_title("left"), LETTERS["title"]), loc="left")
         ax.set_xlabel(_broken(ax.get_xlabel(), LETTERS["label"]))
+    for text in figure.findobj(Text):
+        text.set_fontsize(max(text.get_fontsize(), SMALLEST_POINTS))
     figure.canvas.draw()
     for ax in figure.axes:
         _thin_labels(ax)
