@@ -92,8 +92,9 @@ def _contours(
     ax: Axes, compute: np.ndarray, ratio: np.ndarray, leverage: np.ndarray, style: str
 ) -> None:
     inks = theme.sequential_colours(len(LEVELS))[::-1]
-    options = {"levels": LEVELS, "colors": inks, "linewidths": 1.5, "linestyles": style}
-    lines = ax.contour(compute, ratio, leverage, **options)
+    lines = ax.contour(
+        compute, ratio, leverage, levels=LEVELS, colors=inks, linewidths=1.5, linestyles=style
+    )
     if style == "-":
         ax.clabel(lines, fmt="EL = %g", fontsize=9)
 

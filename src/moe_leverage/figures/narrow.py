@@ -68,10 +68,12 @@ def _narrow_legend(ax: Axes) -> None:
     """A legend of several columns, which stands above its axes, loses one of them."""
     legend = ax.get_legend()
     columns = getattr(legend, "_ncols", 1)
-    if columns > 1:
-        size = legend.get_texts()[0].get_fontsize()
-        above = {"loc": "lower center", "bbox_to_anchor": (0.45, 1.0)}
-        ax.legend(*ax.get_legend_handles_labels(), ncols=columns - 1, fontsize=size, **above)
+    if legend is not None and columns > 1:
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(
+            handles, labels, ncols=columns - 1, fontsize=legend.get_texts()[0].get_fontsize(),
+            loc="lower center", bbox_to_anchor=(0.45, 1.0),
+        )  # fmt: skip
 
 
 def _broken(text: str, letters: int) -> str:
