@@ -140,8 +140,10 @@ def rates(pilot: pd.DataFrame) -> Drawing:
 
 def init_table(pilot: pd.DataFrame) -> pd.DataFrame:
     """Loss by init std at each setting where another than INIT_STD was tried, in columns."""
-    setting = ["compute_flops", "family", "d_model", "batch_tokens", "learning_rate"]
-    wide = settings(pilot).pivot_table(index=setting, columns="init_std", values="loss_nats")
+    setting = [name for name in CONFIGURATION if name != "init_std"]
+    wide = settings(pilot).pivot_table(
+        index=["family", "d_model", *setting], columns="init_std", values="loss_nats"
+    )
     tried = wide[wide.drop(columns=INIT_STD).notna().any(axis=1)].reset_index()
     return tried.rename(columns={std: f"std {std:g}" for std in wide.columns}).rename_axis(
         columns=None
