@@ -4,8 +4,9 @@ document.addEventListener("click", (event) => {
   if (button) window[button.dataset.call]();
 });
 
-/* A table that is wider than the page scrolls in its frame, which must then answer to the keyboard. */
-const frames = ".pst-scrollable-table-container, .cell_output, div.math mjx-container[display]";
+/* What is wider than the page scrolls in its frame, which must then answer to the keyboard: code
+   in a fold too, which the theme measured while it was closed. */
+const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math mjx-container[display]";
 const watch = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const frame = target.matches("table") ? target.closest(frames) : target;
@@ -14,7 +15,7 @@ const watch = new ResizeObserver((entries) => {
 });
 
 function makeReachable(frame) {
-  if (frame.scrollWidth <= frame.clientWidth || frame.hasAttribute("tabindex")) return;
+  if (frame.scrollWidth <= frame.clientWidth || frame.tabIndex >= 0) return;
   frame.tabIndex = 0;
   frame.setAttribute("role", "group");
   frame.setAttribute("aria-label", frame.querySelector("caption")?.textContent || "wide content, scrolls");
