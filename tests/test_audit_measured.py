@@ -275,3 +275,47 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         covered += found.low <= 0.1 <= found.high
     assert 0.84 <= covered / 200 <= 0.96
+
+
+def test_the_smallest_of_many_equal_effects_is_not_surely_below_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four slopes that are all 0: their least is negative, and 90 % of its intervals hold 0."""
+    design = [(budget, a) for budget in BUDGETS for a in (0.01, 0.03, 0.1, 0.3, 0.6)]
+    compute, ratio = (np.array(column, dtype=float) for column in zip(*design, strict=True))
+    columns = {"budget": compute.astype(str), "compute_flops": compute, "activation_ratio": ratio}
+    monkeypatch.setattr(evidence, "shortfall", lambda studies, *columns: "")
+    below = 0
+    for seed in range(200):
+        loss = 3 + np.random.default_rng(seed).normal(0, 0.01, len(compute))
+        frame = pd.DataFrame({**columns, "loss": loss, "is_moe": 1, "seed": 0})
+        monkeypatch.setattr(evidence, "runs", lambda studies, frame=frame: frame)
+        found = measure(
+            study="activation", statistic="slope", axis="activation_ratio", each="compute"
+        )
+        assert found.effect is not None
+        assert found.low <= found.effect <= found.high
+        below += found.high < 0
+    assert below / 200 <= 0.1
+
+
+def test_noise_of_the_dense_runs_widens_a_leverage(directory: Path) -> None:
+    generator = np.random.default_rng(8)
+    for budget, seed in itertools.product(BUDGETS, (0, 1, 2)):
+        loss = 30 * budget**-0.08 * math.exp(generator.normal(scale=0.01))
+        record(directory, "activation", plan(DENSE, budget, seed=seed), loss)
+    for budget, experts in itertools.product(BUDGETS[1:3], (16, 32, 64)):
+        record(directory, "activation", plan(moe(experts), budget), 30 * (1.2 * budget) ** -0.08)
+    design = {"study": "activation", "statistic": "level", "response": "log_leverage",
+              "each": "compute", "where": {"activation_ratio": [0.0, 0.5]}}  # fmt: skip
+    found = measure(**design)
+    assert found.high - found.low > 0.05
+
+
+def test_runs_far_above_the_lowest_loss_are_left_out_where_a_claim_says_so(directory: Path) -> None:
+    for budget, experts in itertools.product(BUDGETS, (8, 16, 32, 64, 128)):
+        loss = 9.0 if experts == 8 else 3.0 + 0.1 * math.log(experts) - math.log10(budget) / 100
+        record(directory, "activation", plan(moe(experts), budget), loss)
+    design = {"study": "activation", "statistic": "slope", "axis": "activation_ratio"}
+    assert measure(**design).detail.startswith("20 runs")
+    assert measure(**design, near=1.15).detail.startswith("16 runs")

@@ -13,6 +13,7 @@ from moe_leverage.statistics.reductions import (
     redrawn_optima,
 )
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
+from moe_leverage.your_runs.findings import allocation
 
 BUDGETS = np.array([3e11, 1e12, 3e12, 1e13])
 
@@ -121,3 +122,15 @@ def test_equal_optima_at_every_budget_are_no_certain_law():
     settings = mean_over_seeds(runs, ["batch_tokens"])
     optima, _ = redrawn_optima(settings, "batch_tokens", 0.001, 400)
     assert optima.std(axis=0) == pytest.approx(np.log(2) / np.sqrt(12), rel=0.1)
+
+
+def test_three_optima_on_a_line_still_leave_a_doubt():
+    runs = isoflop_runs(PowerLaw(0.0264, 0.6), 0.003)
+    runs = runs[runs["compute"] < 1e13].assign(
+        is_moe=False, activation_ratio=1.0, granularity=0.0, shared_ratio=0.0
+    )
+    found = allocation(runs, resamples=400)
+    for name, truth in (("dense_model", 0.6), ("dense_tokens", 0.4)):
+        low, high = found.fits[name].interval()["exponent"]
+        assert low < truth < high
+        assert 0.02 < high - low < 2

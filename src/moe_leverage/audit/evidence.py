@@ -14,9 +14,10 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA
+from moe_leverage.statistics.bootstrap import student_ratio
 from moe_leverage.statistics.fitting import Fit
-from moe_leverage.statistics.leverage import best_runs, frontier_compute
-from moe_leverage.theory.law import Law
+from moe_leverage.statistics.leverage import best_runs, frontier_compute, seed_noise
+from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
 
 BUDGETS_PER_DECADE = 2  # the ladder is 1e11, 3e11, 1e12, ...
@@ -25,6 +26,7 @@ STUDIES_BEHIND = {
     "log_leverage": (FRONTIER_STUDY,),
     "fitted_leverage": ("activation", "granularity"),
 }
+MIN_FRONTIER = 2  # dense budgets between which a leverage can be read
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
 RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 
@@ -87,24 +89,52 @@ def with_response(frame: pd.DataFrame, response: str) -> pd.DataFrame:
     return frame.assign(response=np.log(loss) if response == "log_loss" else loss)
 
 
+def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
+    """Errors (draws, runs) of ln EL that come from the noise of the dense runs, common to all.
+
+    Each draw moves the dense losses by the noise between seeds and reads every run off again; a run
+    that leaves the frontier then stays where it was.
+    """
+    compute, log_loss, num_seeds = _frontier()
+    noise, freedom = seed_noise(_with_family(runs([FRONTIER_STUDY])))
+    if freedom == 0 or len(compute) < MIN_FRONTIER:
+        return np.zeros((draws, len(frame)))
+    spread = noise * student_ratio(freedom) / np.sqrt(num_seeds)
+    moved = log_loss + np.random.default_rng(seed).standard_normal((draws, len(compute))) * spread
+    wanted = np.broadcast_to(np.log(frame["loss"].to_numpy(float)), (draws, len(frame)))
+    with np.errstate(divide="ignore"):
+        change = np.log(frontier_compute(compute, moved, wanted, 0.0))
+        change = change - np.log(frontier_compute(compute, log_loss[None], wanted[:1], 0.0))
+    return np.where(np.isfinite(change), change, 0.0)
+
+
 def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
     """Ln EL of each run against the dense frontier, read along power laws as in Section 3.
 
     Missing where the loss lies outside the range of the dense runs: nothing is extrapolated.
     """
-    dense = _dense_runs()
-    missing = pd.Series(np.nan, index=frame.index)
-    if dense.empty:
-        return missing
-    best = best_runs(dense.assign(is_moe=False, compute=dense["compute_flops"]))
-    if len(best) < 2:
-        return missing
-    compute, loss, wanted = (
-        column.to_numpy(dtype=float) for column in (best["compute"], best["loss"], frame["loss"])
-    )
-    reached = frontier_compute(compute, np.log(loss)[None], np.log(wanted)[None], 0.0)[0]
+    compute, log_loss, _ = _frontier()
+    if len(compute) < MIN_FRONTIER:
+        return pd.Series(np.nan, index=frame.index)
+    wanted = np.log(frame["loss"].to_numpy(dtype=float))
+    reached = frontier_compute(compute, log_loss[None], wanted[None], 0.0)[0]
     leverage = np.where(np.isfinite(reached) & (reached > 0), reached, np.nan)
     return pd.Series(np.log(leverage / frame["compute_flops"].to_numpy(float)), index=frame.index)
+
+
+def _frontier() -> tuple[Array, Array, Array]:
+    """C, ln L and number of seeds of the best dense run at each budget; empty without runs."""
+    dense = _dense_runs()
+    if dense.empty:
+        return np.empty(0), np.empty(0), np.empty(0)
+    best = best_runs(_with_family(dense))
+    compute, loss, seeds = (best[name].to_numpy(float) for name in ("compute", "loss", "num_seeds"))
+    return compute, np.log(loss), seeds
+
+
+def _with_family(frame: pd.DataFrame) -> pd.DataFrame:
+    """Under the names that the leverage of a table is read from."""
+    return frame.assign(is_moe=frame["is_moe"] == 1, compute=frame["compute_flops"])
 
 
 def _dense_runs() -> pd.DataFrame:

@@ -3,7 +3,8 @@
 A claim registers its study, statistic and the region of effects that agree with it. Every statistic
 is a function of the coefficients of one least-squares fit with an intercept per group (a budget, or
 an architecture); its interval comes from a bootstrap of the residuals with a fixed seed, widened
-by Student's quantile over the normal one, since small tables look too sure without it. A study
+by Student's quantile over the normal one, since small tables look too sure without it. An error of
+the dense frontier moves the leverages of many runs together, and is drawn as such. A study
 that lacks a planned run decides nothing, and one without enough runs gives the reason.
 
     x    the axis under study, ln by default       z    ln of a second variable, `by`
@@ -16,6 +17,7 @@ that lacks a planned run decides nothing, and one without enough runs gives the 
     shift          the same with z = 0 or 1                     -b' / 2c: ln ratio of the two optima
     interaction    y = group + b x + b' x z                     b'
     level          y = group                                    smallest or largest group mean
+                   (and the smallest or largest slope, where each budget has its own)
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Design:
     within: str = "budget"
     each: str = ""  # "compute": one slope or level per budget; `pick` says which one counts
     pick: Literal["min", "max"] = "min"
+    near: float = 0.0  # times the lowest loss of its budget and family, above which none is used
     over: str = ""  # a second swept variable: its best value is taken first
     where: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
@@ -83,13 +86,13 @@ def measure(**arguments: Any) -> Measurement:
         return Measurement(effect=None, detail=f"{reason} ({len(runs)} runs of {_names(design)})")
     scope = _scope(runs, design, num_unread)
     statistic = STATISTICS[design.statistic]
-    effect = float(statistic(fit.theta[None], fit, design)[0])
-    draws = statistic(fit.draws(), fit, design)
-    if not np.isfinite(effect) or np.mean(~np.isfinite(draws)) > (1 - COVERAGE) / 2:
+    effects = statistic(fit.theta[None], fit, design)[0]
+    shared = evidence.shared_error(runs, DRAWS) if design.response == "log_leverage" else 0.0
+    draws = statistic(fit.draws(shared), fit, design)
+    if not np.isfinite(effects).all() or np.mean(~np.isfinite(draws)) > (1 - COVERAGE) / 2:
         return Measurement(effect=None, detail=f"no optimum is resolved by {scope}")
-    tails = [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)]
-    low, high = np.nanpercentile(np.where(np.isfinite(draws), draws, np.nan), tails)
-    return Measurement(effect=effect, low=float(low), high=float(high), detail=scope)
+    effect, low, high = _picked(effects, np.where(np.isfinite(draws), draws, np.nan), design.pick)
+    return Measurement(effect=effect, low=low, high=high, detail=scope)
 
 
 def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measurement:
@@ -117,19 +120,26 @@ class _Regression:
     residuals: Array  # scaled by their leverage
     num_groups: int
 
-    def draws(self) -> Array:
-        """Coefficients of bootstrap samples of the residuals, shape (DRAWS, P)."""
+    def draws(self, shared: Array | float = 0.0) -> Array:
+        """Coefficients of bootstrap samples of the residuals, shape (DRAWS, P).
+
+        `shared` (DRAWS, n) is an error that the responses have in common, on top of their own.
+        """
         generator = np.random.default_rng(SEED)
         picks = generator.integers(0, len(self.residuals), (DRAWS, len(self.residuals)))
         samples: Array = (self.fitted + self.residuals[picks]) @ self.inverse.T
         freedom = len(self.residuals) - len(self.theta)
-        return self.theta + student_ratio(freedom) * (samples - self.theta)
+        own = self.theta + student_ratio(freedom) * (samples - self.theta)
+        return own + (np.broadcast_to(shared, picks.shape) @ self.inverse.T)
 
 
 def _select(runs: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, int]:
     """Rows inside `where`, the best over `over` only; and how many have no response to use."""
     for column, (low, high) in design.where.items():
         runs = runs[runs[column].astype(float).between(low, high)]
+    if design.near and len(runs):
+        least = runs.groupby(["budget", "is_moe"])["loss"].transform("min")
+        runs = runs[runs["loss"] <= design.near * least]
     columns = [name for name in (design.axis, design.by) if name]
     num_inside = len(runs)
     runs = runs.dropna(subset=["response", *columns])
@@ -193,36 +203,49 @@ def _groups(runs: pd.DataFrame, design: Design) -> pd.Series[str]:
     return labels
 
 
+def _picked(effects: Array, draws: Array, pick: str) -> tuple[float, float, float]:
+    """The smallest (largest) of several effects with the interval of the smallest (largest).
+
+    The least of noisy slopes lies low whatever the true ones are. So the smallest is surely above
+    a value when every effect is, and surely below it when one is after allowing for the choice
+    among k of them (Bonferroni): its ends are the smallest of the ends, the upper ones at 1/k of
+    the tail. One effect has its central interval.
+    """
+    tail, sign = (1 - COVERAGE) / 2, 1.0 if pick == "min" else -1.0
+    near = np.nanquantile(sign * draws, tail, axis=0).min()
+    far = np.nanquantile(sign * draws, 1 - tail / draws.shape[1], axis=0).min()
+    low, high = sorted((sign * float(near), sign * float(far)))
+    return sign * float((sign * effects).min()), low, high
+
+
 def _slope(theta: Array, fit: _Regression, design: Design) -> Array:
     slopes = theta[:, fit.num_groups :]
-    picked: Array = getattr(slopes, design.pick)(axis=1) if design.each else slopes[:, 0]
-    return picked
+    return slopes if design.each else slopes[:, :1]
 
 
 def _level(theta: Array, fit: _Regression, design: Design) -> Array:
-    levels: Array = getattr(theta, design.pick)(axis=1)
-    return levels
+    return theta
 
 
 def _last(theta: Array, fit: _Regression, design: Design) -> Array:
-    return theta[:, -1]
+    return theta[:, -1:]
 
 
 def _second(theta: Array, fit: _Regression, design: Design) -> Array:
-    return theta[:, fit.num_groups + 1]
+    return theta[:, fit.num_groups + 1, None]
 
 
 def _third(theta: Array, fit: _Regression, design: Design) -> Array:
-    return theta[:, fit.num_groups + 2]
+    return theta[:, fit.num_groups + 2, None]
 
 
 def _optimum(theta: Array, fit: _Regression, design: Design) -> Array:
-    place = _bottom(theta[:, fit.num_groups], theta[:, -1])
+    place = _bottom(theta[:, fit.num_groups], theta[:, -1])[:, None]
     return np.exp(place) if design.scale == "log" else place
 
 
 def _moved(theta: Array, fit: _Regression, design: Design) -> Array:
-    return _bottom(theta[:, fit.num_groups + 1], theta[:, -1])
+    return _bottom(theta[:, fit.num_groups + 1], theta[:, -1])[:, None]
 
 
 def _bottom(slope: Array, curvature: Array) -> Array:

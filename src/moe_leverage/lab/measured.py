@@ -77,7 +77,12 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 
     options = {"resamples": resamples, "seed": seed}
     parts = [
-        _unless_empty(findings.hyperparameters, of(SEARCH_STUDY), "hyperparameters", options),
+        _unless_empty(
+            findings.hyperparameters,
+            of(SEARCH_STUDY),
+            "hyperparameters",
+            options | {"repeated": of("hparams", SEARCH_STUDY)},  # the first search has the seeds
+        ),
         _unless_empty(findings.allocation, of("allocation"), "allocation", options),
         _unless_empty(
             findings.chinchilla, of("hparams", SEARCH_STUDY, "allocation"), "chinchilla", options

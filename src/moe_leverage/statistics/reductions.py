@@ -108,8 +108,8 @@ def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
     M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
-    num_tokens, loss`, 90 % ends `flops_per_token_low/high` from a bootstrap over runs, `num_sizes`,
-    and `reason`, empty where the optimum is sound; where it is not, the optimum is NaN.
+    num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) from a bootstrap over
+    runs, `num_sizes`, and `reason`, empty where the optimum is sound; where it is not, the optimum is NaN.
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
     generator = np.random.default_rng(seed)
@@ -120,7 +120,10 @@ def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict[str, object]:
     sizes = int(runs["flops_per_token"].nunique())
-    names = ("flops_per_token", "num_tokens", "loss", "flops_per_token_low", "flops_per_token_high")
+    ends = [
+        f"{name}_{end}" for name in ("flops_per_token", "num_tokens") for end in ("low", "high")
+    ]
+    names = ("flops_per_token", "num_tokens", "loss", *ends)
     row: dict[str, object] = {"compute": float(runs["budget"].iloc[0]), "num_sizes": sizes}
     row |= dict.fromkeys(names, np.nan)
     if sizes < MIN_SIZES:
@@ -146,6 +149,8 @@ def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict
         "loss": float(np.exp(level)),
         "flops_per_token_low": float(low),
         "flops_per_token_high": float(high),
+        "num_tokens_low": float(np.exp(np.interp(np.log(high), log_m, log_tokens))),
+        "num_tokens_high": float(np.exp(np.interp(np.log(low), log_m, log_tokens))),
         "reason": "",
     }
 

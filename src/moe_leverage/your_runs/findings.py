@@ -37,7 +37,7 @@ from moe_leverage.statistics.reductions import (
     near_optimal,
     redrawn_optima,
 )
-from moe_leverage.theory.law import Law, Source
+from moe_leverage.theory.law import Array, Law, Source
 from moe_leverage.theory.laws import (
     PUBLISHED,
     ComputeLaw,
@@ -55,6 +55,7 @@ from moe_leverage.theory.rivals import (
     JointLawWithoutGranularity,
 )
 
+NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
 MIN_BUDGET_CLUSTERS = 4  # budgets that serve as the independent units of a hyperparameter fit
 MIN_SWEPT_BUDGETS = 2
@@ -123,18 +124,27 @@ def merge(parts: list[Findings]) -> Findings:
     return found
 
 
-def hyperparameters(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+def hyperparameters(
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    repeated: pd.DataFrame | None = None,
+) -> Findings:
     """Equation 3: learning rate and batch of the near-optimal runs against compute.
 
     Uses, of dense and of MoE runs, the family with the most of them, at the budgets where it sweeps
-    the quantity.
+    the quantity. The noise between seeds is that of `repeated`, or else of the table itself.
     """
+    source = table if repeated is None else repeated
+    noise, freedom = seed_noise(source) if "seed" in source else (0.0, 0)
+    noise = noise * student_ratio(freedom) if freedom >= MIN_SEED_PAIRS else 0.0
     found = Findings(fits={}, skipped={}, warnings=[])
     for prefix, runs in _largest_families(table):
         for name, least in (("learning_rate", MIN_RATES), ("batch_tokens", MIN_BATCHES)):
             label = prefix + name
             try:
-                found.fits[label] = _hyperparameter_fit(runs, name, least, resamples, seed)
+                found.fits[label] = _hyperparameter_fit(runs, name, least, resamples, seed, noise)
             except UnidentifiedError as error:
                 found.skipped[label] = str(error)
     return found
@@ -160,7 +170,7 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
         for column, label in labels.items():
             try:
                 found.fits[label] = _described(
-                    fit(PowerLaw, sound, column, resamples=resamples, seed=seed)
+                    _allocation_fit(sound, column, resamples, seed)
                     if len(sound)
                     else _refuse(f"isoFLOP optima = 0: {'; '.join(points['reason'].unique())}"),
                     label.split("_")[-1],
@@ -241,7 +251,7 @@ def _largest_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]
 
 
 def _hyperparameter_fit(
-    runs: pd.DataFrame, name: str, least: int, resamples: int, seed: int
+    runs: pd.DataFrame, name: str, least: int, resamples: int, seed: int, noise: float
 ) -> Fit:
     if name not in runs:
         raise UnidentifiedError(f"{name}: not in the table")
@@ -252,9 +262,8 @@ def _hyperparameter_fit(
             f"{name}: {budget[swept].nunique()} budget(s) try {least} or more values; "
             f"a power law needs {MIN_SWEPT_BUDGETS}"
         )
-    noise, freedom = seed_noise(runs) if "seed" in runs else (0.0, 0)
-    if freedom >= MIN_SEED_PAIRS:
-        return _grid_fit(runs[swept], name, noise * student_ratio(freedom), resamples, seed)
+    if noise:
+        return _grid_fit(runs[swept], name, noise, resamples, seed)
     points = near_optimal(runs[swept])
     points = points.assign(compute=points["budget"])
     by_budget = points["budget"].nunique() >= MIN_BUDGET_CLUSTERS
@@ -271,12 +280,34 @@ def _grid_fit(runs: pd.DataFrame, name: str, noise: float, resamples: int, seed:
     points = near_optimal(settings).assign(compute=lambda found: found["budget"])
     fitted = fit(PowerLaw, points, name, resamples=0, seed=seed)
     optima, log_compute = redrawn_optima(settings, name, noise, resamples, seed)
-    exponent = optima @ (log_compute - log_compute.mean())
-    exponent = exponent / ((log_compute - log_compute.mean()) ** 2).sum()
-    samples = np.stack([optima.mean(axis=1) - exponent * log_compute.mean(), exponent], axis=1)
     note = f"intervals from seed noise of {noise:.1%} and half a step of the grid"
-    fitted = replace(fitted, samples=samples, covariance=np.cov(samples.T))
+    fitted = _through(fitted, optima, log_compute)
     return _described(fitted, name, f"{_family_of(runs)}; {note}")
+
+
+def _allocation_fit(optima: pd.DataFrame, column: str, resamples: int, seed: int) -> Fit:
+    """A law through isoFLOP optima; with few of them its samples follow from their own intervals.
+
+    Three optima that happen to lie on a line would else be a law without doubt.
+    """
+    fitted = fit(PowerLaw, optima, column, resamples=resamples, seed=seed)
+    if len(optima) >= MIN_BUDGET_CLUSTERS:
+        return fitted
+    low, value, high = (
+        np.log(optima[f"{column}{end}"].to_numpy()) for end in ("_low", "", "_high")
+    )
+    drawn = np.random.default_rng(seed).standard_normal((resamples, len(optima)))
+    spread = np.where(drawn < 0, value - low, high - value) / NORMAL_95  # the ends lie unevenly
+    return _through(fitted, value + drawn * spread, np.log(optima["compute"].to_numpy(float)))
+
+
+def _through(fitted: Fit, log_optima: Array, log_compute: Array) -> Fit:
+    """The fit with samples that are the lines through drawn optima (resamples, budgets)."""
+    centred = log_compute - log_compute.mean()
+    exponent = log_optima @ centred / (centred**2).sum()
+    height = log_optima.mean(axis=1) - exponent * log_compute.mean()
+    samples = np.stack([height, exponent], axis=1)
+    return replace(fitted, samples=samples, covariance=np.cov(samples.T))
 
 
 def _family_of(runs: pd.DataFrame) -> str:
