@@ -17,6 +17,7 @@ from moe_leverage.theory.laws import (
     SaturatedActivationLaw,
     saturated_activation_ratio,
 )
+from moe_leverage.theory.saturation import saturation
 
 POINT = {"activation_ratio": 0.031, "granularity": 12.0}
 COEFFICIENTS = {
@@ -168,3 +169,11 @@ def test_laws_load_neither_pandas_nor_scipy_nor_torch():
     code = f"import sys, moe_leverage.theory.laws; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_saturation_at_equal_ends_is_that_value_whatever_a():
+    theta = np.log(np.array([[0.2, 0.2], [0.3, 0.2]]))
+    value, by_start, by_max = saturation(theta, np.array([0.01, 0.1, 1.0]))
+    np.testing.assert_allclose(value[0], np.log(0.2))
+    np.testing.assert_allclose(by_start[0] + by_max[0], 1.0)
+    assert np.isnan(value[1]).all()

@@ -131,6 +131,6 @@ def test_three_optima_on_a_line_still_leave_a_doubt():
     )
     found = allocation(runs, resamples=400)
     for name, truth in (("dense_model", 0.6), ("dense_tokens", 0.4)):
-        low, high = found.fits[name].interval()["exponent"]
+        low, high = found.fits[name].interval(0.99)["exponent"]
         assert low < truth < high
         assert 0.02 < high - low < 2

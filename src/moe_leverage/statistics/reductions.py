@@ -108,8 +108,8 @@ def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
     M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
-    num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) from a bootstrap over
-    runs, `num_sizes`, and `reason`, empty where the optimum is sound; where it is not, the optimum is NaN.
+    num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) from a bootstrap
+    over runs, `num_sizes`, and `reason`, empty where the optimum is sound and else it is NaN.
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
     generator = np.random.default_rng(seed)

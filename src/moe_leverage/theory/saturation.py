@@ -36,12 +36,16 @@ def saturated_activation_ratio(a: ArrayLike, a_start: float, a_max: float) -> An
 
 
 def saturation(theta: Array, a: Array) -> tuple[Array, Array, Array]:
-    """Ln A^ and its derivatives by ln A_start and ln A_max; NaN where A_start >= A_max."""
+    """Ln A^ and its derivatives by ln A_start and ln A_max; NaN where A_start > A_max.
+
+    Where both are equal A^ is that value, whatever A: runs whose leverage does not depend on A
+    drive a fit there.
+    """
     with np.errstate(all="ignore"):
         a_start, a_max = np.exp(theta[..., 0, None]), np.exp(theta[..., 1, None])
-        offset = np.where(a_start < a_max, 1 / (1 / a_start - 1 / a_max), np.nan)
+        offset = np.where(a_start <= a_max, 1 / (1 / a_start - 1 / a_max), np.nan)
         share = 1 / (a + offset)
         saturated = 1 / (share + 1 / a_max)
-        share *= offset
+        share = np.where(np.isinf(offset), 1.0, share * offset)
         slope = saturated * share * share
         return np.log(saturated), slope * (1 / a_start), (saturated - slope) * (1 / a_max)
