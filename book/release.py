@@ -17,7 +17,7 @@ import browser as browsing
 import yaml
 from _ext.addresses import pages_address
 from chapters import ROOT
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 from publishing import SITE
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, FloatObject, NameObject, TextStringObject
@@ -41,7 +41,9 @@ def main() -> int:
     if not (SITE / "index.html").is_file():
         print("release: build/html = missing: run make book first", file=sys.stderr)
         return 2
-    for path in (archive(SITE, RELEASE / f"{NAME}.zip"), book(SITE, RELEASE / f"{NAME}.pdf")):
+    with browsing.launched() as browser:
+        made = archive(SITE, RELEASE / f"{NAME}.zip"), book(SITE, browser, RELEASE / f"{NAME}.pdf")
+    for path in made:
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
 
@@ -64,12 +66,12 @@ def contents(toc: Path = ROOT / "_toc.yml") -> list[str]:
     return [f"{name}.html" for name in [found["root"], *files]]
 
 
-def book(site: Path, target: Path, pages: Sequence[str] | None = None) -> Path:
+def book(site: Path, browser: Browser, target: Path, pages: Sequence[str] | None = None) -> Path:
     """Print these pages, or all, into one PDF with a bookmark for each page and section."""
     names = list(pages or contents())
     writer = PdfWriter()
     first: dict[str, int] = {}  # page of the PDF on which a page of the site begins
-    with browsing.served(site) as address, browsing.launched() as browser:
+    with browsing.served(site) as address:
         context = browser.new_context(color_scheme="light")
         for name in names:
             page = browsing.opened(context.new_page(), address + name)

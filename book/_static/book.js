@@ -24,3 +24,6 @@ function makeReachable(frame) {
 document.addEventListener("DOMContentLoaded", () => {
   for (const frame of document.querySelectorAll(frames)) watch.observe(frame);
 });
+
+/* Opened from the disk, a page may not read another: search then lists its finds without excerpts. */
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;

@@ -36,11 +36,9 @@ def test_the_archive_opens_without_a_server(site: Path, browser: Browser, tmp_pa
 
 
 def test_the_pdf_has_a_bookmark_for_each_page_and_its_links_stay_inside(
-    site: Path, tmp_path: Path, request: pytest.FixtureRequest
+    site: Path, browser: Browser, tmp_path: Path
 ) -> None:
-    if browsing.program() is None:
-        pytest.skip("no browser to print with")
-    printed = release.book(site, tmp_path / "book.pdf", PAGES)
+    printed = release.book(site, browser, tmp_path / "book.pdf", PAGES)
     reader = PdfReader(printed)
     titles = [str(entry.title) for entry in reader.outline if not isinstance(entry, list)]
     assert titles == ["How to cite", "Notation"]

@@ -57,14 +57,14 @@ def leverage_map(
         _contours(ax, compute[columns], ratio, leverage[:, columns], style)
     crossing = _break_even(ax, law, "published", "-", 2.6)
     for side, said in (("right", "dense wins "), ("left", " mixture wins")):
-        ax.text(crossing, 0.8, said, ha=side, va="center", fontsize=9, color=theme.colour("muted"))
+        ax.text(crossing, 0.0081, said, ha=side, fontsize=9, color=theme.colour("muted"))
     runs = points(measured)
     _our_points(ax, runs)
     own = _break_even(ax, fitted, "measured", "--", 1.8) if fitted is not None else None
     ax.plot(EXAMPLE["compute"], EXAMPLE["activation_ratio"], "*", ms=13,
             color=theme.colour("accent"), label="the paper's example")  # fmt: skip
     log_axes(ax, "compute_flops", "activation_ratio")
-    ax.set_xlim(*SHOWN_FLOPS)
+    ax.set(xlim=SHOWN_FLOPS, ylim=(0.0075, 1.15))
     plain_ticks(ax.yaxis, RATIO_TICKS)
     ax.grid(visible=False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
@@ -129,7 +129,9 @@ def _finding(law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | No
     )
     if runs.empty:
         return f"{text} No leverage of our own is measured yet."
-    counts = standings(runs).value_counts()
-    told = ", ".join(f"{counts[name]} {name}" for name in STANDINGS if name in counts)
-    text += f" Of our {len(runs)} measured points: {told}."
+    above, near, below = (int((standings(runs) == name).sum()) for name in STANDINGS)
+    text += (
+        f" Of our {len(runs)} measured points {above} have EL above 1 with their whole interval "
+        f"and {below} below; {near} cannot tell."
+    )
     return text if own is None else f"{text} Our own fit puts break-even at {power(own)} FLOPs."
