@@ -206,7 +206,9 @@ def test_the_first_page_shows_the_landscape_and_leads_to_four_entries(site: Path
     page = soup(site / REFRESH)
     drawing = page.select_one("svg.ml-wide")
     assert drawing["data-figure"] == "leverage-map"
-    cards = {c.select_one(".sd-card-title").get_text(strip=True): c for c in page.select(".sd-card")}
+    cards = {
+        c.select_one(".sd-card-title").get_text(strip=True): c for c in page.select(".sd-card")
+    }
     assert list(cards) == ["Read", "Calculate", "Explain my model", "Fit my runs"]
     assert all((site / "book" / c.select_one("a")["href"]).is_file() for c in cards.values())
 
