@@ -23,6 +23,7 @@ PANELS = (("entropy", "entropy of loads"), ("max_over_mean", "largest load over 
 @figure(
     "router-balance",
     paper="Appendix B",
+    data=("instruments/router.json",),
     caption="Evenness of the experts' loads on held-out text while one small model learns, mean "
     "over its layers: the paper's balance loss, the selection bias of Ling 2.0, and neither.",
 )
