@@ -8,6 +8,7 @@ import sys
 import pytest
 from toy import CORPUS, CPU, HERE, MODELS, losses_of, run_of
 
+from moe_leverage import paths
 from moe_leverage.trainer.training import train
 
 # The child runs under torchrun, once for all cases: starting it is what takes time.
@@ -56,7 +57,8 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "child.py").write_text(CHILD)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    package = os.pathsep.join(map(str, (HERE, paths.PACKAGE.parent)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": package}
     done = subprocess.run(
         [*command, str(folder / "child.py"), str(folder)],
         capture_output=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
 
-from moe_leverage import ledger
+from moe_leverage import ledger, paths
 from moe_leverage.lab import runner
 from moe_leverage.lab.backends import Pool
 from moe_leverage.lab.runner import Place, run_one
@@ -28,10 +28,14 @@ POOL = Pool(device="cpu")
 
 def toy_program(*arguments):
     """What the toy study prints: it forks runners and workers, which pytest itself should not."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parent)}
+    # The package under test, which need not be the one installed: workers on another checkout's
+    # code once gave losses that differed in the ninth digit.
+    package = os.pathsep.join(map(str, (PROGRAM.parent, paths.PACKAGE.parent)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": package}
+    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "300"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(PROGRAM), *map(str, arguments)],
-        env=environment | {"RAY_AUTH_MODE": "disabled"},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -104,7 +108,7 @@ def test_clusters_give_the_losses_of_this_process(tmp_path, backend, module):
         pytest.skip(f"the extra {backend} is not installed")
     found = toy_program("cluster", tmp_path, backend)
     assert found["states"] == ["ok"] * 4
-    assert found["losses"] == sorted((o.run_id, undisturbed(o.run)) for o in toy_plan(4))
+    assert dict(found["losses"]) == {one.run_id: undisturbed(one.run) for one in toy_plan(4)}
 
 
 def test_one_run_is_recorded_once_and_its_traces_go(tmp_path):
