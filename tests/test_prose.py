@@ -39,7 +39,7 @@ def unsourced(sentence: str) -> list[str]:
 
 def prose(path: Path) -> Iterator[str]:
     """The sentences of a page: its Markdown, and the words that its code cells hold."""
-    for cell in jupytext.read(path).cells:
+    for cell in jupytext.read(path, fmt="md:myst").cells:
         if cell.cell_type == "markdown":
             text = re.sub(r"^(```+|~~~+).*?^\1\s*$", "\n\n", cell.source, flags=re.DOTALL | re.M)
             yield from SENTENCE_END.split(text)

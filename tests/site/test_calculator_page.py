@@ -194,9 +194,10 @@ def test_a_point_outside_the_law_s_range_is_warned_of(page: Page) -> None:
     status = page.locator(f"{ROOT} [role=status]")
     at(page, A=0.05, G=8, C=1e20)
     assert "inside the range" in status.inner_text()
-    assert status.locator(".ml-outside").count() == 0
+    published = status.locator(".ml-outside").filter(has_not_text="Measured law")
+    assert published.count() == 0
     at(page, A=0.005, G=20, C=1e23)
-    assert "extrapolated" in status.locator(".ml-outside").inner_text()
+    assert "extrapolated" in published.inner_text()
     for symbol in ("A =", "G =", "C =", "EL ="):
         assert symbol in status.inner_text()
 
@@ -300,7 +301,7 @@ def test_our_own_fit_stands_beside_with_its_interval(
 def test_a_dense_shape_has_leverage_one(page: Page) -> None:
     page.get_by_label("Count a whole model").check()
     row = at(page, num_experts=0, num_active_experts=0, num_shared_experts=0, d_ffn=4096)
-    assert row["Efficiency leverage EL"] == [1]
+    assert set(row["Efficiency leverage EL"]) == {1}  # by both laws, once ours is fitted
     assert "by definition" in page.locator(f"{ROOT} output").inner_text()
 
 

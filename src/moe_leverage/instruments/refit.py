@@ -56,7 +56,7 @@ def _points(directory: Path, fits: Path) -> list[dict[str, Any]]:
     path = fits / "leverage.csv"
     if not path.is_file():
         return []
-    points = pd.read_csv(path)
+    points = pd.read_csv(path, dtype={"variant": object})
     points = points[points["estimator"] == ESTIMATOR].reset_index(drop=True)
     points["variant"] = points["variant"].fillna("")
     points["fitted"] = points["efficiency_leverage"].notna() & ~is_held_out(points)
