@@ -78,7 +78,7 @@ def book(site: Path, browser: Browser, target: Path, pages: Sequence[str] | None
             title, reader = _title(page), _printed(page)
             page.close()
             first[address + name] = len(writer.pages)
-            writer.append(reader, outline_item=title, import_outline=False)
+            writer.append(reader, outline_item=title, import_outline=True)
         context.close()
         _connect(writer, address, first)
     writer.add_metadata({"/Title": "A companion to Towards Greater Leverage"})
