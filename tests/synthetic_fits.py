@@ -26,4 +26,5 @@ def synthetic_fits(directory: Path, *, resamples: int = 60) -> tuple[Fit, Fit]:
     tokens = fit(PowerLaw, swept, "num_tokens", resamples=resamples)
     joint.save(directory / "joint.json")
     tokens.save(directory / "moe_tokens.json")
+    tokens.save(directory / "moe_batch_tokens.json")  # any power law will do
     return joint, tokens

@@ -246,7 +246,7 @@
       element("div", { class: "ml-scroll", tabindex: "0", role: "region", "aria-label": "Answers" }, table));
     const map = element("div", { class: "ml-landscape" });
     const more = element("a", {}, "Open in the calculator");
-    const laws = [["measured", "measured law"], ["published", "published law"]].filter(([key]) => ml.data[key]);
+    const laws = [["published", "published law"], ["measured", "measured law"]].filter(([key]) => ml.data[key]);
     const [mapped, mappedLabel] = chooser(`${prefix}-map-law`, "Landscape by the ", laws);
     mappedLabel.className = "ml-map-law";
     if (isFull && laws.length > 1) results.append(mappedLabel);
@@ -301,7 +301,7 @@
     const EL = by[0].EL;
     const meaning = EL >= 1 ? `a dense model needs ${leverageText(EL)} times the compute for the same loss`
       : "a dense model reaches the same loss with less compute";
-    return `EL = ${told[0]} by the published law: ${meaning}.${told[1] ? ` Our own runs say EL = ${told[1]}.` : ""}`;
+    return `EL = ${told[0]} by the published law: ${meaning}.${told[1] ? ` Our own law${by[1].beyond.length ? ", extrapolated," : ""} says EL = ${told[1]}.` : ""}`;
   }
 
   const ranged = (range, format) => (range ? ` (${format(range[0])} to ${format(range[1])})` : "");

@@ -192,14 +192,13 @@ def test_an_address_brings_the_design_back(page: Page, context: BrowserContext) 
 
 def test_a_point_outside_the_law_s_range_is_warned_of(page: Page) -> None:
     status = page.locator(f"{ROOT} [role=status]")
+    published = status.locator("p").first  # our own law, where there is one, has the next line
     at(page, A=0.05, G=8, C=1e20)
-    assert "inside the range" in status.inner_text()
-    published = status.locator(".ml-outside").filter(has_not_text="Measured law")
-    assert published.count() == 0
+    assert published.inner_text() == "Published law: inside the range of its runs."
     at(page, A=0.005, G=20, C=1e23)
-    assert "extrapolated" in published.inner_text()
-    for symbol in ("A =", "G =", "C =", "EL ="):
-        assert symbol in status.inner_text()
+    assert "ml-outside" in str(published.get_attribute("class"))
+    for said in ("extrapolated", "A =", "G =", "C =", "EL ="):
+        assert said in published.inner_text()
 
 
 @pytest.mark.parametrize(
@@ -293,15 +292,17 @@ def test_our_own_fit_stands_beside_with_its_interval(
     status = page.locator(f"{ROOT} [role=status]").inner_text()
     assert "Published law: extrapolated" in status
     assert "Measured law: inside" in status
-    assert "Our own runs say" in page.locator(f"{ROOT} output").inner_text()
-    page.get_by_label("Landscape by the").select_option("published")
+    assert "Our own law says" in page.locator(f"{ROOT} output").inner_text()
+    page.get_by_label("Landscape by the").select_option("measured")
     assert "EL < 1" in page.locator(".ml-key").inner_text()
+    at(page, C=1e22)
+    assert "Our own law, extrapolated, says" in page.locator(f"{ROOT} output").inner_text()
 
 
 def test_a_dense_shape_has_leverage_one(page: Page) -> None:
     page.get_by_label("Count a whole model").check()
     row = at(page, num_experts=0, num_active_experts=0, num_shared_experts=0, d_ffn=4096)
-    assert set(row["Efficiency leverage EL"]) == {1}  # by both laws, once ours is fitted
+    assert set(row["Efficiency leverage EL"]) == {1}
     assert "by definition" in page.locator(f"{ROOT} output").inner_text()
 
 

@@ -111,6 +111,6 @@ def test_the_figure_stands_in_without_scripts(browser: Browser, address: str) ->
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address + PAGE)
-    assert page.locator("svg[data-figure=router-balance]").is_visible()
+    assert page.locator("svg[data-figure=router-balance]").filter(visible=True).count() == 1
     assert page.locator(f"{ROOT} noscript p").is_visible()
     context.close()

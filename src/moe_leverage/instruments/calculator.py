@@ -34,6 +34,7 @@ POWER_LAWS = (
     "dense_model",
     "dense_tokens",
 )
+FIT_NAMES = {"learning_rate": "moe_learning_rate", "batch_tokens": "moe_batch_tokens"}  # ours
 EXAMPLES = (  # Section 4.2.2 and Figure 1; Section 4.1, the baseline architecture
     ("Section 4.2.2: EL > 7", {"C": 1e22, "A": 0.031, "G": 12}),
     ("The same at 1e20", {"C": 1e20, "A": 0.031, "G": 12}),
@@ -101,8 +102,8 @@ def _measured(fits: Path) -> dict[str, Any] | None:
     step = max(1, len(joint.samples) // NUM_SAMPLES)
     drawn = np.nan_to_num(joint.law.from_theta(joint.samples[::step][:NUM_SAMPLES]))  # no infinity
     rows = [[float(f"{value:.{SAMPLE_DIGITS}g}") for value in row] for row in drawn]
-    found = [name for name in POWER_LAWS if (fits / f"{name}.json").is_file()]
-    laws = {name: Fit.load(fits / f"{name}.json").law for name in found}
+    files = {name: fits / f"{FIT_NAMES.get(name, name)}.json" for name in POWER_LAWS}
+    laws = {name: Fit.load(path).law for name, path in files.items() if path.is_file()}
     return _side(joint.law, laws) | {"samples": rows}
 
 
