@@ -98,7 +98,7 @@ def dense_first(table: pd.DataFrame) -> Drawing:
     "loss-dense-first",
     paper="Figures 13a and 13b",
     studies=("dense-first",),
-    caption="Held-out loss of our models with no, one and two dense layers in front, at each "
+    caption="Held-out loss of our models without and with a dense layer in front, at each "
     "budget of the study; one run a point, with the noise of seeds.",
 )
 def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:

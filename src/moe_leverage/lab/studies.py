@@ -124,6 +124,12 @@ def _study(name: str, answers: str, *sweeps: Sweep, **more: Any) -> Study:
     return Study(name=name, answers=answers, sweeps=sweeps, **more)
 
 
+def _both_families(**axes: Sequence[Any]) -> Iterator[Sweep]:
+    """The same grid for the dense and the mixture of the first studies."""
+    for name in ("dense", "moe"):
+        yield Sweep(name=name, base=replace(HPARAMS_BASE, dense=name == "dense"), axes=axes)
+
+
 def _halton(place: int, base: int) -> float:
     """The radical inverse of `place`: a number in [0, 1) that fills the interval evenly."""
     value, scale = 0.0, 1.0
@@ -156,17 +162,8 @@ STUDIES: dict[str, Study] = {
         _study(
             "hparams",
             "Eq. 3, Fig. 2",
-            *(
-                Sweep(
-                    name=name,
-                    base=replace(HPARAMS_BASE, dense=name == "dense"),
-                    axes={
-                        "budget": HPARAMS_BUDGETS,
-                        "learning_rate": LEARNING_RATES,
-                        "batch_tokens": BATCHES,
-                    },
-                )
-                for name in ("dense", "moe")
+            *_both_families(
+                budget=HPARAMS_BUDGETS, learning_rate=LEARNING_RATES, batch_tokens=BATCHES
             ),
             needs=(),
             repeat_best=(1, 2),
@@ -188,17 +185,8 @@ STUDIES: dict[str, Study] = {
         _study(
             "hparams-second",  # the sizes of the first were two to four times too large
             "Eq. 3, Fig. 2 at the measured sizes",
-            *(
-                Sweep(
-                    name=name,
-                    base=replace(HPARAMS_BASE, dense=name == "dense"),
-                    axes={
-                        "compute_flops": LADDER,
-                        "learning_rate": LEARNING_RATES[2:],
-                        "batch_tokens": BATCHES[:3],
-                    },
-                )
-                for name in ("dense", "moe")
+            *_both_families(
+                compute_flops=LADDER, learning_rate=LEARNING_RATES[2:], batch_tokens=BATCHES[:3]
             ),
             needs=("allocation",),
         ),
