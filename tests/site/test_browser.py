@@ -100,7 +100,11 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def visit(browser: Browser, address: str, scheme: str) -> Iterator[Visit]:
-    context = browser.new_context(viewport=WIDE, color_scheme=scheme)
+    context = browser.new_context(
+        viewport=WIDE,
+        color_scheme=scheme,
+        reduced_motion="reduce",  # what fades in is pale for a moment
+    )
     visit = Visit(context.new_page(), address)
     visit.listen()
     yield visit
