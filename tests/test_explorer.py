@@ -105,10 +105,26 @@ def test_scripts_are_valid_and_small():
 def test_leverage_reaches_every_seed_of_a_point(tmp_path):
     seeds = ledger.load()["run_id"].unique()[:2]
     row = {"estimator": "frontier", "efficiency_leverage": 1.5, "low": 1.2, "high": 1.9}
-    pd.DataFrame([row | {"run_id": " ".join(seeds)}]).to_csv(tmp_path / "leverage.csv")
+    row |= {"at_least": None, "at_most": None, "run_id": " ".join(seeds)}
+    pd.DataFrame([row]).to_csv(tmp_path / "leverage.csv")
     shown = table(explorer.index(fits=tmp_path)).set_index("run")
     assert shown.loc[seeds, "EL"].tolist() == [1.5, 1.5]
     assert shown["EL"].notna().sum() == 2
+
+
+def test_a_loss_beyond_the_dense_frontier_shows_its_bound(tmp_path):
+    beyond, behind = ledger.load("activation")["run_id"].head(2)
+    points = pd.DataFrame({
+        "estimator": "frontier", "efficiency_leverage": np.nan, "low": np.nan, "high": np.nan,
+        "at_least": [2.5, np.nan], "at_most": [np.nan, 0.4], "run_id": [beyond, behind],
+    })  # fmt: skip
+    points.to_csv(tmp_path / "leverage.csv", index=False)
+    shown = table(explorer.index(fits=tmp_path)).set_index("run")
+    assert shown.loc[beyond, "EL_least"] == 2.5
+    assert shown.loc[behind, "EL_most"] == 0.4
+    assert pd.isna(shown.loc[behind, "EL_least"])
+    assert shown["EL"].isna().all()
+
 
 
 def test_an_empty_ledger_and_a_diverged_run_are_told_apart(tmp_path):

@@ -17,6 +17,7 @@
   const COLOURS = { family: "Dense or MoE", A: "Activation ratio", study: "Study" };
   const FILTERS = { study: "Study", family: "Family", budget: "Budget, FLOPs", A: "Activation ratio", G: "Granularity", seed: "Seed", status: "Status" };
   const START = { x: "C", y: "loss", colour: "family", sort: "C", down: "" };
+  const leverage = (r) => (r.EL_least !== null ? `≥ ${large(r.EL_least)}` : r.EL_most !== null ? `≤ ${large(r.EL_most)}` : r.EL === null ? "–" : r.EL.toFixed(2));
   const FAMILIES = { dense: "dense", moe: "MoE" };
   const HUES = ["measured", "accent", "moe", "ink", "dense", "muted"];
   const COLUMNS = [
@@ -25,7 +26,7 @@
     ["eta", "Learning rate", (r) => large(r.eta)], ["B", "Batch", (r) => String(r.B)], ["seed", "Seed", (r) => String(r.seed)],
     ["loss", "Loss", (r) => (r.loss === null ? "–" : r.loss.toFixed(3))],
     ["excess", "Above dense", (r) => (r.excess === null ? "–" : r.excess.toFixed(3).replace("-", "−"))],
-    ["EL", "EL", (r) => (r.EL === null ? "–" : r.EL.toFixed(2))], ["status", "Status", (r) => r.status],
+    ["EL", "EL", leverage], ["status", "Status", (r) => r.status],
   ];
 
   const same = (v) => (typeof v === "number" ? String(Number(v.toPrecision(3))) : String(v));

@@ -37,9 +37,19 @@
       const side = row.excess >= 0 ? "above" : "below";
       parts.push(`That is ${Math.abs(row.excess).toFixed(3)} nats ${side} the dense frontier at this compute.`);
     }
-    if (row.EL !== null) parts.push(`Efficiency leverage ${row.EL.toFixed(2)}, 90 % interval ${large(row.EL_low)} to ${large(row.EL_high)}.`);
+    parts.push(...leverage(row));
     if (row.excluded) parts.push(`Left out of every fit: ${row.excluded}.`);
     return parts.join(" ");
+  }
+
+  /* EL with its interval, an end of which may be open, or the bound that the dense frontier leaves */
+  function leverage(row) {
+    if (row.EL_least !== null) return [`Its loss lies below the dense frontier: efficiency leverage at least ${large(row.EL_least)}.`];
+    if (row.EL_most !== null) return [`Its loss lies above the dense frontier: efficiency leverage at most ${large(row.EL_most)}.`];
+    if (row.EL === null) return [];
+    const from = row.EL_low === null ? "without a lower end" : `from ${large(row.EL_low)}`;
+    const to = row.EL_high === null ? "without an upper end, since the dense runs end before it" : `to ${large(row.EL_high)}`;
+    return [`Efficiency leverage ${row.EL.toFixed(2)}, 90 % interval ${from} ${to}.`];
   }
 
   function curves(run, twin, width) {

@@ -29,6 +29,7 @@ from moe_leverage.figures.common import (
     ranges,
 )
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
+from moe_leverage.figures.links import link_runs
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.statistics.fitting import Fit
@@ -299,6 +300,7 @@ def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
             ours["activation_ratio"], ours["granularity"], "o", mfc="none",
             color=theme.colour("measured"),
         )  # fmt: skip
+        link_runs(ax, ours, "activation_ratio", "granularity")
         log_axes(ax, "activation_ratio", "granularity")
         plain_ticks(ax.xaxis, RATIO_TICKS)
         plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)

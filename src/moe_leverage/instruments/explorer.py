@@ -174,14 +174,16 @@ def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leverage(fits: Path) -> pd.DataFrame:
-    """EL with its interval for every run behind a point of the fits."""
+    """EL with its interval, or its bound beyond the dense frontier, for each run behind a point."""
     names = {"efficiency_leverage": "EL", "low": "EL_low", "high": "EL_high"}
+    names |= {"at_least": "EL_least", "at_most": "EL_most"}
     blank = pd.DataFrame(columns=["run", *names.values()])
     path = fits / "leverage.csv"
     points = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     if "run_id" not in points:
         return blank
-    points = points[(points["estimator"] == ESTIMATOR) & points["efficiency_leverage"].notna()]
+    said = points[["efficiency_leverage", "at_least", "at_most"]].notna().any(axis=1)
+    points = points[(points["estimator"] == ESTIMATOR) & said]
     each = points.assign(run=points["run_id"].str.split()).explode("run").rename(columns=names)
     return each[list(blank)].drop_duplicates("run") if len(each) else blank
 
