@@ -32,6 +32,7 @@ from moe_leverage.paths import BUILD, write_atomically
 EXECUTED = BUILD / "executed"
 FAILED = BUILD / "failed"
 FIGURES = BUILD / "figures"
+KERNEL_START_SECONDS = 180  # on a machine busy with other work; papermill would wait for 60
 QUIET = ["--log-level=CRITICAL"]  # a kernel told to stop may log that it was interrupted
 INJECTED = "injected-parameters"  # the tag that papermill gives to the cell it adds
 GROUND = ("src", "data", "requirements.lock")
@@ -108,6 +109,7 @@ def _run(chapter: Chapter, source: NotebookNode, changed: dict[str, Any], key: s
                 changed,
                 cwd=chapter.notebook.parent,
                 progress_bar=False,
+                start_timeout=KERNEL_START_SECONDS,
                 config=local,
                 extra_arguments=QUIET,
             )
