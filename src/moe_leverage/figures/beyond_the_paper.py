@@ -229,7 +229,8 @@ def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]
     paper="Beyond the paper: the routing of Ling 2.0",
     studies=("bias-routing",),
     caption="Held-out loss of the same models with the paper's balance loss and with bias "
-    "balancing, at each budget of the study; one run a point, with the noise of seeds.",
+    "balancing, at each budget of the study: means over seeds, with the 90 % interval of the noise "
+    "between them.",
 )
 def losses_of_routing(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over A by recipe of balancing; `runs` are those of the study `bias-routing`."""

@@ -99,7 +99,7 @@ def dense_first(table: pd.DataFrame) -> Drawing:
     paper="Figures 13a and 13b",
     studies=("dense-first",),
     caption="Held-out loss of our models without and with a dense layer in front, at each "
-    "budget of the study; one run a point, with the noise of seeds.",
+    "budget of the study: means over seeds, with the 90 % interval of the noise between them.",
 )
 def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over the number of dense layers; `runs` are those of the study `dense-first`."""
@@ -117,8 +117,8 @@ def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = No
     paper="Figures 13c and 13d",
     studies=("attention",),
     caption="Held-out loss against attention's share of the FLOPs of a token, at each budget of "
-    "the study; one run a point, with the noise of seeds. Dashed: parabolas. Band: where the "
-    "text puts the best.",
+    "the study: means over seeds, with the 90 % interval of the noise between them. Dashed: "
+    "parabolas. Band: where the text puts the best.",
 )
 def losses_of_attention(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over attention's share of M; `runs` are those of the study `attention`."""
