@@ -84,7 +84,7 @@ def with_response(frame: pd.DataFrame, response: str) -> pd.DataFrame:
     if response == "log_leverage":
         return frame.assign(response=_log_leverage(frame))
     if response == "early_loss":
-        return frame.assign(response=frame["training_loss_curve_nats"].map(_early))
+        return frame.assign(response=frame["training_loss_curve_nats"].map(early_loss))
     loss = frame["loss"]
     return frame.assign(response=np.log(loss) if response == "log_loss" else loss)
 
@@ -106,6 +106,15 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
         change = np.log(frontier_compute(compute, moved, wanted, 0.0))
         change = change - np.log(frontier_compute(compute, log_loss[None], wanted[:1], 0.0))
     return np.where(np.isfinite(change), change, 0.0)
+
+
+def early_loss(curve: list[float]) -> float:
+    """Training loss when a tenth of the tokens is seen; the curve's grid is quadratic in i.
+
+    >>> early_loss([5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    3.0
+    """
+    return float(curve[max(round(len(curve) * EARLY_SHARE**0.5) - 1, 0)])
 
 
 def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
@@ -159,8 +168,3 @@ def _predicted(law: Law | None, frame: pd.DataFrame, compute: pd.Series[float]) 
         return pd.Series(np.nan, index=frame.index)
     axes = {name: frame[name].astype(float) for name in ("activation_ratio", "granularity")}
     return pd.Series(law.evaluate(**axes, compute=compute), index=frame.index)
-
-
-def _early(curve: list[float]) -> float:
-    """Training loss when a tenth of the tokens is seen; the curve's grid is quadratic in i."""
-    return float(curve[max(round(len(curve) * EARLY_SHARE**0.5) - 1, 0)])

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from moe_leverage.audit.evidence import early_loss
 from moe_leverage.figures import theme
 from moe_leverage.figures.common import FAMILIES, draw_points, note, percent, power, ranges
 from moe_leverage.figures.notation import axis_label
@@ -18,7 +19,6 @@ from moe_leverage.figures.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
 from moe_leverage.trainer.training import curve_steps
 
-EARLY_SHARE = 0.1  # of the tokens: the beginning that Section 5.2 speaks of
 EARLIEST_SHARE = 0.01  # of the tokens, before which the loss only leaves that of chance
 TRAINING = "both models trained on 1e12 tokens (Section 5)"
 
@@ -126,42 +126,41 @@ def pair_curves(runs: pd.DataFrame) -> Drawing:
     done = done.assign(family=family, loss_nats=done["loss_nats"].astype(float))
     fig, ax = plt.subplots()
     tables = []
-    for row in done.to_dict("records"):
-        steps, total = np.array(curve_steps(int(row["num_steps"]))), float(row["num_tokens"])
-        curve = pd.DataFrame({
-            "family": row["family"], "seed": row["seed"],
-            "num_tokens": total * steps / int(row["num_steps"]),
-            "training_loss_nats": row["training_loss_curve_nats"],
-        })  # fmt: skip
-        family_name = str(row["family"])
-        later = curve[curve["num_tokens"] >= EARLIEST_SHARE * total]
-        line, ink = theme.LINES[family_name], theme.colour(family_name)
-        ax.plot(later["num_tokens"], later["training_loss_nats"], line, color=ink)
-        tables.append(curve)
     for name, group in done.groupby("family"):
-        label, ink = FAMILIES[str(name)], theme.colour(str(name))
+        label, line, ink = FAMILIES[str(name)], theme.LINES[str(name)], theme.colour(str(name))
+        for place, row in enumerate(group.to_dict("records")):
+            steps, total = np.array(curve_steps(int(row["num_steps"]))), float(row["num_tokens"])
+            curve = pd.DataFrame({
+                "family": name, "seed": row["seed"],
+                "num_tokens": total * steps / int(row["num_steps"]),
+                "training_loss_nats": row["training_loss_curve_nats"],
+            })  # fmt: skip
+            later = curve[curve["num_tokens"] >= EARLIEST_SHARE * total]
+            ax.plot(
+                later["num_tokens"], later["training_loss_nats"], line, color=ink,
+                label="" if place else f"{label}, training",
+            )  # fmt: skip
+            tables.append(curve)
         draw_points(ax, group, "num_tokens", "loss_nats", colour=ink, label=f"{label}, held out")
     ax.set_xlabel(axis_label("num_tokens"))
     ax.set_ylabel("Cross-entropy (nats per token)")
     ax.legend()
     note(fig, ranges("curves without numbers, Figure 10", done))
     curves = pd.concat(tables, ignore_index=True)
-    return Drawing(fig, curves, _pair_finding(done, curves))
+    return Drawing(fig, curves, _pair_finding(done))
 
 
-def _pair_finding(runs: pd.DataFrame, curves: pd.DataFrame) -> str:
+def _pair_finding(runs: pd.DataFrame) -> str:
     """The gap at the end with its standard error over seeds, and who leads early."""
     groups = {str(name): group["loss_nats"] for name, group in runs.groupby("family")}
     if set(groups) != set(FAMILIES):
         return f"{len(runs)} runs are drawn, of one family only."
     gap = float(groups["moe"].mean() - groups["dense"].mean())
     error = float(np.sqrt(sum(losses.var() / len(losses) for losses in groups.values())))
-    early = curves[curves["num_tokens"] <= EARLY_SHARE * runs["num_tokens"].min()]
-    lead = early.groupby("family")["training_loss_nats"].mean()
+    early = runs["training_loss_curve_nats"].map(early_loss).groupby(runs["family"]).mean()
     start = (
-        f"; over the first tenth of the tokens the {FAMILIES[str(lead.idxmin())]} model is ahead"
-        if set(lead.index) == set(FAMILIES)
-        else ""
+        f"; when a tenth of the tokens is seen the {FAMILIES[str(early.idxmin())]} model is ahead, "
+        f"by {early.max() - early.min():.2f} nats on average"
     )
     known = f"standard error {error:.3f}" if np.isfinite(error) else "seeds not repeated"
     return (

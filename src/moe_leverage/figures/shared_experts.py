@@ -77,7 +77,8 @@ def optimum(table_9: pd.DataFrame, measured: pd.DataFrame | None = None) -> Draw
     paper="Figure 7a",
     studies=("shared",),
     caption="Held-out loss against the shared-expert ratio at each budget of our study: means "
-    "over seeds, with the 90 % interval of the noise between them. Dashed: parabolas in S. Band: the two ratios that the text calls best.",
+    "over seeds, with the 90 % interval of the noise between them. Dashed: parabolas in S. "
+    "Band: the two ratios that the text calls best.",
 )
 def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over S, a panel a budget; `runs` are those of the study `shared`."""
