@@ -199,8 +199,8 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over A, a panel a budget; `runs` are those of the study `activation`."""
     labels = pd.Series(np.where(runs["num_experts"] > 0, "MoE", "dense"), runs.index)
     axis = sweeps.Axis(
-        name="activation_ratio", label=axis_label("activation_ratio"), unit=" %", scale=100,
-        ticks=RATIO_TICKS,
+        name="activation_ratio", label=axis_label("activation_ratio"), symbol="A", unit=" %",
+        scale=100, ticks=RATIO_TICKS,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, labels, repeated)
     drawing = sweeps.draw(means, axis, {"MoE": "moe", "dense": "dense"})

@@ -237,8 +237,8 @@ def losses_of_routing(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) 
     is_bias = runs["routing.bias_update_rate"] > 0
     labels = pd.Series(np.where(is_bias, "bias balancing", "auxiliary loss"), runs.index)
     axis = sweeps.Axis(
-        name="activation_ratio", label=axis_label("activation_ratio"), unit=" %", scale=100,
-        ticks=GALLERY_TICKS,
+        name="activation_ratio", label=axis_label("activation_ratio"), symbol="A", unit=" %",
+        scale=100, ticks=GALLERY_TICKS,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, labels, repeated)
     roles = {"auxiliary loss": "measured", "bias balancing": "accent"}

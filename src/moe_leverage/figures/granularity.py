@@ -179,7 +179,7 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     names = {coefficient: f"balance loss {coefficient:g}" for coefficient in (0.01, 0.001)}
     labels = runs["routing.balance_coefficient"].map(names)
     axis = sweeps.Axis(
-        name="granularity", label=axis_label("granularity"), band=BEST_RANGE,
+        name="granularity", label=axis_label("granularity"), symbol="G", band=BEST_RANGE,
         stated="The text puts the best between 8 and 12", ticks=TABLE_8_GRANULARITY,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, labels, repeated)

@@ -246,7 +246,8 @@ def against_points(table: pd.DataFrame) -> Drawing:
         draw_points(ax, group, "predicted_leverage", "efficiency_leverage", colour=ink, label=part)
         error = np.log(group["efficiency_leverage"] / group["predicted_leverage"])
         root = float(np.sqrt((error**2).mean()))
-        sentences.append(f"{math.expm1(root):.0%} on {len(group)} points of the {part}")
+        named = "fitted points" if part == "fitted" else f"points of the {part}"
+        sentences.append(f"{math.expm1(root):.0%} on {len(group)} {named}")
     ends = [float(table[name].min()) for name in ("predicted_leverage", "efficiency_leverage")]
     tops = [float(table[name].max()) for name in ("predicted_leverage", "efficiency_leverage")]
     ax.plot([min(ends), max(tops)], [min(ends), max(tops)], "--", color=theme.colour("muted"), lw=1)

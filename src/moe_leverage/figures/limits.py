@@ -28,6 +28,7 @@ from moe_leverage.figures.hyperparameter_laws import (
     SEARCH_FLOPS,
 )
 from moe_leverage.figures.sizes import sizes_of
+from moe_leverage.statistics.reductions import budget_of
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten
@@ -128,19 +129,18 @@ def seed_noise(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
 
 
 def left_out(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every run that stands in the ledger and in no analysis, with the reason."""
-    columns = ["run", "study", "training compute (FLOPs)", "learning_rate", "why"]
+    """Every run that stands in the ledger and in no analysis, a row for each reason and budget."""
+    columns = ["study", "training compute (FLOPs)", "why", "number", "runs"]
     if runs.empty:
         return pd.DataFrame(columns=columns)
     kept = runs[(runs["status"] != "ok") | runs["excluded"].notna()]
     why = kept["excluded"].where(kept["excluded"].notna(), "diverged: its loss was no number")
-    return pd.DataFrame({
-        "run": kept["run_id"],
-        "study": kept["study"],
-        "training compute (FLOPs)": kept["training_flops"].map(lambda c: power(float(c))),
-        "learning_rate": kept["learning_rate"].astype(float),
-        "why": why,
-    }).reset_index(drop=True)[columns]  # fmt: skip
+    budget = [power(float(c)) for c in budget_of(kept["training_flops"].to_numpy(dtype=float))]
+    found = kept.assign(why=why, **{columns[1]: budget})
+    keys = columns[:3]
+    return found.groupby(keys, as_index=False, sort=False).agg(
+        number=("run_id", "nunique"), runs=("run_id", lambda ids: " ".join(dict.fromkeys(ids)))
+    )
 
 
 def claims(verdicts: Iterable[Verdict], *labels: Label) -> pd.DataFrame:

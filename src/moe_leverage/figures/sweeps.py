@@ -34,7 +34,8 @@ class Axis:
     name: str
     label: str
     is_log: bool = True
-    unit: str = ""  # after a value in a sentence
+    symbol: str = ""  # before a value in a sentence
+    unit: str = ""  # after it
     scale: float = 1.0  # of a value in a sentence
     band: tuple[float, float] | None = None
     stated: str = ""  # what the text says of the band
@@ -42,7 +43,8 @@ class Axis:
 
     def words(self, value: float) -> str:
         """A value as a sentence writes it."""
-        return f"{self.scale * value:.3g}{self.unit}"
+        name = f"{self.symbol} = " if self.symbol else ""
+        return f"{name}{self.scale * value:.3g}{self.unit}"
 
 
 def draw(
