@@ -34,6 +34,7 @@ from moe_leverage.figures.common import (
 )
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.statistics.reductions import budget_of
 from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
 from moe_leverage.trainer.training import curve_steps
 
@@ -87,25 +88,30 @@ def leverage(
 ) -> Drawing:
     """Both ranges of compute side by side; measured points and our own fit on the right."""
     runs = points(measured)
-    ours = sorted(set(runs["compute_flops"])) if len(runs) else list(LADDER_FLOPS)
-    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.4))
+    runs = runs.assign(budget=budget_of(runs["compute_flops"].to_numpy(dtype=float)))
+    ours = sorted(set(runs["budget"])) if len(runs) else list(LADDER_FLOPS)
+    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.45, 4.4))
     tables = [
         _curves(axes[0], law, PAPER_BUDGETS_FLOPS, "published", "-"),
         _curves(axes[1], law, ours, "published", ":"),
     ]
     if fitted is not None:
         tables.append(_curves(axes[1], fitted, ours, "measured", "--"))
-    if len(runs):
-        inks = theme.sequential_colours(len(ours))
-        for ink, budget in zip(inks, ours, strict=True):
-            group = runs[runs["compute_flops"] == budget]
-            draw_points(axes[1], group, "activation_ratio", "efficiency_leverage", colour=ink)
+    for ink, budget in zip(theme.sequential_colours(len(ours)), ours, strict=True):
+        group, label = runs[runs["budget"] == budget], f"measured, {power(budget)}"
+        draw_points(
+            axes[1], group, "activation_ratio", "efficiency_leverage", colour=ink, label=label
+        )
     for ax, title in zip(axes, ("The paper's budgets", "Our budgets"), strict=True):
         ax.axhline(1.0, color=theme.colour("muted"), lw=1.0, ls="--")
         log_axes(ax, "activation_ratio", "efficiency_leverage")
         plain_ticks(ax.xaxis, RATIO_TICKS)
         ax.set_title(title)
-        ax.legend(title="FLOPs", fontsize=9)
+    axes[0].legend(title="FLOPs", fontsize=9)
+    axes[1].set_ylabel("")
+    axes[1].plot([], [], ":", color=theme.colour("muted"), label="Table 2, extrapolated")
+    axes[1].plot([], [], "--", color=theme.colour("muted"), label="our fit")
+    axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     plain_ticks(axes[0].yaxis, (1, 2, 3, 4, 5, 6))
     plain_ticks(axes[1].yaxis, (0.6, 0.8, 1, 1.25, 1.6, 2))
     note(fig, ranges(STUDY_RANGE, runs))
@@ -131,8 +137,7 @@ def _curves(
     inks = theme.sequential_colours(len(budgets))
     for ink, budget in zip(inks, budgets, strict=True):
         drawn = law(activation_ratio=activation, granularity=granularity, compute=budget)
-        label = power(budget) if series == "published" else f"{power(budget)}, our fit"
-        ax.plot(activation, drawn, line, color=ink, label=label)
+        ax.plot(activation, drawn, line, color=ink, label=power(budget) if line == "-" else "")
         values = {"activation_ratio": activation, "efficiency_leverage": drawn}
         fixed = {"series": series, "granularity": granularity, "compute_flops": budget}
         tables.append(pd.DataFrame(values | fixed))

@@ -28,6 +28,7 @@ from moe_leverage.figures.common import (
 )
 from moe_leverage.figures.notation import axis_label
 from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.statistics.reductions import budget_of
 from moe_leverage.theory.laws import JointLaw
 
 TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -44,8 +45,8 @@ OPTIMUM_COLUMNS = ("compute_flops", "granularity", "balance_coefficient")
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
     studies=("granularity",),
     caption="Efficiency leverage against granularity at the activation ratio of Table 8. Left: at "
-    "four budgets. Right: each curve over its own maximum; the four coincide, since in Equation 13 "
-    "compute and granularity do not interact.",
+    "four budgets. Right: EL over its own maximum, one curve for all budgets, since in Equation 13 "
+    "compute and granularity do not interact; and our points over the largest of their budget.",
 )
 def leverage(
     law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None
@@ -54,7 +55,7 @@ def leverage(
     runs = points(measured)
     grain = np.geomspace(1.5, 24, 97)
     best = law.optimum_granularity
-    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2))
+    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.45, 4.2))
     tables = []
     inks = theme.sequential_colours(len(PAPER_BUDGETS_FLOPS))
     for ink, budget in zip(inks, PAPER_BUDGETS_FLOPS, strict=True):
@@ -62,18 +63,23 @@ def leverage(
         drawn = law(**fixed, granularity=grain)
         relative = drawn / law(**fixed, granularity=best)
         axes[0].plot(grain, drawn, color=ink, label=power(budget))
-        axes[1].plot(grain, relative, color=ink, lw=1.4)
         table = {"granularity": grain, "efficiency_leverage": drawn, "over_maximum": relative}
         tables.append(pd.DataFrame(table).assign(series="published", compute_flops=budget))
+    one = tables[0]["over_maximum"]  # that of any budget
+    axes[1].plot(grain, one, color=theme.colour("published"), label="Table 2, any budget")
     if fitted is not None:
         top = fitted.optimum_granularity
         fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": LADDER_FLOPS[-1]}
         curve = fitted(**fixed, granularity=grain) / fitted(**fixed, granularity=top)
         axes[1].plot(grain, curve, "--", color=theme.colour("measured"), label="our fit")
     if len(runs):
-        top_of = runs.groupby("compute_flops")["efficiency_leverage"].transform("max")
+        budgets = budget_of(runs["compute_flops"].to_numpy(dtype=float))
+        top_of = runs.groupby(budgets)["efficiency_leverage"].transform("max")
         shown = runs.assign(over_maximum=runs["efficiency_leverage"] / top_of)
-        draw_points(axes[1], shown, "granularity", "over_maximum")
+        ladder = sorted(set(budgets))
+        for ink, budget in zip(theme.sequential_colours(len(ladder)), ladder, strict=True):
+            group, label = shown[budgets == budget], f"measured, {power(budget)}"
+            draw_points(axes[1], group, "granularity", "over_maximum", colour=ink, label=label)
         tables.append(shown.assign(series="measured"))
     axes[0].set_ylabel(axis_label("efficiency_leverage"))
     axes[1].set_ylabel("EL over its maximum")
@@ -83,6 +89,7 @@ def leverage(
         plain_ticks(ax.xaxis, TABLE_8_GRANULARITY)
         ax.axvspan(*BEST_RANGE, color=theme.colour("grid"), alpha=0.5, lw=0)
     axes[0].legend(title="FLOPs", fontsize=9)
+    axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     note(fig, ranges(STUDY_RANGE, runs))
     gain = tables[0].set_index("granularity")["over_maximum"]
     coarse = float(np.interp(TABLE_8_GRANULARITY[0], gain.index, gain))

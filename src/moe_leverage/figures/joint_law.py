@@ -281,7 +281,7 @@ def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
     mesh_a, mesh_g = np.meshgrid(activation, grain)
     axes_of = {"activation_ratio": mesh_a.ravel(), "granularity": mesh_g.ravel()}
     fig, panels = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2), sharey=True)
-    levels = [0.25, 0.35, 0.5, 0.7, 0.85, 1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4]
+    levels = [0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 2.5, 3, 4]
     inks = theme.sequential_colours(len(levels))[::-1]
     tables, above = [], []
     for ax, budget in zip(panels, LADDER_FLOPS[-2:], strict=True):
@@ -308,8 +308,9 @@ def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
         ax.set_title(f"{power(budget)} FLOPs")
         columns = {"efficiency_leverage": drawn.value, "leverage_low": low, "leverage_high": high}
         tables.append(pd.DataFrame(axes_of | columns).assign(compute_flops=budget))
-        shares = (low > 1).mean(), (high < 1).mean()
-        above.append(f"above 1 on {shares[0]:.0%} and below on {shares[1]:.0%} at {power(budget)}")
+        sides = [f"on {share:.0%}" if share else "nowhere" for share in
+                 (float((low > 1).mean()), float((high < 1).mean()))]  # fmt: skip
+        above.append(f"above 1 {sides[0]} and below 1 {sides[1]} at {power(budget)}")
     panels[1].set_ylabel("")
     note(fig, ranges("see the landscape of Table 2", table))
     values = pd.concat(tables, ignore_index=True)

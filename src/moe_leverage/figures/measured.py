@@ -43,18 +43,47 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
 def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame:
     """EL with its interval at every MoE point of the ledger's fits, at these values of the axes.
 
-    Points of studies that change more than A, G and C are left out, and so are mere bounds.
+    Points of studies that change more than A, G and C are left out, and so are mere bounds; along
+    an axis also those of the joint study, which lie on no axis but by chance.
     """
     path = directory / "leverage.csv"
     if not path.is_file():
         return pd.DataFrame()
     points = pd.read_csv(path)
     kept = (points["estimator"] == ESTIMATOR) & points["variant"].isna()
+    if axes:
+        kept &= ~points["held_out"].astype(bool)
     for name, value in axes.items():
         kept &= np.isclose(points[name], value, rtol=SAME_AXIS)
     names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
     found = points[kept].dropna(subset=["efficiency_leverage"]).rename(columns=names)
     return found.reset_index(drop=True)
+
+
+def leverage_by_budget(directory: Path = paths.FITS) -> pd.DataFrame:
+    """Reach of the measured EL at each budget, and how many points lie clearly off 1, by interval.
+
+    Points of the joint study, each at a budget of its own, are left out.
+    """
+    found = leverage_points(directory)
+    if found.empty:
+        return found
+    found = found[~found["held_out"].astype(bool)]
+    return (
+        found.assign(
+            compute_flops=reductions.budget_of(found["compute_flops"].to_numpy(dtype=float)),
+            above=found["leverage_low"] > 1,
+            below=found["leverage_high"] < 1,
+        )
+        .groupby("compute_flops", as_index=False)
+        .agg(
+            designs=("efficiency_leverage", "size"),
+            lowest=("efficiency_leverage", "min"),
+            highest=("efficiency_leverage", "max"),
+            above=("above", "sum"),
+            below=("below", "sum"),
+        )
+    )
 
 
 def joint_law(directory: Path = paths.FITS) -> JointLaw | None:

@@ -84,7 +84,7 @@ def dense_first(table: pd.DataFrame) -> Drawing:
         ax.set_xlabel("Dense layers in front, of 60")
         ax.set_ylabel(f"{label}, over none")
     axes[0].legend(title=r"$d_{model}$", fontsize=9)
-    note(fig, ranges(STUDY_RANGE, None))
+    note(fig, f"Published: {STUDY_RANGE}.")
     most = relative[relative["num_dense_layers"] == relative["num_dense_layers"].max()]
     finding = (
         f"Three dense layers of 60 remove about {1 - most['total_params'].mean():.1%} of the "
@@ -105,7 +105,7 @@ def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = No
     """Loss over the number of dense layers; `runs` are those of the study `dense-first`."""
     axis = sweeps.Axis(
         name="num_dense_layers", label="Dense layers in front", is_log=False, unit=" layers",
-        ticks=(0, 1, 2),
+        ticks=(0, 1),
     )  # fmt: skip
     return sweeps.draw(
         sweeps.means_of(runs, axis.name, repeated=repeated), axis, {"ours": "measured"}
