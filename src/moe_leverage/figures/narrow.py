@@ -22,6 +22,7 @@ NARROW_INCHES = 4.3
 SMALLEST_POINTS = 8.5
 PANEL_INCHES = 3.5  # height of each of several panels
 LETTERS = {"title": 40, "label": 46, "note": 56}  # that fit on one line
+TITLE_TOP = 1.1  # of the height of a panel
 GAP_PIXELS = 3.0  # at least between two tick labels
 
 
@@ -65,15 +66,21 @@ def _stack(figure: Figure, panels: list[Axes]) -> None:
 
 
 def _narrow_legend(ax: Axes) -> None:
-    """A legend of several columns, which stands above its axes, loses one of them."""
+    """A legend above its axes loses one of its columns; one beside them moves above the title."""
     legend = ax.get_legend()
+    if legend is None:
+        return
     columns = getattr(legend, "_ncols", 1)
-    if legend is not None and columns > 1:
-        handles, labels = ax.get_legend_handles_labels()
-        ax.legend(
-            handles, labels, ncols=columns - 1, fontsize=legend.get_texts()[0].get_fontsize(),
-            loc="lower center", bbox_to_anchor=(0.45, 1.0),
-        )  # fmt: skip
+    anchor = legend.get_bbox_to_anchor().transformed(ax.transAxes.inverted())
+    is_beside = columns == 1 and anchor.x0 >= 1
+    if columns == 1 and not is_beside:
+        return
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(
+        handles, labels, ncols=2 if is_beside else columns - 1, loc="lower center",
+        bbox_to_anchor=(0.45, TITLE_TOP if is_beside and ax.get_title("left") else 1.0),
+        fontsize=legend.get_texts()[0].get_fontsize(),
+    )  # fmt: skip
 
 
 def _broken(text: str, letters: int) -> str:
