@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage.accounting import count_forward_flops
+from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig
 from moe_leverage.statistics.column_map import guess_map
 from moe_leverage.statistics.runs_table import read_runs
@@ -74,6 +74,9 @@ def test_shapes_are_counted_exactly(tmp_path):
         run = table.runs.iloc[row]
         assert run["compute"] == 3 * forward.total * 1e9
         assert run["flops_per_token"] == forward.non_embedding
+        params = count_parameters(model)
+        assert run["active_params"] == params.active_non_vocabulary
+        assert run["total_params"] == params.non_vocabulary
         assert run["activation_ratio"] == model.activation_ratio
     assert table.runs["granularity"].iloc[1] == 2.0
     assert any("num_kv_heads is not given" in note for note in table.notes)

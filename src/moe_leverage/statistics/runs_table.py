@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops
+from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.statistics.column_map import (
     UNITS,
@@ -34,6 +34,11 @@ WHOLE = (
     "num_layers", "num_dense_layers", "num_heads", "num_kv_heads", "vocab_size", "sequence_length",
     "seed",
 )  # fmt: skip
+COUNTED_WITHOUT = {  # columns that follow from a shape, and what each leaves out
+    "flops_per_token": "logits",
+    "active_params": "the vocabulary",
+    "total_params": "the vocabulary",
+}
 MAY_BE_ZERO = (
     "num_experts", "num_active_experts", "num_shared_experts", "d_expert", "d_ffn",
     "num_dense_layers", "shared_ratio", "seed",
@@ -253,12 +258,12 @@ def _complete_compute(frame: pd.DataFrame, convention: str, notes: list[str]) ->
     shaped = set(SHAPES) <= set(frame) and "num_tokens" in frame
     counted = None
     if shaped:
-        totals, inner = _count(frame, notes)
+        totals, counts = _count(frame, notes)
         counted = TRAINING_PASSES * totals * frame["num_tokens"]
         source = "3 x exact forward FLOPs of the shape x tokens"
-        if "flops_per_token" not in frame:
-            frame = frame.assign(flops_per_token=inner)
-            notes.append("flops_per_token is counted from the shapes, without logits")
+        for name in counts.columns.difference(frame.columns, sort=False):
+            frame = frame.assign(**{name: counts[name]})
+            notes.append(f"{name} is counted from the shapes, without {COUNTED_WITHOUT[name]}")
     elif {"flops_per_token", "num_tokens"} <= set(frame):
         counted = TRAINING_PASSES * frame["flops_per_token"] * frame["num_tokens"]
         source = "3 x flops_per_token x tokens"
@@ -293,8 +298,8 @@ def _check_compute(given: pd.Series, counted: pd.Series, source: str) -> None:
         require(False, f"row {given.index[0]}, compute", float(given.iloc[0]), rule)
 
 
-def _count(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.Series, pd.Series]:
-    """Exact forward FLOPs of a token, all and without logits, counted once for each shape."""
+def _count(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.Series, pd.DataFrame]:
+    """Exact forward FLOPs of a token, and the counts of `COUNTED_WITHOUT`, once for each shape."""
     names = [*SHAPES, "num_kv_heads", "d_ffn", "num_experts", "num_active_experts",
              "num_shared_experts", "d_expert", "num_dense_layers"]  # fmt: skip
     shapes = frame[[name for name in names if name in frame]].fillna(0).astype(int)
@@ -303,19 +308,22 @@ def _count(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.Series, pd.Series]
         notes.append("num_kv_heads is not given: taken as num_heads")
     experts = [name for name in names[7:] if name in shapes]
     shapes.loc[~frame["is_moe"], experts] = 0
-    known: dict[tuple[int, ...], tuple[float, float]] = {}
-    totals = np.empty((len(shapes), 2))
+    known: dict[tuple[int, ...], tuple[float, ...]] = {}
+    counts = np.empty((len(shapes), 1 + len(COUNTED_WITHOUT)))
     for place, values in enumerate(shapes.itertuples(index=False)):
         if tuple(values) not in known:
             fields = dict(zip(shapes.columns, (int(v) for v in values), strict=True))
             length = fields.pop("sequence_length")
             try:
-                forward = count_forward_flops(ModelConfig(**fields), length)  # type: ignore[arg-type]
+                model = ModelConfig(**fields)  # type: ignore[arg-type]
+                forward, params = count_forward_flops(model, length), count_parameters(model)
             except ValueError as error:
                 raise ValueError(f"row {shapes.index[place]}, {error}") from None
-            known[tuple(values)] = (forward.total, forward.non_embedding)
-        totals[place] = known[tuple(values)]
-    return pd.Series(totals[:, 0], index=frame.index), pd.Series(totals[:, 1], index=frame.index)
+            inner = forward.non_embedding, params.active_non_vocabulary, params.non_vocabulary
+            known[tuple(values)] = (forward.total, *inner)
+        counts[place] = known[tuple(values)]
+    totals = pd.Series(counts[:, 0], index=frame.index)
+    return totals, pd.DataFrame(counts[:, 1:], index=frame.index, columns=list(COUNTED_WITHOUT))
 
 
 def _check_loss_unit(frame: pd.DataFrame, warnings: list[str]) -> None:

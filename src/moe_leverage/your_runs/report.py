@@ -40,7 +40,7 @@ body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 sys
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--fig-grid); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, td.words { text-align: left; }
 caption { text-align: left; color: var(--fig-muted); padding: .3rem 0; }
 svg { max-width: 100%; height: auto; }
 """
@@ -206,22 +206,20 @@ def _table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) 
     if not rows:
         return ""
     head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in headers)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>\n" for row in rows
-    )
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>\n" for row in rows)
     named = f"<caption>{html.escape(caption)}</caption>"
     head = f"<thead><tr>{head}</tr></thead>"
     return f'<div class="wide"><table>{named}{head}\n<tbody>{body}</tbody></table></div>\n'
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, str):
+        return f'<td class="words">{html.escape(value)}</td>'
     if isinstance(value, list):
-        return " to ".join("unbounded" if end is None else f"{end:.3g}" for end in value)
-    return html.escape(str(value))
+        ends = ("unbounded" if end is None else f"{end:.3g}" for end in value)
+        return f"<td>{' to '.join(ends)}</td>"
+    text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<td>{text}</td>"
 
 
 def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
