@@ -32,6 +32,7 @@ from moe_leverage.lab.protocol import (
 )
 
 FRONTIER_ENDS = (3e10, 1e13)  # training FLOPs
+FRONTIER_REACH = 3e13  # one dense run: the upper end of an interval may need it, no value does
 LEARNING_RATES = tuple(2.0**-power for power in (11, 10, 9, 8, 7))
 BATCHES = (256, 512, 1024, 2048)  # tokens
 UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a protocol
@@ -99,6 +100,7 @@ class Planned:
 
 BASE = Point(compute_flops=BUDGETS[0])
 LADDER = BUDGETS[:3]  # walked whole; the last budget, three times dearer, at a few places
+SEEDS = (0, 1, 2)  # of every architecture on the ladder: one seed moves a loss as much as most axes
 HPARAMS_BASE = replace(BASE, activation_ratio=5 / 65, shared_ratio=1 / 5, active_ffn_ratio=5.0)
 HPARAMS_BUDGETS = tuple(  # with the sizes of the starting law, three layers at least
     {"compute_flops": budget, "size": size} for budget, size in zip(LADDER, (4, 4, 6), strict=True)
@@ -196,27 +198,19 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "experts": (*EXPERTS, DENSE)},
+                axes={"compute_flops": LADDER, "experts": (*EXPERTS, DENSE), "seed": SEEDS},
             ),
             Sweep(
                 name="reach",
                 base=replace(BASE, compute_flops=BUDGETS[-1]),
-                axes={"experts": (EXPERTS[2], EXPERTS[5], EXPERTS[7], DENSE)},
-            ),
-            Sweep(
-                name="seeds",
-                base=BASE,
-                axes={
-                    "compute_flops": BUDGETS[:2],
-                    "experts": (*EXPERTS, DENSE),
-                    "seed": (1, 2),
-                },
+                axes={"experts": (EXPERTS[2], EXPERTS[5], EXPERTS[7], DENSE), "seed": SEEDS},
             ),
             Sweep(
                 name="dense-frontier",  # beyond both ends: a loss outside it has no leverage
                 base=replace(BASE, dense=True),
-                axes={"compute_flops": FRONTIER_ENDS},
+                axes={"compute_flops": FRONTIER_ENDS, "seed": SEEDS},
             ),
+            Sweep(name="dense-reach", base=replace(BASE, dense=True, compute_flops=FRONTIER_REACH)),
         ),
         _study(
             "granularity",
@@ -224,23 +218,23 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "granularity": GRANULARITIES},
+                axes={"compute_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
             ),
             Sweep(
                 name="reach",
                 base=replace(BASE, compute_flops=BUDGETS[-1]),
-                axes={"granularity": (2, 8)},
-            ),
-            Sweep(
-                name="seeds",
-                base=replace(BASE, compute_flops=BUDGETS[1]),
-                axes={"granularity": GRANULARITIES, "seed": (1, 2)},
+                axes={"granularity": (2, 8), "seed": SEEDS},
             ),
         ),
         _study(
             "joint",
             "does the separable law predict interactions? held out from every fit",
-            Sweep(name="halton", base=BASE, axes={"design": joint_points()}, where=has_few_experts),
+            Sweep(
+                name="halton",
+                base=BASE,
+                axes={"design": joint_points()},
+                where=has_few_experts,
+            ),
         ),
         _study(
             "shared",
@@ -254,6 +248,7 @@ STUDIES: dict[str, Study] = {
                         {"shared_ratio": count / 12, "activation_ratio": 12 / (256 + count)}
                         for count in SHARED_COUNTS
                     ),
+                    "seed": SEEDS,
                 },
             ),
         ),
@@ -270,7 +265,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=replace(BASE, balance_coefficient=0.001),
-                axes={"compute_flops": LADDER, "granularity": GRANULARITIES},
+                axes={"compute_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
             ),
         ),
         _study(
@@ -279,7 +274,7 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "num_dense_layers": (0, 1)},
+                axes={"compute_flops": LADDER, "num_dense_layers": (0, 1), "seed": SEEDS},
             ),
         ),
         _study(
@@ -288,7 +283,11 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "attention_share": (0.2, 0.3, 0.4, 0.5)},
+                axes={
+                    "compute_flops": LADDER,
+                    "attention_share": (0.2, 0.3, 0.4, 0.5),
+                    "seed": SEEDS,
+                },
             ),
         ),
         _study(
@@ -301,6 +300,7 @@ STUDIES: dict[str, Study] = {
                     "compute_flops": BUDGETS[1:3],
                     "experts": (EXPERTS[4], EXPERTS[6]),
                     "bias_routing": (False, True),
+                    "seed": SEEDS,
                 },
             ),
         ),
