@@ -212,18 +212,6 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
 
 
-def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]:
-    """Name, A, EL and the height of the label of every model, neighbours pushed apart."""
-    placed: list[tuple[str, float, float, float]] = []
-    columns = shown.sort_values("efficiency_leverage")[
-        ["model", "activation_ratio", "efficiency_leverage"]
-    ]
-    for name, ratio, leverage in columns.to_numpy().tolist():
-        near = [height for _, other, _, height in placed if 1 / 2.5 < other / ratio < 2.5]
-        placed.append((name, ratio, leverage, max([leverage, *(h + LABEL_STEP for h in near)])))
-    return placed
-
-
 @figure(
     "loss-bias-routing",
     paper="Beyond the paper: the routing of Ling 2.0",
@@ -255,3 +243,15 @@ def losses_of_routing(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) 
         else f"{len(means)} places are trained, none of them with both recipes yet."
     )
     return replace(sweeps.draw(means, axis, roles), finding=finding)
+
+
+def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]:
+    """Name, A, EL and the height of the label of every model, neighbours pushed apart."""
+    placed: list[tuple[str, float, float, float]] = []
+    columns = shown.sort_values("efficiency_leverage")[
+        ["model", "activation_ratio", "efficiency_leverage"]
+    ]
+    for name, ratio, leverage in columns.to_numpy().tolist():
+        near = [height for _, other, _, height in placed if 1 / 2.5 < other / ratio < 2.5]
+        placed.append((name, ratio, leverage, max([leverage, *(h + LABEL_STEP for h in near)])))
+    return placed
