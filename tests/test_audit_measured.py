@@ -254,6 +254,11 @@ def test_a_fitted_coefficient_comes_with_its_interval(
     assert found.low < found.effect < found.high
     with pytest.raises(ValueError, match="coefficient = 'slope': must be one of"):
         fitted("learning_rate", "slope", "hparams")
+    verdict = "learning_rate,exponent,not identified"
+    (tmp_path / "profiles.csv").write_text(f"fit,coefficient,verdict\n{verdict}\n")
+    found = fitted("learning_rate", "exponent", "hparams")
+    assert (found.effect, found.detail.split(":")[0]) == (None, "the data do not identify it")
+    (tmp_path / "profiles.csv").unlink()
     plan_run(tmp_path, "hparams", "c0ffee")
     assert fitted("learning_rate", "exponent", "hparams").effect is None
 

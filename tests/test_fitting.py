@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moe_leverage.statistics.diagnose import profile
 from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, _widened, fit, refit
 from moe_leverage.theory.laws import (
     PUBLISHED,
@@ -219,7 +220,26 @@ def test_a_sample_is_not_widened_beyond_the_domain_of_the_law():
     fitted = replace(fitted, theta=np.array([-0.5, np.log(0.2), np.log(0.3)]))
     near = fitted.theta + np.array([[0.0, 0.39, 0.0], [0.0, 0.01, 0.0]])
     assert fitted.widening * 0.39 > np.log(1.5) > 0.39
-    widened = _widened(fitted, near)
+    widened = _widened(fitted, near, fitted.theta[None])
     np.testing.assert_allclose(widened[0], near[0])
     assert widened[1, 1] - fitted.theta[1] == pytest.approx(0.01 * fitted.widening)
     assert np.isfinite(fitted.law.log_value(widened, inputs)).all()
+
+
+def test_leverage_without_sparsity_leaves_the_joint_law_open_but_its_predictions_sane():
+    """Where EL depends on C alone, minima far apart fit alike: intervals have to show them."""
+    generator = np.random.default_rng(3)
+    count = 60
+    table = {
+        "activation_ratio": np.exp(generator.uniform(np.log(0.0117), 0.0, count)),
+        "granularity": 2 ** generator.uniform(1, 4, count),
+        "compute": 10 ** generator.uniform(11, 12, count),
+    }
+    truth = (table["compute"] / 5e11) ** 0.15
+    table["efficiency_leverage"] = truth * np.exp(0.05 * generator.standard_normal(count))
+    fitted = fit(JointLaw, table, "efficiency_leverage", resamples=200)
+    low, high = fitted.interval()["a"]
+    assert high > 5 * max(low, 0.1)
+    predicted = fitted.predict(table).confidence
+    assert np.all((predicted[:, 0] > 0.6 * truth) & (predicted[:, 1] < 1.6 * truth))
+    assert profile(fitted)["a_start"].verdict != "identified"

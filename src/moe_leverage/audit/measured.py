@@ -96,7 +96,11 @@ def measure(**arguments: Any) -> Measurement:
 
 
 def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measurement:
-    """A coefficient of our own fit to these studies (data/fits) with its interval, if there is."""
+    """A coefficient of our own fit to these studies (data/fits) with its interval, if there is.
+
+    One that the profile likelihood does not identify has no effect: a resample keeps to the minima
+    that its fit has, while any value would do as well.
+    """
     studies = [study] if isinstance(study, str) else study
     if lacking := evidence.shortfall(studies):
         return Measurement(effect=None, detail=f"decided when complete: {lacking}")
@@ -108,8 +112,19 @@ def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measuremen
     require(coefficient in names, "coefficient", coefficient, f"must be one of {', '.join(names)}")
     low, high = law.interval(COVERAGE)[coefficient]
     detail = f"fit {fit} to {len(law.log_target)} points of our runs"
+    if _profiled().get((fit, coefficient)) == "not identified":
+        return Measurement(effect=None, detail=f"the data do not identify it: {detail}")
     value = float(getattr(law.law, coefficient))
     return Measurement(effect=value, low=low, high=high, detail=detail)
+
+
+def _profiled() -> dict[tuple[str, str], str]:
+    """What the profile likelihood says of each coefficient of each fit of ours."""
+    path = FITS / "profiles.csv"
+    if not path.is_file():
+        return {}
+    rows = pd.read_csv(path)[["fit", "coefficient", "verdict"]].itertuples(index=False)
+    return {(str(fit), str(name)): str(verdict) for fit, name, verdict in rows}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from moe_leverage.config import require
 from moe_leverage.figures import theme
 from moe_leverage.figures.links import link_runs
 from moe_leverage.figures.notation import axis_label
-from moe_leverage.statistics.bootstrap import student_ratio
+from moe_leverage.statistics.bootstrap import NORMAL_95, student_ratio
 from moe_leverage.statistics.fitting import Fit
 from moe_leverage.statistics.reductions import budget_of
 from moe_leverage.theory.laws import PowerLaw
@@ -33,7 +33,6 @@ CONFIG_COLUMNS = (  # that tell two configs of our studies apart, all but the se
     "routing.balance_coefficient", "routing.bias_update_rate",
 )  # fmt: skip
 MIN_REPEATS = 2  # degrees of freedom, below which no interval is drawn
-NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
 FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them
 POINT_COLUMNS = (
     "activation_ratio",

@@ -20,6 +20,7 @@ from moe_leverage.theory.law import Array
 Groups = NDArray[np.int64]  # the cluster number of each row
 
 LEVEL = 0.90  # of every interval unless another is asked for
+NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
 
 
 def draw_weights(groups: Groups, resamples: int, generator: np.random.Generator) -> Array:
@@ -35,7 +36,7 @@ def small_sample_factor(count: int, size: int) -> float:
 
 def student_ratio(freedom: int) -> float:
     """Student's over the normal 95 % quantile, by the expansion of Fisher and Cornish (1960)."""
-    z2 = 1.6448536**2
+    z2 = NORMAL_95**2
     return 1 + (z2 + 1) / (4 * freedom) + (5 * z2**2 + 16 * z2 + 3) / (96 * freedom**2)
 
 

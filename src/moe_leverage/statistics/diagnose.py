@@ -28,7 +28,9 @@ from moe_leverage.theory.law import Array, Law
 POINTS = 25  # of a profile, on each side of the estimate
 REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile passes its threshold
 REACH_DECADES = 4.0  # a positive coefficient is followed this far beyond 1 and beyond itself
-REACH_ERRORS = 30.0  # ... and any other over this many standard errors
+REACH_ERRORS = 30.0  # ... and any other over this many standard errors,
+REACH_SIZES = 2.0  # ... and over this many times its own size, so that 0 and its sign are tried
+PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
 FOLDS = 10
 FOLD_STARTS = 16
 SMALLEST = 1e-300
@@ -75,7 +77,8 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
     error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
     step = min(error, 1.0) or 1e-3 * max(abs(fitted.theta[number]), 1e-3)
     decades = REACH_DECADES * np.log(10) + abs(fitted.theta[number])
-    side = np.geomspace(0.05 * step, max(decades if is_log else REACH_ERRORS * step, step), POINTS)
+    sizes = max(REACH_ERRORS * step, REACH_SIZES * abs(fitted.theta[number]))
+    side = np.geomspace(0.05 * step, max(decades if is_log else sizes, step), POINTS)
     starts = np.repeat(fitted.theta[None], 2 * POINTS + 1, axis=0)
     starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
     paths = _lowest(fitted.problem, number, starts)
@@ -104,15 +107,27 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
 def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
     """The least objective with the coefficient held at its value in each of a row of starts."""
     solved = minimise(problem, starts, fixed=number)
+    drawn = problem.law.starts(
+        problem.inputs, problem.log_target, PROFILE_STARTS, np.random.default_rng(0)
+    )
+    for start in drawn:
+        afresh = np.repeat(start[None], len(starts), axis=0)
+        solved = _lower(solved, problem, number, starts, afresh)
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
         again = np.roll(solved.theta, inward, axis=0)
-        again[:, number] = starts[:, number]
-        other = minimise(problem, again, fixed=number)
-        better = other.objective < solved.objective
-        kept = np.where(better[:, None], other.theta, solved.theta)
-        lower = np.minimum(other.objective, solved.objective)
-        solved = replace(solved, theta=kept, objective=lower)
+        solved = _lower(solved, problem, number, starts, again)
     return solved
+
+
+def _lower(
+    solved: Solution, problem: Problem, number: int, starts: Array, begin: Array
+) -> Solution:
+    """What was solved, or what is reached from other beginnings where that is lower."""
+    begin[:, number] = starts[:, number]
+    other = minimise(problem, begin, fixed=number)
+    better = other.objective < solved.objective
+    kept = np.where(better[:, None], other.theta, solved.theta)
+    return replace(solved, theta=kept, objective=np.minimum(other.objective, solved.objective))
 
 
 def _crossing(

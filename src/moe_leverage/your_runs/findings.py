@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from moe_leverage.statistics.bootstrap import student_ratio
+from moe_leverage.statistics.bootstrap import NORMAL_95, student_ratio
 from moe_leverage.statistics.diagnose import Score, compare
 from moe_leverage.statistics.fitting import Fit, UnidentifiedError, fit
 from moe_leverage.statistics.leverage import (
@@ -55,7 +55,6 @@ from moe_leverage.theory.rivals import (
     JointLawWithoutGranularity,
 )
 
-NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
 MIN_BUDGET_CLUSTERS = 4  # budgets that serve as the independent units of a hyperparameter fit
 MIN_SWEPT_BUDGETS = 2
