@@ -111,7 +111,7 @@ def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
     _, freedom = seed_noise(joined)
     families = joined.groupby(["is_moe", "run_id", "variant"]).ngroups
     assert families == len(joined)
-    assert 0 < freedom < len(joined) / 2
+    assert 0 < freedom <= 2 * len(joined) / 3  # three seeds of a design leave two to tell noise by
 
 
 def test_digest_follows_losses_and_exclusions_alone(tmp_path):
