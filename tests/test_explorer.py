@@ -126,7 +126,6 @@ def test_a_loss_beyond_the_dense_frontier_shows_its_bound(tmp_path):
     assert shown["EL"].isna().all()
 
 
-
 def test_an_empty_ledger_and_a_diverged_run_are_told_apart(tmp_path):
     assert explorer.index(tmp_path, tmp_path)["rows"] == []
     assert explorer.overview(tmp_path).empty
