@@ -38,7 +38,6 @@ function makeFilter(table) {
   const filters = [...names.map((name) => menu(rows, name, apply)), search(apply)];
   const bar = document.createElement("div");
   bar.className = "table-filter";
-  Object.assign(bar.style, { display: "flex", flexWrap: "wrap", gap: "0.5rem 1.25rem" });
   bar.setAttribute("role", "group");
   bar.setAttribute("aria-label", "Filter the table");
   bar.append(...filters.map((filter) => filter.label), status);

@@ -132,7 +132,7 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     log_axes(ax, "compute_flops", "granularity")
     plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)
     ax.set_ylim(1.7, 19)
-    ax.legend(loc="lower left")
+    ax.legend(loc="lower right")
     note(fig, ranges(STUDY_RANGE, runs))
     finding = (
         f"Table 2 puts the best granularity at {best:.1f} for every compute and every activation "
