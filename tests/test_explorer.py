@@ -54,6 +54,7 @@ def test_a_twin_is_another_dense_run_of_the_nearest_budget(index):
         assert twin["family"] == "dense"
         assert run.twin != run.Index
         rivals = shown[(shown["family"] == "dense") & (shown["budget"] == twin["budget"])]
+        rivals = rivals[rivals["excluded"].isna()]
         is_own = [names == twin["studies"] for names in rivals["studies"]]
         rivals = rivals[is_own].drop(run.Index, errors="ignore")
         assert twin["loss"] == rivals["loss"].min()

@@ -387,20 +387,24 @@ def law_losses(budget):
 def test_leverage_is_read_from_the_fits_of_the_ledger(tmp_path):
     table = pd.DataFrame(
         {
-            "estimator": ["frontier", "frontier", "joint", "frontier", "frontier"],
-            "variant": ["", "weak", "", "", ""],
+            "estimator": ["frontier", "frontier", "joint", "frontier", "frontier", "frontier"],
+            "variant": ["", "weak", "", "", "", ""],
             "activation_ratio": 3 / 65,
-            "granularity": [2.0, 2.0, 2.0, 8.0, 2.0],
-            "compute": 1e12,
-            "efficiency_leverage": [1.5, 1.4, 1.6, 1.7, None],
-            "low": 1.0,
+            "granularity": [2.0, 2.0, 2.0, 8.0, 2.0, 2.0],
+            "compute": [1.01e12, 1e12, 1e12, 1e12, 1e12, 5e11],
+            "efficiency_leverage": [1.5, 1.4, 1.6, 1.7, None, 1.2],
+            "low": [1.1, 1.0, 1.0, 0.9, 1.0, 1.0],
             "high": 2.0,
+            "held_out": [False, False, False, False, False, True],  # by the joint study
         }
     )
     table.to_csv(tmp_path / "leverage.csv", index=False)
     found = measured.leverage_points(tmp_path, granularity=2)
     assert found["efficiency_leverage"].tolist() == [1.5]
-    assert len(measured.leverage_points(tmp_path)) == 2
+    assert len(measured.leverage_points(tmp_path)) == 3
+    (budget,) = measured.leverage_by_budget(tmp_path).to_dict("records")
+    assert (budget["designs"], budget["above"], budget["below"]) == (2, 1, 0)
+    assert (budget["lowest"], budget["highest"]) == (1.5, 1.7)
     assert measured.joint_law(tmp_path) is None
 
 

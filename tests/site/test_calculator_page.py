@@ -72,6 +72,13 @@ def shown(page: Page, quantity: str, column: int = 0) -> float:
     return float(page.evaluate(EVALUATE, [{}])[0][quantity][column])
 
 
+def said(page: Page) -> str:
+    """All results in words, once the landscape is drawn: it waits for a frame."""
+    frame = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    page.evaluate(frame)
+    return page.locator(f"{ROOT} .ml-results").inner_text()
+
+
 def at(page: Page, **values: float) -> dict[str, list[float]]:
     """The rows of the table with these fields typed in."""
     found: dict[str, list[float]] = page.evaluate(EVALUATE, [values])[0]
@@ -179,9 +186,9 @@ def test_presets_are_the_package_s_answers(page: Page) -> None:
 def test_an_address_brings_the_design_back(page: Page, context: BrowserContext) -> None:
     page.get_by_label("Preset").select_option(label="Ling-mini-beta")
     at(page, num_layers=23)
-    before = page.locator(f"{ROOT} .ml-results").inner_text()
+    before = said(page)
     again = opened(context, page.url)
-    assert again.locator(f"{ROOT} .ml-results").inner_text() == before
+    assert said(again) == before
     assert again.url == page.url
     third = 1 / 3
     again.evaluate("(hash) => { location.hash = hash; }", f"C=1e21&A={third}&G=7")

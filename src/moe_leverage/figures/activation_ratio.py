@@ -99,6 +99,8 @@ def leverage(
         tables.append(_curves(axes[1], fitted, ours, "measured", "--"))
     for ink, budget in zip(theme.sequential_colours(len(ours)), ours, strict=True):
         group, label = runs[runs["budget"] == budget], f"measured, {power(budget)}"
+        if group.empty:
+            continue
         draw_points(
             axes[1], group, "activation_ratio", "efficiency_leverage", colour=ink, label=label
         )
