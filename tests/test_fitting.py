@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moe_leverage.statistics.bootstrap import widened
 from moe_leverage.statistics.diagnose import profile
-from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, _widened, fit, refit
+from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, fit, refit
 from moe_leverage.theory.laws import (
     PUBLISHED,
     GranularityLaw,
@@ -220,10 +221,10 @@ def test_a_sample_is_not_widened_beyond_the_domain_of_the_law():
     fitted = replace(fitted, theta=np.array([-0.5, np.log(0.2), np.log(0.3)]))
     near = fitted.theta + np.array([[0.0, 0.39, 0.0], [0.0, 0.01, 0.0]])
     assert fitted.widening * 0.39 > np.log(1.5) > 0.39
-    widened = _widened(fitted, near, fitted.theta[None])
-    np.testing.assert_allclose(widened[0], near[0])
-    assert widened[1, 1] - fitted.theta[1] == pytest.approx(0.01 * fitted.widening)
-    assert np.isfinite(fitted.law.log_value(widened, inputs)).all()
+    wide = widened(fitted.problem, near, fitted.theta[None], fitted.widening)
+    np.testing.assert_allclose(wide[0], near[0])
+    assert wide[1, 1] - fitted.theta[1] == pytest.approx(0.01 * fitted.widening)
+    assert np.isfinite(fitted.law.log_value(wide, inputs)).all()
 
 
 def test_leverage_without_sparsity_leaves_the_joint_law_open_but_its_predictions_sane():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from moe_leverage import audit
+from moe_leverage.audit.verdicts import html_table
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PAGE = "notebooks/10-audit.html"
@@ -52,3 +54,11 @@ def test_a_phone_scrolls_the_table_and_not_the_page(page: Page) -> None:
     page.set_viewport_size(PHONE)
     overflow = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) <= 0
+
+
+def test_every_row_leads_to_a_cell_that_is_there(site: Path) -> None:
+    rows = html_table(audit.audit())
+    links = set(re.findall(r'<td><a href="([^"#]+)#([^"]+)"', rows))
+    assert links
+    for page, anchor in links:
+        assert f'id="{anchor}"' in (site / "notebooks" / page).read_text(encoding="utf-8")

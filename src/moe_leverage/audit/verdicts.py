@@ -133,7 +133,7 @@ def table(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
 def html_table(verdicts: tuple[Verdict, ...]) -> str:
     """The verdicts as an HTML table whose rows carry data-verdict, data-kind and data-chapter.
 
-    Each row has the claim's id as its anchor and links to the chapter that treats it.
+    Each row has the claim's id as its anchor and links to the cell of its chapter that decides it.
     """
     frame = table(verdicts)
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
@@ -158,7 +158,7 @@ def _html_row(name: str, row: pd.Series[Any]) -> str:
     data = " ".join(
         f'data-{key}="{html.escape(str(row[key]))}"' for key in ("verdict", "kind", "chapter")
     )
-    link = f'<a href="{row["chapter"]}.html">{row["chapter"]}</a>'
+    link = f'<a href="{row["chapter"]}.html#verdict">{row["chapter"]}</a>'
     return f'<tr id="claim-{name}" {data}>{cells}<td>{link}</td></tr>'
 
 

@@ -26,13 +26,15 @@ from moe_leverage import paths
 from moe_leverage.config import require
 from moe_leverage.statistics.bootstrap import (
     LEVEL,
-    NORMAL_95,
     Groups,
     central_interval,
     covariance,
+    distinct_minima,
     draw_weights,
+    resampled,
     small_sample_factor,
     student_ratio,
+    widened,
 )
 from moe_leverage.statistics.optimise import Problem, Solution, minimise
 from moe_leverage.theory import laws, rivals
@@ -45,9 +47,6 @@ FORMAT = 1  # of the files that `Fit.save` writes
 HUBER_EFFICIENCY = 1.345  # delta over sigma: 95 % efficient under normal noise (Huber, 1981)
 MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, normal noise
 SMALLEST_DELTA = 1e-6
-APART = 0.5  # in a coefficient over 1 + its size: minima this far apart are different ones
-MOST_MINIMA = 8
-STRAIGHT = 1.5  # times as far as it should, at most, a widened sample moves any value of the law
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
 SAMPLE_DIGITS = 6
 
@@ -264,8 +263,8 @@ def fit(
     problem, ended = _minimum(problem, begin)
     best = _best(ended)
     weights = draw_weights(groups, resamples, generator)
-    minima = _minima(problem, ended)
-    redrawn = _resampled(problem, minima, weights)
+    minima = distinct_minima(ended, len(log_target))
+    redrawn = resampled(problem, minima, weights)
     fitted = Fit(
         law=law.from_coefficients(law.from_theta(best), _source(target, inputs, log_target)),
         target=target,
@@ -278,7 +277,7 @@ def fit(
         delta=problem.delta,
         convergence=_convergence(ended, redrawn),
     )
-    return replace(fitted, samples=_widened(fitted, redrawn.theta, minima))
+    return replace(fitted, samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening))
 
 
 def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
@@ -295,69 +294,18 @@ def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
         fitted.inputs, fitted.log_target, fitted.convergence.num_starts, generator
     )
     ended = minimise(fitted.problem, np.concatenate([fitted.theta[None], begin]))
-    minima = _minima(fitted.problem, ended)
-    redrawn = _resampled(replace(fitted.problem, log_target=targets), minima, weights)
+    minima = distinct_minima(ended, len(fitted.log_target))
+    redrawn = resampled(replace(fitted.problem, log_target=targets), minima, weights)
     convergence = replace(
         fitted.convergence,
         num_resamples=len(targets),
         resamples_converged=int(redrawn.converged.sum()),
     )
-    return replace(fitted, samples=_widened(fitted, redrawn.theta, minima), convergence=convergence)
-
-
-def _minima(problem: Problem, ended: Solution) -> Array:
-    """Where starts ended that the data cannot tell from the best, far apart, the best first.
-
-    A law may have several minima nearly as deep, such as Equation 13 where EL hardly depends on A.
-    An interval that saw one of them alone would be too narrow.
-    """
-    limit = ended.objective.min() * np.exp(NORMAL_95**2 / problem.log_target.shape[-1])
-    order = np.argsort(ended.objective)
-    near = ended.theta[order[ended.objective[order] <= limit]]
-    chosen: Array = near[:1]
-    while len(chosen) < MOST_MINIMA:
-        gaps = _apart(near, chosen).min(axis=-1)
-        if gaps.max() < APART:
-            break
-        chosen = np.concatenate([chosen, near[[gaps.argmax()]]])
-    return chosen
-
-
-def _apart(samples: Array, minima: Array) -> Array:
-    """How far each sample lies from each minimum, in the coefficient that differs most."""
-    apart: Array = (np.abs(samples[:, None] - minima) / (1 + np.abs(minima))).max(axis=-1)
-    return apart
-
-
-def _resampled(problem: Problem, minima: Array, weights: Array) -> Solution:
-    """The lowest that each row of weights reaches from any of the minima."""
-    found = [
-        minimise(problem, np.repeat(one[None], len(weights), axis=0), weights=weights)
-        for one in minima
-    ]
-    lowest = np.argmin([one.objective for one in found], axis=0)
-    rows = np.arange(len(weights))
-    parts = ("theta", "objective", "converged", "iterations")
-    kept = {name: np.stack([getattr(one, name) for one in found])[lowest, rows] for name in parts}
-    return Solution(**kept)
-
-
-def _widened(fitted: Fit, samples: Array, minima: Array) -> Array:
-    """Bootstrap deviations made up for few clusters, except where the law would lose its meaning.
-
-    Each from the nearest minimum. A sample stays as it is where the widened one leaves the domain
-    of the law, as where A_start passes A_max, or the neighbourhood of its minimum: coefficients
-    that trade off against each other do so along a curve, and a straight line leaves it.
-    """
-    centres = minima[_apart(samples, minima).argmin(axis=-1)]
-    wide = centres + fitted.widening * (samples - centres)
-    middle, drawn, moved = (
-        np.asarray(fitted.law.log_value(theta, fitted.inputs)) for theta in (centres, samples, wide)
+    return replace(
+        fitted,
+        samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening),
+        convergence=convergence,
     )
-    with np.errstate(invalid="ignore"):
-        reach = STRAIGHT * fitted.widening * np.abs(drawn - middle).max(axis=-1, keepdims=True)
-        is_sound = np.abs(moved - middle).max(axis=-1, keepdims=True) <= reach
-    return np.where(is_sound, wide, samples)
 
 
 def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None:
