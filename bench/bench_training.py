@@ -5,7 +5,9 @@ python -m bench training
 All contestants of one shape live in one process and take turns, step by step, so that whatever
 else the machine does falls on all alike; ratios are medians of ratios within a turn. The peer is
 Ernie4_5_Moe, the same architecture at the same sizes, with the same fused AdamW and clipping; it
-is spared the balance and z-losses, which we compute. Peak memory is that of a child process.
+is spared the balance and z-losses, which we compute. Our step is timed as it is and through
+`torch.compile`, and so is the peer's; what compiling takes is no part of a step and has its own
+figure. Peak memory is that of a child process.
 """
 
 from __future__ import annotations
@@ -91,46 +93,80 @@ SHAPES = (
 def run() -> list[dict[str, Any]]:
     """One row a figure: name, shape, value, unit, peer, ratio, target, met."""
     rows = []
-    with machine_of(Execution(device="cpu")) as machine:
+    with (
+        machine_of(Execution(device="cpu")) as machine,
+        machine_of(Execution(device="cpu", compile=True)) as compiled,
+    ):
         for shape in SHAPES:
-            rows += time_shape(shape, machine)
+            rows += time_shape(shape, machine, compiled)
         rows.append(time_evaluation(SHAPES[0], machine))
     for shape in SHAPES:
         rows.append(memory(shape))
     return rows
 
 
-def time_shape(shape: Shape, machine: Machine) -> list[dict[str, Any]]:
-    """Rows of one shape: against both peers, against the dense model, against the peak."""
+def time_shape(shape: Shape, machine: Machine, compiled: Machine) -> list[dict[str, Any]]:
+    """Rows of one shape: against the peers, against the dense model, against the peak."""
+    torch.compiler.reset()
     steps = {
         "ours": our_step(shape.moe(), machine),
+        "ours, compiled": our_step(shape.moe(), compiled),
         "grouped_mm": peer_step(shape.moe(), "grouped_mm"),
+        "grouped_mm, compiled": peer_step(shape.moe(), "grouped_mm", is_compiled=True),
         "eager": peer_step(shape.moe(), "eager"),
         "dense": our_step(shape.dense(), machine),
+        "dense, compiled": our_step(shape.dense(), compiled),
         "peak": square_product(),
     }
+    first = seconds_of_first_steps(steps)
     seconds = take_turns(steps)
-    ours = seconds["ours"]
-    speed = [BATCH_TOKENS / s for s in ours]
     rows = []
-    for experts in ("grouped_mm", "eager"):
-        ratio = median_ratio(seconds[experts], ours)
-        peer = f"transformers Ernie4_5_Moe, {experts} experts"
-        row = figure("training step", shape, speed, "tokens/s", peer, ratio)
-        rows.append(row | {"target": f">= {PEER_RATIO} x", "met": ratio >= PEER_RATIO})
-    ratio = median_ratio(ours, seconds["dense"])
-    row = figure("MoE step", shape, ours, "s", "our dense step at equal FLOPs", ratio)
-    if shape.dense_target:
-        row |= {"target": f"<= {shape.dense_target} x", "met": ratio <= shape.dense_target}
-    rows.append(row)
+    for suffix in ("", ", compiled"):
+        ours = seconds[f"ours{suffix}"]
+        speed = [BATCH_TOKENS / s for s in ours]
+        name = f"training step{suffix}"
+        for experts in ("grouped_mm", "eager"):
+            ratio = median_ratio(seconds[experts], ours)
+            peer = f"transformers Ernie4_5_Moe, {experts} experts"
+            row = figure(name, shape, speed, "tokens/s", peer, ratio)
+            rows.append(row | {"target": f">= {PEER_RATIO} x", "met": ratio >= PEER_RATIO})
+        if suffix:
+            peer = "transformers Ernie4_5_Moe, grouped_mm experts, compiled"
+            ratio = median_ratio(seconds["grouped_mm, compiled"], ours)
+            rows.append(figure(name, shape, speed, "tokens/s", peer, ratio))
+            rows.append(figure("compiling", shape, [first[f"ours{suffix}"]], "s", None, None))
+        peer = f"our dense step at equal FLOPs{suffix}"
+        ratio = median_ratio(ours, seconds[f"dense{suffix}"])
+        row = figure(f"MoE step{suffix}", shape, ours, "s", peer, ratio)
+        if shape.dense_target:
+            row |= {"target": f"<= {shape.dense_target} x", "met": ratio <= shape.dense_target}
+        rows.append(row)
+        rows.append(share_of_peak(suffix, shape, ours, seconds["peak"]))
+    return rows
+
+
+def share_of_peak(
+    suffix: str, shape: Shape, ours: list[float], peak: list[float]
+) -> dict[str, Any]:
+    """FLOPs of a step per second, over those of a large matrix product in the same turn."""
     flops = 3 * count_forward_flops(shape.moe(), SEQUENCE_LENGTH).total * BATCH_TOKENS
-    product = 2 * PEAK_WIDTH**3
-    shares = np.divide(flops, ours) / np.divide(product, seconds["peak"])
-    row = figure("share of peak", shape, shares.tolist(), "of fp32 matmul FLOP/s", None, None)
+    shares = np.divide(flops, ours) / np.divide(2 * PEAK_WIDTH**3, peak)
+    unit = "of fp32 matmul FLOP/s"
+    row = figure(f"share of peak{suffix}", shape, shares.tolist(), unit, None, None)
     if shape.peak_target:
         met = row["value"] >= shape.peak_target
         row |= {"target": f">= {shape.peak_target:.0%}", "met": met}
-    return [*rows, row]
+    return row
+
+
+def seconds_of_first_steps(steps: dict[str, Step]) -> dict[str, float]:
+    """Seconds of each contestant's first step, which compiles what is to be compiled."""
+    tokens, seconds = random_tokens(torch.Generator().manual_seed(1)), {}
+    for name, step in steps.items():
+        begun = time.perf_counter()
+        step(tokens)
+        seconds[name] = time.perf_counter() - begun
+    return seconds
 
 
 def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:
@@ -154,9 +190,11 @@ def our_step(model: ModelConfig, machine: Machine) -> Step:
     return lambda tokens: learn(state, run, tokens, machine)
 
 
-def peer_step(model: ModelConfig, experts: str) -> Step:
+def peer_step(model: ModelConfig, experts: str, *, is_compiled: bool = False) -> Step:
     """The same step with transformers' model."""
     peer = peer_model(model, experts)
+    if is_compiled:
+        peer.compile()
     weights = [w for w in peer.parameters() if w.requires_grad]
     groups = [
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": 0.1},

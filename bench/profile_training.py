@@ -1,6 +1,8 @@
 """Where a training step spends its time: the operators of a few steps, the costliest first.
 
-python -m bench.profile_training [SHAPE] [moe | dense]     a number of bench_training.SHAPES
+python -m bench.profile_training [SHAPE] [moe | dense] [eager | compiled]
+
+SHAPE is a number of bench_training.SHAPES.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from moe_leverage.trainer.execution import Execution, machine_of
 WARM_STEPS, STEPS, ROWS = 4, 5, 30
 
 
-def main(shape: int = 1, family: str = "moe") -> None:
+def main(shape: int = 1, family: str = "moe", how: str = "eager") -> None:
     """Print the table of operators, five steps summed."""
     model = SHAPES[shape].moe() if family == "moe" else SHAPES[shape].dense()
     generator = torch.Generator().manual_seed(0)
-    with machine_of(Execution(device="cpu")) as machine:
+    with machine_of(Execution(device="cpu", compile=how == "compiled")) as machine:
         step = our_step(model, machine)
         for _ in range(WARM_STEPS):
             step(random_tokens(generator))
@@ -28,7 +30,7 @@ def main(shape: int = 1, family: str = "moe") -> None:
             for _ in range(STEPS):
                 step(random_tokens(generator))
     table = seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=ROWS)
-    print(f"{SHAPES[shape]}, {family}, {STEPS} steps\n{table}")
+    print(f"{SHAPES[shape]}, {family}, {how}, {STEPS} steps\n{table}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 They compute what the plain expressions of the paper's layers say (Section 2.1, Appendix B) in fewer
 passes over memory, which is what a small model on a CPU spends its time on; `bench/NOTES.md` has
-the numbers.
+the numbers. Under `torch.compile` the plain expressions stand in their place: those it fuses by
+itself, and it cannot look into what is written out.
 
     b  sequences of a batch     h  heads, of which            D  width of the model
     s  tokens of a sequence        Q query, then              H  width of a SwiGLU
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -33,6 +34,8 @@ def rms_norm(x: Float[Tensor, "*n D"], gain: Float[Tensor, " D"], eps: float) ->
     >>> rms_norm(torch.tensor([[3.0, 4.0]]), torch.ones(2), 0.0) * 12.5**0.5
     tensor([[3., 4.]])
     """
+    if torch.compiler.is_compiling():
+        return F.rms_norm(x, gain.shape, gain, eps)
     return apply(_RMSNorm, x, gain, eps)
 
 
@@ -61,6 +64,9 @@ def swiglu(gate_up: Float[Tensor, "*n 2H"]) -> Float[Tensor, "*n H"]:
     >>> swiglu(torch.tensor([[0.0, 1.0, 5.0, 2.0]]))
     tensor([[0.0000, 1.4621]])
     """
+    if torch.compiler.is_compiling():
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
     return apply(_SwiGLU, gate_up)
 
 
@@ -83,6 +89,8 @@ def swiglu_gradient(
 ) -> Float[Tensor, "*n 2H"]:
     """Gradient of `swiglu` in its argument; `active` is silu of the first half."""
     gate, up = gate_up.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():
+        return torch.cat((torch.ops.aten.silu_backward(grad * up, gate), grad * active), dim=-1)
     grad_gate_up = torch.empty_like(gate_up)
     grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
     torch.mul(grad, active, out=grad_up)
@@ -91,14 +99,16 @@ def swiglu_gradient(
 
 
 def heads_first(
-    packed: Float[Tensor, "b s hZ"], num_heads: int, turns: Complex[Tensor, "s P"], num_turned: int
+    packed: Float[Tensor, "b s hZ"], num_heads: int, turns: Float[Tensor, "s P 2"], num_turned: int
 ) -> Float[Tensor, "b h s Z"]:
     """Heads before positions, the first `num_turned` heads rotated by their position.
 
     Coordinates 2 i and 2 i + 1 of a head, for the P leading pairs, are one complex number,
-    multiplied by turns[position, i]. Models that pair i with i + P do the same after a permutation
-    of the query and key rows.
+    multiplied by turns[position, i], itself a real and an imaginary part. Models that pair i with
+    i + P do the same after a permutation of the query and key rows.
     """
+    if torch.compiler.is_compiling():
+        return _turned_heads(packed, num_heads, turns, num_turned)
     return apply(_HeadsFirst, packed, num_heads, turns, num_turned)
 
 
@@ -108,7 +118,7 @@ class _HeadsFirst(torch.autograd.Function):
         ctx.num_turned = num_turned
         ctx.save_for_backward(turns)
         heads = packed.view(*packed.shape[:2], num_heads, -1).transpose(1, 2).contiguous()
-        _turn(heads[:, :num_turned], turns)
+        _turn(heads[:, :num_turned], torch.view_as_complex(turns))
         return heads
 
     @staticmethod
@@ -116,8 +126,19 @@ class _HeadsFirst(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (turns,) = ctx.saved_tensors
         packed = grad.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        _turn(packed[:, :, : ctx.num_turned], turns.conj().unsqueeze(1))
+        backwards = torch.view_as_complex(turns).conj().unsqueeze(1)
+        _turn(packed[:, :, : ctx.num_turned], backwards)
         return packed.flatten(2), None, None, None
+
+
+def _turned_heads(packed: Tensor, num_heads: int, turns: Tensor, num_turned: int) -> Tensor:
+    heads = packed.view(*packed.shape[:2], num_heads, -1).transpose(1, 2)
+    width = 2 * turns.shape[-2]
+    cosine, sine = turns.unbind(-1)
+    one, other = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
+    pairs = torch.stack((one * cosine - other * sine, one * sine + other * cosine), dim=-1)
+    turned = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
+    return torch.cat((turned.to(packed.dtype), heads[:, num_turned:]), dim=1)
 
 
 def _turn(heads: Tensor, turns: Tensor) -> None:
@@ -148,6 +169,8 @@ def causal_attention(
 
 def _is_explicit(heads: Tensor) -> bool:
     length = heads.shape[2]
+    if torch.compiler.is_compiling():
+        return False
     is_short = length <= EXPLICIT_LENGTH and length % min(length, QUERY_CHUNK) == 0
     is_cast = torch.is_autocast_enabled(heads.device.type)
     is_exact = heads.dtype in (torch.float32, torch.float64) and not is_cast
@@ -232,24 +255,31 @@ def cross_entropy(logits: Float[Tensor, "*n V"], targets: Int[Tensor, "*n"]) -> 
     >>> cross_entropy(torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.int64))
     tensor(2.0794)
     """
-    return apply(_CrossEntropy, logits.float().flatten(0, -2), targets.flatten())
+    logits, targets = logits.float().flatten(0, -2), targets.flatten()
+    if torch.compiler.is_compiling():
+        return F.cross_entropy(logits, targets)
+    return apply(_CrossEntropy, logits, targets)
 
 
 class _CrossEntropy(torch.autograd.Function):
+    """The gradient grows in place of the log-probabilities: large arrays cost most when new."""
+
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         log_chances = logits.log_softmax(dim=-1)
         targets = targets.unsqueeze(-1)
-        ctx.save_for_backward(log_chances, targets)
-        return log_chances.gather(1, targets).mean().neg()
+        loss = log_chances.gather(1, targets).mean().neg()
+        if ctx.needs_input_grad[0]:
+            slope = log_chances.exp_()
+            slope.scatter_add_(1, targets, torch.full_like(targets, -1, dtype=slope.dtype))
+            ctx.save_for_backward(slope)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        log_chances, targets = ctx.saved_tensors
-        grad_logits = log_chances.exp()
-        grad_logits.scatter_add_(1, targets, torch.full_like(targets, -1, dtype=grad.dtype))
-        return grad_logits.mul_(grad / len(targets)), None
+        (slope,) = ctx.saved_tensors
+        return slope.mul_(grad / len(slope)), None
 
 
 def apply(function: Any, *arguments: Any) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moe_leverage.config import ModelConfig, require
@@ -316,20 +316,25 @@ def grouped_experts(
     down: Float[Tensor, "E H D"],
 ) -> Float[Tensor, "T D"]:
     """All experts at once, no token dropped: slots sorted by expert, one multiply for all."""
-    flops_per_row = 2 * (gate_up[0].numel() + down[0].numel())
-    slots = place(chosen, counts, flops_per_row, tokens.dtype)
-    return experts(tokens, gates, gate_up, down, slots)
+    return experts(tokens, gates, gate_up, down, place(chosen, counts))
 
 
-Rotations = Complex[Tensor, "s P"]
+Rotations = Float[Tensor, "s P 2"]
 
 
 def rotations(length: int, config: ModelConfig, device: torch.device) -> Rotations:
-    """exp(i position theta^(-p / P)) for the P rotated pairs of coordinates of a head."""
+    """exp(i position theta^(-p / P)), as real and imaginary part, for the P pairs of a head."""
     pairs = int(config.d_head * config.rope_fraction) // 2
-    frequency = config.rope_theta ** (-torch.arange(pairs, device=device) / pairs)
+    turns: Rotations = _turns(length, pairs, config.rope_theta, device)
+    return turns
+
+
+# The compiler does not fuse complex numbers: for it the table is a constant.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _turns(length: int, pairs: int, theta: float, device: torch.device) -> Rotations:
+    frequency = theta ** (-torch.arange(pairs, device=device) / pairs)
     angles = torch.outer(torch.arange(length, device=device), frequency)
-    return torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
 
 
 def require_trainable(

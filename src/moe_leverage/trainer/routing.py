@@ -78,7 +78,10 @@ def count(chosen: Int[Tensor, "T K"], num_experts: int) -> Int[Tensor, " E"]:
     >>> count(torch.tensor([[0, 2], [2, 1]]), 4)
     tensor([1, 1, 2, 0])
     """
-    return torch.bincount(chosen.flatten(), minlength=num_experts)
+    chosen = chosen.flatten()
+    if torch.compiler.is_compiling():  # which cannot know the length of a bincount
+        return chosen.new_zeros(num_experts).scatter_add(0, chosen, torch.ones_like(chosen))
+    return torch.bincount(chosen, minlength=num_experts)
 
 
 def balance_loss(
