@@ -44,7 +44,7 @@ class Execution(Record):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0  # of one process on the CPU; 0: torch's own choice
-    compile: bool = False  # a quarter faster from the second step on, after 5 to 30 s; needs g++
+    compile: bool = False  # steps a fifth faster after one of 5 to 25 s; needs a C++ compiler
     dispatch: Literal["grouped", "loop"] = "grouped"  # loop where the device has no grouped matmul
     parallel: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_sequences: int = 0  # sequences of one forward pass; 0: the process's whole share
