@@ -26,7 +26,8 @@ def train(
         Path | None, typer.Option(help="Directory of this run's checkpoint; resumes from it.")
     ] = None,
     execution: Annotated[
-        Path | None, typer.Option(help="JSON file with fields of Execution: device, threads, compile ...")
+        Path | None,
+        typer.Option(help="JSON file with fields of Execution: device, threads, compile ..."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
