@@ -83,7 +83,7 @@ def _(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
 
 
 def _has_grouped(rows: Tensor) -> bool:
-    return rows.dtype != torch.float64
+    return rows.dtype != torch.float64  # in which only gradients are checked
 
 
 def _slices(ends: Tensor) -> list[slice]:
@@ -112,6 +112,8 @@ def _batch_function() -> ctypes._NamedFuncPointer | None:
 
 def _multiply_batched(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     rows = rows.contiguous()
+    if 1 not in weights.stride()[1:]:
+        weights = weights.contiguous()
     out = rows.new_empty(len(rows), weights.shape[2])
     starts, loads = _starts_and_loads(ends)
     used = _largest_first(loads)
@@ -174,13 +176,15 @@ def _batch(
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), count))
 
     left, right, product = addresses
-    arrays = [
+    arrays = [  # named, since they must outlive the call that is given where they lie
         *(each(one) for one in (*transposed, *sizes)),
         each(1.0, np.float32),
         *(left, each(strides[0]), right, each(strides[1])),
         each(0.0, np.float32),
         *(product, each(strides[2])),
     ]
+    group_sizes = each(1)
     function = _batch_function()
     assert function is not None
-    function(ROW_MAJOR, *(array.ctypes.data for array in arrays), count, each(1).ctypes.data)
+    places = [array.ctypes.data for array in arrays]
+    function(ROW_MAJOR, *places, count, group_sizes.ctypes.data)
