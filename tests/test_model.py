@@ -416,6 +416,26 @@ def assert_same(fast: Tensor, plain: Tensor, *inputs: Tensor) -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_what_is_written_out_equals_what_the_compiler_is_given():
+    angles = torch.outer(torch.arange(64.0), torch.tensor([1.0, 0.1]))
+    turns = torch.stack((angles.cos(), angles.sin()), dim=-1).double()
+    wide, packed, heads = doubles(3, 8), doubles(2, 64, 36), doubles(2, 6, 64, 6)
+    for function, inputs, options in (
+        (kernels._RMSNorm, (wide, doubles(8, seed=1)), (1e-5,)),
+        (kernels._SwiGLU, (wide,), ()),
+        (kernels._HeadsFirst, (packed,), (6, turns, 4)),
+        (kernels._CausalAttention, (heads,), (4, 1)),
+        (kernels._CrossEntropy, (wide,), (torch.tensor([1, 0, 7]),)),
+    ):
+        plain = function.plain(*inputs, *options).flatten()
+        assert_same(kernels.written_out(function, *inputs, *options).flatten(), plain, *inputs)
+    wide, grad = wide.detach(), doubles(3, 4, seed=2).detach()
+    active = F.silu(wide[:, :4])
+    by_hand = kernels.swiglu_gradient(grad, wide, active)
+    with mock.patch.object(torch.compiler, "is_compiling", return_value=True):
+        torch.testing.assert_close(kernels.swiglu_gradient(grad, wide, active), by_hand)
+
+
 def test_rms_norm_and_swiglu_and_cross_entropy():
     x, gain = doubles(3, 5, 8), doubles(8, seed=1)
     assert_same(kernels.rms_norm(x, gain, 1e-5), F.rms_norm(x, (8,), gain, 1e-5), x, gain)

@@ -2,8 +2,8 @@
 
 They compute what the plain expressions of the paper's layers say (Section 2.1, Appendix B) in fewer
 passes over memory, which is what a small model on a CPU spends its time on; `bench/NOTES.md` has
-the numbers. Under `torch.compile` the plain expressions stand in their place: those it fuses by
-itself, and it cannot look into what is written out.
+the numbers. Under `torch.compile` the `plain` expression of each stands in its place: that it fuses
+by itself, and it cannot look into what is written out.
 
     b  sequences of a batch     h  heads, of which            D  width of the model
     s  tokens of a sequence        Q query, then              H  width of a SwiGLU
@@ -34,12 +34,14 @@ def rms_norm(x: Float[Tensor, "*n D"], gain: Float[Tensor, " D"], eps: float) ->
     >>> rms_norm(torch.tensor([[3.0, 4.0]]), torch.ones(2), 0.0) * 12.5**0.5
     tensor([[3., 4.]])
     """
-    if torch.compiler.is_compiling():
-        return F.rms_norm(x, gain.shape, gain, eps)
-    return apply(_RMSNorm, x, gain, eps)
+    return written_out(_RMSNorm, x, gain, eps)
 
 
 class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def plain(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, gain.shape, gain, eps)
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
@@ -64,13 +66,15 @@ def swiglu(gate_up: Float[Tensor, "*n 2H"]) -> Float[Tensor, "*n H"]:
     >>> swiglu(torch.tensor([[0.0, 1.0, 5.0, 2.0]]))
     tensor([[0.0000, 1.4621]])
     """
-    if torch.compiler.is_compiling():
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-    return apply(_SwiGLU, gate_up)
+    return written_out(_SwiGLU, gate_up)
 
 
 class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def plain(gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
@@ -107,12 +111,20 @@ def heads_first(
     multiplied by turns[position, i], itself a real and an imaginary part. Models that pair i with
     i + P do the same after a permutation of the query and key rows.
     """
-    if torch.compiler.is_compiling():
-        return _turned_heads(packed, num_heads, turns, num_turned)
-    return apply(_HeadsFirst, packed, num_heads, turns, num_turned)
+    return written_out(_HeadsFirst, packed, num_heads, turns, num_turned)
 
 
 class _HeadsFirst(torch.autograd.Function):
+    @staticmethod
+    def plain(packed: Tensor, num_heads: int, turns: Tensor, num_turned: int) -> Tensor:
+        heads = packed.view(*packed.shape[:2], num_heads, -1).transpose(1, 2)
+        width = 2 * turns.shape[-2]
+        cosine, sine = turns.unbind(-1)
+        one, other = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
+        pairs = torch.stack((one * cosine - other * sine, one * sine + other * cosine), dim=-1)
+        turned = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
+        return torch.cat((turned.to(packed.dtype), heads[:, num_turned:]), dim=1)
+
     @staticmethod
     def forward(ctx: Any, packed: Tensor, num_heads: int, turns: Tensor, num_turned: int) -> Tensor:
         ctx.num_turned = num_turned
@@ -129,16 +141,6 @@ class _HeadsFirst(torch.autograd.Function):
         backwards = torch.view_as_complex(turns).conj().unsqueeze(1)
         _turn(packed[:, :, : ctx.num_turned], backwards)
         return packed.flatten(2), None, None, None
-
-
-def _turned_heads(packed: Tensor, num_heads: int, turns: Tensor, num_turned: int) -> Tensor:
-    heads = packed.view(*packed.shape[:2], num_heads, -1).transpose(1, 2)
-    width = 2 * turns.shape[-2]
-    cosine, sine = turns.unbind(-1)
-    one, other = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
-    pairs = torch.stack((one * cosine - other * sine, one * sine + other * cosine), dim=-1)
-    turned = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
-    return torch.cat((turned.to(packed.dtype), heads[:, num_turned:]), dim=1)
 
 
 def _turn(heads: Tensor, turns: Tensor) -> None:
@@ -160,17 +162,12 @@ def causal_attention(
     that walks the queries in chunks; everything else takes PyTorch's fused kernels.
     """
     if _is_explicit(heads):
-        return apply(_CausalAttention, heads, num_heads, num_kv_heads)
-    query, key, value = _split(heads, num_heads, num_kv_heads)
-    is_grouped = num_heads != num_kv_heads
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=is_grouped)
-    return mixed.transpose(1, 2).flatten(2)
+        return written_out(_CausalAttention, heads, num_heads, num_kv_heads)
+    return _CausalAttention.plain(heads, num_heads, num_kv_heads)
 
 
 def _is_explicit(heads: Tensor) -> bool:
     length = heads.shape[2]
-    if torch.compiler.is_compiling():
-        return False
     is_short = length <= EXPLICIT_LENGTH and length % min(length, QUERY_CHUNK) == 0
     is_cast = torch.is_autocast_enabled(heads.device.type)
     is_exact = heads.dtype in (torch.float32, torch.float64) and not is_cast
@@ -183,6 +180,15 @@ class _CausalAttention(torch.autograd.Function):
 
     Queries are held chunk by chunk: [s / c, b N, (Q / N) c, Z] for chunks of c.
     """
+
+    @staticmethod
+    def plain(heads: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
+        query, key, value = _split(heads, num_heads, num_kv_heads)
+        is_grouped = num_heads != num_kv_heads
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=is_grouped
+        )
+        return mixed.transpose(1, 2).flatten(2)
 
     @staticmethod
     def forward(ctx: Any, heads: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
@@ -255,14 +261,15 @@ def cross_entropy(logits: Float[Tensor, "*n V"], targets: Int[Tensor, "*n"]) -> 
     >>> cross_entropy(torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.int64))
     tensor(2.0794)
     """
-    logits, targets = logits.float().flatten(0, -2), targets.flatten()
-    if torch.compiler.is_compiling():
-        return F.cross_entropy(logits, targets)
-    return apply(_CrossEntropy, logits, targets)
+    return written_out(_CrossEntropy, logits.float().flatten(0, -2), targets.flatten())
 
 
 class _CrossEntropy(torch.autograd.Function):
     """The gradient grows in place of the log-probabilities: large arrays cost most when new."""
+
+    @staticmethod
+    def plain(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets)
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
@@ -280,6 +287,14 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         return slope.mul_(grad / len(slope)), None
+
+
+def written_out(function: Any, *arguments: Any) -> Tensor:
+    """The value of an autograd function, or to the compiler that of its `plain` expression."""
+    if torch.compiler.is_compiling():
+        out: Tensor = function.plain(*arguments)
+        return out
+    return apply(function, *arguments)
 
 
 def apply(function: Any, *arguments: Any) -> Tensor:
