@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, losses_
 
 from moe_leverage import ledger
 from moe_leverage.config import RoutingConfig, RunConfig
-from moe_leverage.trainer import checkpoint, training
+from moe_leverage.trainer import checkpoint, native, training
 from moe_leverage.trainer.execution import Execution, machine_of
 from moe_leverage.trainer.learning import flush_interval, learn, start, tensors
 from moe_leverage.trainer.training import Stopped, curve_steps, own_share, train, trained_model
@@ -145,15 +146,25 @@ def test_bf16_stays_near_fp32_and_keeps_fp32_weights(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize("name", MODELS)
-def test_compiling_changes_only_floating_point_order(name):
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "fp32") for name in (*MODELS, "wide")), ("wide", "bf16")]
+)
+def test_compiling_changes_only_floating_point_order(name, precision):
     """One graph a model: each break would give back a part of what compiling gains."""
-    run = run_of(MODELS[name], num_steps=3)
+    wide = dataclasses.replace(MOE, d_model=32, d_head=16, d_expert=16)  # what our C++ serves
+    model = (MODELS | {"wide": wide})[name]
+    run = run_of(model, num_steps=3, sequence_length=32, precision=precision)
     torch.compiler.reset()
     counters.clear()
-    losses = losses_of(run, compile=True, threads=2)
-    assert losses == pytest.approx(losses_of(run, threads=2), abs=2e-5)
+    with mock.patch.object(native, "_call", wraps=native._call) as call:
+        losses = losses_of(run, compile=True, threads=2)
+    rounding = 2e-5 if precision == "fp32" else 0.02
+    assert losses == pytest.approx(losses_of(run, threads=2), abs=rounding)
     assert not counters["graph_break"]
+    called = {function.__name__ for (function, *_), _ in call.call_args_list}
+    if name == "wide":
+        in_fp32 = {"forward", "backward", "multiply", "outer"} if precision == "fp32" else set()
+        assert called == {"largest", "place"} | in_fp32
 
 
 def test_seeds_differ():

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moe_leverage.trainer.grouped import multiply, outer
+from moe_leverage.trainer import native
+from moe_leverage.trainer.grouped import gather, multiply, outer
 from moe_leverage.trainer.kernels import apply, swiglu_gradient
 
 
@@ -37,6 +38,9 @@ def place(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"]) -> Slots:
     >>> place(torch.tensor([[1], [0], [1]]), torch.tensor([1, 2])).tokens
     tensor([1, 0, 2])
     """
+    if torch.compiler.is_compiling() and native.is_here(chosen):
+        tokens, slots, ends = native.place(chosen, counts)
+        return Slots(tokens=tokens, slots=slots, ends=ends)
     order = chosen.flatten().argsort(stable=True)
     slots = torch.empty_like(order)
     slots[order] = torch.arange(len(order), device=order.device)
@@ -73,7 +77,7 @@ class _Experts(torch.autograd.Function):
         spread = gates.new_empty(len(at.tokens))
         spread[at.slots] = gates
         spread = spread.unsqueeze(-1)
-        wide = multiply(tokens.index_select(0, at.tokens), gate_up, at.ends)
+        wide = multiply(tokens, gate_up, at.ends, at.tokens)
         gate, up = wide.chunk(2, dim=1)
         active = F.silu(gate)
         inner = active * up
@@ -87,12 +91,12 @@ class _Experts(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         at: Slots = ctx.at
         tokens, gate_up, down, spread, wide, active, inner, gated = ctx.saved_tensors
-        grad_out = grad.index_select(0, at.tokens)
-        grad_down = outer(gated, grad_out, at.ends)
-        grad_gated = multiply(grad_out, down.transpose(1, 2), at.ends)
+        grad_out, which = gather(grad, at.tokens)
+        grad_down = outer(gated, grad_out, at.ends, which_others=which)
+        grad_gated = multiply(grad_out, down.transpose(1, 2), at.ends, which)
         grad_gates = (grad_gated * inner).sum(dim=-1)[at.slots]
         grad_wide = swiglu_gradient(grad_gated.mul_(spread), wide, active)
-        grad_gate_up = outer(tokens.index_select(0, at.tokens), grad_wide, at.ends)
+        grad_gate_up = outer(tokens, grad_wide, at.ends, at.tokens)
         grad_rows = multiply(grad_wide, gate_up.transpose(1, 2), at.ends)
         grad_tokens = F.embedding_bag(at.slots, grad_rows, mode="sum")
         return grad_tokens, grad_gates, grad_gate_up, grad_down, None

@@ -8,6 +8,7 @@ there are several: it would double the time that the package takes to load.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -28,10 +29,12 @@ from torch import Tensor, nn
 
 from moe_leverage import __version__, paths
 from moe_leverage.config import Record, require
+from moe_leverage.trainer import native
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}  # of torch.distributed, by device type
 PEAK_WIDTH = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # square matrices that measure the peak
 PEAK_REPEATS = 8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +47,7 @@ class Execution(Record):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0  # of one process on the CPU; 0: torch's own choice
-    compile: bool = False  # steps a fifth faster after one of 5 to 25 s; needs a C++ compiler
+    compile: bool = False  # faster steps after one of 5 to 25 s; needs a C++ compiler
     dispatch: Literal["grouped", "loop"] = "grouped"  # loop where the device has no grouped matmul
     parallel: Literal["ddp", "fsdp"] = "ddp"
     micro_batch_sequences: int = 0  # sequences of one forward pass; 0: the process's whole share
@@ -157,6 +160,10 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
         compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
         rule = f"needs a C++ compiler, and there is no {compiler}; the variable CXX names another"
         require(shutil.which(compiler) is not None, "compile", True, rule)
+        if native.is_here(torch.empty(0, device=kind)):
+            native.library("routing")  # refuses here, and not after the first step has begun
+    if kind == "cpu":
+        _keep_freed_memory()
     if execution.threads:
         torch.set_num_threads(execution.threads)
     if starts_group:
@@ -224,6 +231,19 @@ def environment(machine: Machine) -> dict[str, Any]:
         "dispatch": machine.dispatch,
         "micro_batch_sequences": machine.execution.micro_batch_sequences,
     }
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the rest of the process, instead of giving it back.
+
+    Each step asks for the same large arrays again; their pages, fresh and zeroed by the system,
+    would take up to a tenth of it.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # where the C library is another one
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def _is_sharded(tensor: Tensor) -> bool:

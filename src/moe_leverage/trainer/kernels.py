@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from moe_leverage.trainer import native
+
 QUERY_CHUNK = 64  # query positions attended to at once; later keys are then skipped, not masked
 EXPLICIT_LENGTH = 1024  # up to this length a CPU keeps the probabilities of every layer
 
@@ -102,6 +104,22 @@ def swiglu_gradient(
     return grad_gate_up
 
 
+def attention(
+    packed: Float[Tensor, "b s hZ"],
+    turns: Float[Tensor, "s P 2"],
+    num_heads: int,
+    num_kv_heads: int,
+) -> Float[Tensor, "b s QZ"]:
+    """Causal attention in which queries and keys are first rotated by their position."""
+    num_turned = num_heads + num_kv_heads
+    all_heads = num_turned + num_kv_heads
+    is_compiling = torch.compiler.is_compiling()
+    if is_compiling and native.attends(packed, all_heads) and _is_written_out(packed):
+        return native.attention(packed, turns, num_heads, num_kv_heads)
+    heads = heads_first(packed, all_heads, turns, num_turned)
+    return causal_attention(heads, num_heads, num_kv_heads)
+
+
 def heads_first(
     packed: Float[Tensor, "b s hZ"], num_heads: int, turns: Float[Tensor, "s P 2"], num_turned: int
 ) -> Float[Tensor, "b h s Z"]:
@@ -169,10 +187,14 @@ def causal_attention(
 def _is_explicit(heads: Tensor) -> bool:
     length = heads.shape[2]
     is_short = length <= EXPLICIT_LENGTH and length % min(length, QUERY_CHUNK) == 0
-    is_cast = torch.is_autocast_enabled(heads.device.type)
-    is_exact = heads.dtype in (torch.float32, torch.float64) and not is_cast
+    return is_short and _is_written_out(heads)
+
+
+def _is_written_out(tensor: Tensor) -> bool:
+    is_cast = torch.is_autocast_enabled(tensor.device.type)
+    is_exact = tensor.dtype in (torch.float32, torch.float64) and not is_cast
     is_fused = torch._C._get_flash_sdp_enabled()  # not so within sdpa_kernel(SDPBackend.MATH)
-    return heads.device.type == "cpu" and is_short and is_exact and is_fused
+    return tensor.device.type == "cpu" and is_exact and is_fused
 
 
 class _CausalAttention(torch.autograd.Function):

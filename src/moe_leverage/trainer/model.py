@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.trainer import routing
 from moe_leverage.trainer.dispatch import experts, place
-from moe_leverage.trainer.kernels import causal_attention, heads_first, rms_norm, swiglu
+from moe_leverage.trainer.kernels import attention, rms_norm, swiglu
 
 Dispatch = Literal["grouped", "loop"]
 
@@ -173,9 +173,7 @@ class Attention(nn.Module):
         packed = self.query_key_value(x)
         if self.qk_norm != "none":
             packed = self._normed(packed)
-        num_turned = self.num_heads + self.num_kv_heads
-        heads = heads_first(packed, num_turned + self.num_kv_heads, rope, num_turned)
-        out: Tensor = self.output(causal_attention(heads, self.num_heads, self.num_kv_heads))
+        out: Tensor = self.output(attention(packed, rope, self.num_heads, self.num_kv_heads))
         return out
 
     def _normed(self, packed: Float[Tensor, "b s hZ"]) -> Float[Tensor, "b s hZ"]:
