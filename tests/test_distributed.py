@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from toy import CORPUS, CPU, HERE, MODELS, losses_of, run_of
+from toy import CORPUS, CPU, HERE, MODELS, WIDE, losses_of, run_of
 
 from moe_leverage import paths
 from moe_leverage.trainer.training import train
@@ -17,7 +17,7 @@ import dataclasses, json, os, sys
 from pathlib import Path
 from moe_leverage.trainer import training
 from moe_leverage.trainer.execution import machine_of
-from toy import CORPUS, CPU, MODELS, losses_of, run_of
+from toy import CORPUS, CPU, MODELS, WIDE, losses_of, run_of
 
 folder, found = Path(sys.argv[1]), {}
 with machine_of(CPU):  # one process group for all cases
@@ -29,6 +29,8 @@ with machine_of(CPU):  # one process group for all cases
         run = run_of(MODELS["ling"], num_steps=5, adam_beta1=0.0)
         key = f"{parallel} micro-batches"
         found[key] = losses_of(run, parallel=parallel, micro_batch_sequences=2)
+        run = run_of(WIDE, num_steps=3, sequence_length=32)
+        found[f"{parallel} compiled"] = losses_of(run, parallel=parallel, compile=True)
         run = run_of(MODELS["ling"], merge_checkpoints=2)
         how = dataclasses.replace(CPU, parallel=parallel, checkpoint_seconds=1e-9)
         read = training.batch
@@ -76,6 +78,13 @@ def found(tmp_path_factory):
 def test_same_batch_same_losses(found, parallel, name):
     alone = losses_of(run_of(MODELS[name], num_steps=5))
     assert found[f"{parallel} {name}"] == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_compiled_processes_train_as_one_that_is_not(found, parallel):
+    alone = losses_of(run_of(WIDE, num_steps=3, sequence_length=32))
+    assert found[f"{parallel} compiled"] == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
-from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, losses_of, run_of
+from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, WIDE, losses_of, run_of
 
 from moe_leverage import ledger
 from moe_leverage.config import RoutingConfig, RunConfig
@@ -151,8 +151,7 @@ def test_bf16_stays_near_fp32_and_keeps_fp32_weights(name, tmp_path):
 )
 def test_compiling_changes_only_floating_point_order(name, precision):
     """One graph a model: each break would give back a part of what compiling gains."""
-    wide = dataclasses.replace(MOE, d_model=32, d_head=16, d_expert=16)  # what our C++ serves
-    model = (MODELS | {"wide": wide})[name]
+    model = (MODELS | {"wide": WIDE})[name]
     run = run_of(model, num_steps=3, sequence_length=32, precision=precision)
     torch.compiler.reset()
     counters.clear()

@@ -59,6 +59,7 @@ LING = dataclasses.replace(
     rope_fraction=0.5,
     routing=dataclasses.replace(LING2_ROUTING, num_groups=4, num_groups_kept=2),
 )
+WIDE = dataclasses.replace(MOE, d_model=32, d_head=16, d_expert=16)  # what our C++ serves
 MODELS = {"dense": DENSE, "moe": MOE, "ling": LING}
 
 
