@@ -4,10 +4,11 @@ import json
 import sys
 
 import pytest
+import torch
 from rich.console import Console
 
 from bench import __main__ as bench
-from bench import bench_training
+from bench import bench_kernels, bench_training
 from bench.bench_training import SEQUENCE_LENGTH, SHAPES
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops
@@ -41,11 +42,23 @@ def test_the_shapes_are_those_that_the_targets_name(shape):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES[1:3], ids=str)
+@pytest.mark.parametrize("pair", ["attention", "products", "places"])
+def test_the_two_sides_of_a_kernel_compute_the_same(pair, shape):
+    _, ours, _, theirs = getattr(bench_kernels, pair)(shape)
+    found, expected = ours(), theirs()
+    if pair == "places":
+        expected = (expected.tokens, expected.slots, expected.ends)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * (1 + other.abs().max().item()))
+
+
+@pytest.mark.slow
 def test_the_peer_has_as_many_weights_and_learns_the_same_batch():
     model = SHAPES[0].moe()
     assert bench_training.peer_model(model, "eager").num_parameters() > 0  # counts are asserted in
     step = bench_training.peer_step(model, "grouped_mm")
-    tokens = bench_training.random_tokens(bench_training.torch.Generator().manual_seed(0))
+    tokens = bench_training.random_tokens(torch.Generator().manual_seed(0))
     assert step(tokens) > step(tokens)
 
 
