@@ -37,6 +37,7 @@ from moe_leverage.trainer.learning import learn, start
 
 SEQUENCE_LENGTH, BATCH_TOKENS, VOCABULARY = 256, 2_048, 1_024
 TURNS, WARM_TURNS = 11, 2
+LARGER_BATCHES = (8_192, 32_768)  # tokens, over which the parameters' own costs are spread
 PEER_RATIO, DENSE_RATIO = 1.5, 1.25
 MEMORY_STEPS = 3
 PEAK_WIDTH = 1_024
@@ -99,6 +100,8 @@ def run() -> list[dict[str, Any]]:
     ):
         for shape in SHAPES:
             rows += time_shape(shape, machine, compiled)
+        for batch_tokens in LARGER_BATCHES:
+            rows.append(time_larger_batch(SHAPES[1], compiled, batch_tokens))
         rows.append(time_evaluation(SHAPES[0], machine))
     for shape in SHAPES:
         rows.append(memory(shape))
@@ -159,9 +162,25 @@ def share_of_peak(
     return row
 
 
-def seconds_of_first_steps(steps: dict[str, Step]) -> dict[str, float]:
+def time_larger_batch(shape: Shape, machine: Machine, batch_tokens: int) -> dict[str, Any]:
+    """Our step against our dense step once more, with more tokens in a step."""
+    torch.compiler.reset()
+    models = {"ours": shape.moe(), "dense": shape.dense()}
+    steps = {name: our_step(model, machine, batch_tokens) for name, model in models.items()}
+    seconds_of_first_steps(steps, batch_tokens)
+    seconds = take_turns(steps, batch_tokens)
+    ratio = median_ratio(seconds["ours"], seconds["dense"])
+    peer = "our dense step at equal FLOPs, compiled"
+    row = figure("MoE step, compiled", shape, seconds["ours"], "s", peer, ratio)
+    return row | {"shape": f"{shape}, {batch_tokens:,} tokens"}
+
+
+def seconds_of_first_steps(
+    steps: dict[str, Step], batch_tokens: int = BATCH_TOKENS
+) -> dict[str, float]:
     """Seconds of each contestant's first step, which compiles what is to be compiled."""
-    tokens, seconds = random_tokens(torch.Generator().manual_seed(1)), {}
+    tokens = random_tokens(torch.Generator().manual_seed(1), batch_tokens)
+    seconds = {}
     for name, step in steps.items():
         begun = time.perf_counter()
         step(tokens)
@@ -169,12 +188,12 @@ def seconds_of_first_steps(steps: dict[str, Step]) -> dict[str, float]:
     return seconds
 
 
-def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:
+def take_turns(steps: dict[str, Step], batch_tokens: int = BATCH_TOKENS) -> dict[str, list[float]]:
     """Seconds of each contestant's step in each turn; the same tokens for all in a turn."""
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_TURNS + TURNS):
-        tokens = random_tokens(generator)
+        tokens = random_tokens(generator, batch_tokens)
         for name, step in steps.items():
             begun = time.perf_counter()
             step(tokens)
@@ -183,9 +202,9 @@ def take_turns(steps: dict[str, Step]) -> dict[str, list[float]]:
     return seconds
 
 
-def our_step(model: ModelConfig, machine: Machine) -> Step:
+def our_step(model: ModelConfig, machine: Machine, batch_tokens: int = BATCH_TOKENS) -> Step:
     """The trainer's own step, loss check, clipping and optimiser included."""
-    run = run_of(model)
+    run = run_of(model, batch_tokens)
     state = start(run, machine)
     return lambda tokens: learn(state, run, tokens, machine)
 
@@ -307,21 +326,21 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def run_of(model: ModelConfig) -> RunConfig:
+def run_of(model: ModelConfig, batch_tokens: int = BATCH_TOKENS) -> RunConfig:
     """A run of this model by the paper's recipe."""
     return RunConfig(
         model=model,
         corpus="smoke",
         sequence_length=SEQUENCE_LENGTH,
-        batch_sequences=BATCH_TOKENS // SEQUENCE_LENGTH,
+        batch_sequences=batch_tokens // SEQUENCE_LENGTH,
         num_steps=1_000,
         learning_rate=1e-3,
     )
 
 
-def random_tokens(generator: torch.Generator) -> torch.Tensor:
+def random_tokens(generator: torch.Generator, batch_tokens: int = BATCH_TOKENS) -> torch.Tensor:
     """A batch [b, s + 1] without any text in it: speed does not depend on what is read."""
-    size = (BATCH_TOKENS // SEQUENCE_LENGTH, SEQUENCE_LENGTH + 1)
+    size = (batch_tokens // SEQUENCE_LENGTH, SEQUENCE_LENGTH + 1)
     return torch.randint(VOCABULARY, size, generator=generator)
 
 
