@@ -1,10 +1,10 @@
 """Attention, routing and the experts' products in C++, built for this machine's processor.
 
-What a compiled step calls on a CPU where `torch.compile` could only call a library: PyTorch's
-attention needs three times as long at heads of 16 or 32, its grouped product up to twice as long at
-some 32 rows an expert (`bench/NOTES.md`). The compiler builds `cpp/` once a process, in about three
-seconds. Each function is an operator of its own for `torch.compile`, and equal to its plain
-counterpart in `kernels`, `routing`, `dispatch` or `grouped`, whatever the number of threads.
+What a compiled step calls on a CPU where `torch.compile` could only call a library, which needs
+twice as long at heads of 16 or 32 and at some 32 rows an expert (`python -m bench kernels`). The
+compiler builds `cpp/` once a process, in about three seconds. Each function is an operator of its
+own for `torch.compile`, computes what its plain counterpart in `kernels`, `routing`, `dispatch` or
+`grouped` does, and gives the same bits on any number of threads.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@
 
 namespace {
 
-constexpr int WIDTH = HEAD_WIDTH;      // of a head
-constexpr int WIDE = VECTORS / 16;       // vectors of queries at once
-constexpr int BLOCK = LANES * WIDE;      // queries at once
-constexpr int KEYS = 8;                  // keys at once: KEYS * WIDE sums fill half the registers
-constexpr int PARTS = WIDTH / LANES;
+constexpr int WIDTH = HEAD_WIDTH;     // of a head
+constexpr int PARTS = WIDTH / LANES;  // vectors of a head
+constexpr int WIDE = VECTORS / 16;    // vectors of queries at once
+constexpr int BLOCK = LANES * WIDE;   // queries at once
+constexpr int KEYS = 8;               // keys at once: KEYS * WIDE sums fill half the registers
 static_assert(WIDTH % LANES == 0 && WIDTH % KEYS == 0, "whole vectors");
 
 typedef Lanes Row[WIDE];  // one number for each query of a block
@@ -34,7 +34,7 @@ Lanes query_numbers(long first) {
   return x;
 }
 
-// exp(x) for x <= 0 to 2 units in the last place: 2^n times Cephes' polynomial of the remainder.
+// exp(x) for x <= 0: 2^n times Cephes' polynomial of what the whole power of 2 leaves.
 Lanes exponential(Lanes x) {
   const Lanes least = all(-87.0f);  // below, the result would be subnormal
   const Lanes within = x < least ? least : x;
@@ -42,8 +42,8 @@ Lanes exponential(Lanes x) {
   const Lanes whole = shifted - 12582912.0f;
   const Lanes rest = within - whole * 0.693359375f + whole * 2.12194440e-4f;
   Lanes sum = all(1.9875691500e-4f);
-  for (float coefficient : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                            5.0000001201e-1f})
+  for (float coefficient :
+       {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
     sum = sum * rest + coefficient;
   sum = sum * rest * rest + rest + 1.0f;
   const Bits power = ((Bits)shifted << 23) + 0x3f800000;
