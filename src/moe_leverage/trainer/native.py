@@ -118,7 +118,9 @@ def library(name: str, **constants: int) -> ctypes.CDLL:
             subprocess.run(command, check=True, capture_output=True, text=True)
             return ctypes.CDLL(str(built))
         except (OSError, subprocess.CalledProcessError) as error:
-            said = str(getattr(error, "stderr", "") or error).strip().partition("\n")[0]
+            code = getattr(error, "returncode", None)
+            said = getattr(error, "stderr", "") or (f"exit status {code}" if code else str(error))
+            said = said.strip().partition("\n")[0]
             rule = f"needs a C++ compiler that builds {name}.cpp; {compiler} says: {said}"
             raise ValueError(f"compile = True: {rule}") from error
 
