@@ -1,5 +1,6 @@
 """A run is bit-exact, resumable at any step, honest about its loss, and refuses bad input."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,9 +19,17 @@ from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, WIDE, l
 
 from moe_leverage import ledger
 from moe_leverage.config import RoutingConfig, RunConfig
-from moe_leverage.trainer import checkpoint, native, training
+from moe_leverage.trainer import checkpoint, kernels, native, training
+from moe_leverage.trainer.evaluation import evaluate
 from moe_leverage.trainer.execution import Execution, machine_of
-from moe_leverage.trainer.learning import flush_interval, learn, start, tensors
+from moe_leverage.trainer.learning import (
+    exchange_merged,
+    flush_interval,
+    learn,
+    restore,
+    start,
+    tensors,
+)
 from moe_leverage.trainer.training import Stopped, curve_steps, own_share, train, trained_model
 
 
@@ -164,6 +173,33 @@ def test_compiling_changes_only_floating_point_order(name, precision):
     if name == "wide":
         in_fp32 = {"forward", "backward", "multiply", "outer"} if precision == "fp32" else set()
         assert called == {"largest", "place"} | in_fp32
+
+
+@pytest.mark.parametrize("dispatch", ["grouped", "loop"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_tensor_is_made_on_the_device_of_the_machine(name, precision, dispatch):
+    """What a GPU needs, shown without one: a tensor that names no device is made elsewhere here."""
+    run = run_of(MODELS[name], num_steps=4, precision=precision, merge_checkpoints=2)
+
+    def found(elsewhere):
+        execution = dataclasses.replace(CPU, dispatch=dispatch)
+        with (
+            machine_of(execution, precision) as machine,
+            mock.patch.object(kernels, "_is_written_out", return_value=False),  # as on a GPU
+        ):
+            shares = [own_share(run, CORPUS, step, machine) for step in range(4)]
+            state, again = start(run, machine), start(run, machine)
+            with torch.device("meta") if elsewhere else contextlib.nullcontext():
+                for share in shares[:2]:
+                    assert learn(state, run, share, machine)
+                restore(again, tensors(state), seconds=0.0)
+                for share in shares[2:]:
+                    assert learn(again, run, share, machine)
+                exchange_merged(again)
+                return again.losses, evaluate(again.wrapped, run, CORPUS, machine)
+
+    assert found(elsewhere=True) == found(elsewhere=False)
 
 
 def test_seeds_differ():

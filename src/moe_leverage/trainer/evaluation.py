@@ -65,7 +65,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     bytes_per_token = corpus.bytes_per_token
-    domains, counts = {}, torch.zeros(())
+    domains, counts = {}, torch.zeros((), device=machine.device)
     for name, tokens in windows(corpus.validation, run.sequence_length).items():
         losses, domain_counts = _window_losses(model, torch.from_numpy(tokens), run, machine)
         counts = counts + domain_counts

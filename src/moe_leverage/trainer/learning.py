@@ -130,7 +130,8 @@ def tensors(state: State) -> dict[str, Tensor]:
         for moment in MOMENTS:
             found |= {f"{moment}.{n}": state.optimiser.state[w][moment] for n, w in named.items()}
     whole_tensors = {name: whole(tensor.detach()).cpu() for name, tensor in found.items()}
-    return whole_tensors | {"losses": torch.tensor(state.losses, dtype=torch.float64)}
+    losses = torch.tensor(state.losses, dtype=torch.float64, device="cpu")
+    return whole_tensors | {"losses": losses}
 
 
 @torch.no_grad()
