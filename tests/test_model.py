@@ -436,6 +436,12 @@ def test_what_is_written_out_equals_what_the_compiler_is_given():
         torch.testing.assert_close(kernels.swiglu_gradient(grad, wide, active), by_hand)
 
 
+def test_the_embedding_that_the_compiler_is_given():
+    table, tokens = doubles(9, 4), tokens_of(3, 5) % 9
+    assert_same(kernels._Embedding.apply(tokens, table), F.embedding(tokens, table), table)
+    torch.library.opcheck(kernels._embedding_gradient, (torch.ones(3, 5, 4), tokens, 9))
+
+
 def test_rms_norm_and_swiglu_and_cross_entropy():
     x, gain = doubles(3, 5, 8), doubles(8, seed=1)
     assert_same(kernels.rms_norm(x, gain, 1e-5), F.rms_norm(x, (8,), gain, 1e-5), x, gain)

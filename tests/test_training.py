@@ -175,6 +175,33 @@ def test_compiling_changes_only_floating_point_order(name, precision):
         assert called == {"largest", "place"} | in_fp32
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("name", ["dense", "ling", "wide"])
+def test_compiled_runs_repeat_and_resume_to_the_bit(name, tmp_path, monkeypatch):
+    """On two threads, which must not add to a sum in the order in which they come."""
+    torch.compiler.reset()
+    run = run_of((MODELS | {"wide": WIDE})[name], num_steps=30, sequence_length=32)
+    execution = dataclasses.replace(CPU, compile=True, threads=2, checkpoint_seconds=1e-9)
+    whole = [train(run, corpus=CORPUS, execution=execution) for _ in "ab"]
+    read = training.batch
+
+    def interrupted(tokens, *, step, **rest):
+        if step == 17:
+            raise InterruptedError
+        return read(tokens, step=step, **rest)
+
+    options = {"corpus": CORPUS, "execution": execution, "checkpoint_directory": tmp_path}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "batch", interrupted)
+        with pytest.raises(InterruptedError):
+            train(run, **options)
+    resumed = train(run, **options)
+    for other in (whole[1], resumed):
+        for field in ("training_loss_curve_nats", "validation_loss_nats"):
+            assert other[field] == whole[0][field]
+
+
 @pytest.mark.parametrize("dispatch", ["grouped", "loop"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", MODELS)

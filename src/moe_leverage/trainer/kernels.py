@@ -30,6 +30,46 @@ _silu_backward_into = torch.ops.aten.silu_backward.grad_input
 _softmax_backward_into = torch.ops.aten._softmax_backward_data.out
 
 
+def embedding(tokens: Int[Tensor, "*n"], table: Float[Tensor, "V D"]) -> Float[Tensor, "*n D"]:
+    """The row of the table for each token; its gradient adds up in the same order every time.
+
+    >>> embedding(torch.tensor([2, 0]), torch.eye(3))
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+    if torch.compiler.is_compiling():
+        return apply(_Embedding, tokens, table)
+    return F.embedding(tokens, table)
+
+
+class _Embedding(torch.autograd.Function):
+    """For the compiler, whose own gradient lets threads add to a row in the order they come."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, table: Tensor) -> Tensor:
+        ctx.num_rows = len(table)
+        ctx.save_for_backward(tokens)
+        return F.embedding(tokens, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        (tokens,) = ctx.saved_tensors
+        return None, _embedding_gradient(grad, tokens, ctx.num_rows)
+
+
+@torch.library.custom_op("moe_leverage::embedding_gradient", mutates_args=())
+def _embedding_gradient(grad: Tensor, tokens: Tensor, num_rows: int) -> Tensor:
+    to_table = torch.ops.aten.embedding_dense_backward
+    out: Tensor = to_table(grad.contiguous(), tokens, num_rows, -1, False)
+    return out
+
+
+@_embedding_gradient.register_fake
+def _(grad: Tensor, tokens: Tensor, num_rows: int) -> Tensor:
+    return grad.new_empty(num_rows, grad.shape[-1])
+
+
 def rms_norm(x: Float[Tensor, "*n D"], gain: Float[Tensor, " D"], eps: float) -> Tensor:
     """x / sqrt(mean x^2 + eps) gain, over the last dimension.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.trainer import routing
 from moe_leverage.trainer.dispatch import experts, place
-from moe_leverage.trainer.kernels import attention, rms_norm, swiglu
+from moe_leverage.trainer.kernels import attention, embedding, rms_norm, swiglu
 
 Dispatch = Literal["grouped", "loop"]
 
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Int[Tensor, "b s"]) -> ModelOutput:
         """Logits of the next token at every position."""
         rope = rotations(tokens.shape[1], self.config, tokens.device)
-        hidden = self.embedding(tokens)
+        hidden = embedding(tokens, self.embedding.weight)
         routed: list[Routed | None] = []
         for block in self.layers:
             hidden, seen = block(hidden, rope)
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
         mtp_logits = []
         for depth, predict in enumerate(self.mtp, start=1):
             # The last `depth` positions lack their token; being last, they reach no other.
-            ahead = self.embedding(tokens.roll(-depth, dims=1))
+            ahead = embedding(tokens.roll(-depth, dims=1), self.embedding.weight)
             hidden, normed, seen = predict(hidden, ahead, rope)
             routed.append(seen)
             mtp_logits.append(self.unembed(normed[:, :-depth]))
