@@ -8,18 +8,25 @@ both also wait for memory. The experts' loads are uneven, as routers here make t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from bench.bench_training import BATCH_TOKENS, SEQUENCE_LENGTH, SHAPES, Shape, figure, median_ratio
+from bench.bench_training import (
+    BATCH_TOKENS,
+    SEQUENCE_LENGTH,
+    SHAPES,
+    Shape,
+    figure,
+    median_ratio,
+    take_turns,
+)
 from moe_leverage.trainer import dispatch, grouped, kernels, native, routing
 from moe_leverage.trainer.execution import Execution, machine_of
 from moe_leverage.trainer.model import rotations
 
-REPEATS, WARM_REPEATS = 40, 5
+TURNS = 40
 FAVOUR = 0.7  # standard deviation over experts of what a router adds to a score of deviation one
 
 Call = Callable[[], object]
@@ -31,9 +38,13 @@ def run() -> list[dict[str, Any]]:
     with machine_of(Execution(device="cpu")):
         for shape in SHAPES:
             for name, ours, peer, theirs in (attention(shape), products(shape), places(shape)):
-                seconds = take_turns(ours, theirs)
-                ratio = median_ratio(seconds[1], seconds[0])
-                rows.append(figure(name, shape, seconds[0], "s", peer, ratio))
+                sides = {
+                    "ours": lambda _, call=ours: call(),
+                    "theirs": lambda _, call=theirs: call(),
+                }
+                seconds = take_turns(sides, turns=TURNS)
+                ratio = median_ratio(seconds["theirs"], seconds["ours"])
+                rows.append(figure(name, shape, seconds["ours"], "s", peer, ratio))
     return rows
 
 
@@ -112,15 +123,3 @@ def scores_of(shape: Shape) -> torch.Tensor:
     experts = shape.moe().num_experts
     favour = FAVOUR * torch.randn(experts, generator=generator)
     return torch.randn(BATCH_TOKENS, experts, generator=generator) + favour
-
-
-def take_turns(*calls: Call) -> tuple[list[float], ...]:
-    """Seconds of each call in each turn."""
-    seconds: tuple[list[float], ...] = tuple([] for _ in calls)
-    for turn in range(WARM_REPEATS + REPEATS):
-        for call, column in zip(calls, seconds, strict=True):
-            begun = time.perf_counter()
-            call()
-            if turn >= WARM_REPEATS:
-                column.append(time.perf_counter() - begun)
-    return seconds

@@ -188,11 +188,13 @@ def seconds_of_first_steps(
     return seconds
 
 
-def take_turns(steps: dict[str, Step], batch_tokens: int = BATCH_TOKENS) -> dict[str, list[float]]:
+def take_turns(
+    steps: dict[str, Step], batch_tokens: int = BATCH_TOKENS, turns: int = TURNS
+) -> dict[str, list[float]]:
     """Seconds of each contestant's step in each turn; the same tokens for all in a turn."""
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_TURNS + TURNS):
+    for turn in range(WARM_TURNS + turns):
         tokens = random_tokens(generator, batch_tokens)
         for name, step in steps.items():
             begun = time.perf_counter()

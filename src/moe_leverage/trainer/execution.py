@@ -14,7 +14,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -157,7 +156,7 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
         device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if execution.compile:
-        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        compiler = native.name_of_compiler()
         rule = f"needs a C++ compiler, and there is no {compiler}; the variable CXX names another"
         require(shutil.which(compiler) is not None, "compile", True, rule)
         if native.is_here(torch.empty(0, device=kind)):

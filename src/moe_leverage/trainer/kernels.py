@@ -150,7 +150,14 @@ def attention(
     num_heads: int,
     num_kv_heads: int,
 ) -> Float[Tensor, "b s QZ"]:
-    """Causal attention in which queries and keys are first rotated by their position."""
+    """Causal attention in which queries and keys are first rotated by their position.
+
+    Takes the heads packed as one matrix product gives them: queries, then keys, then values.
+
+    >>> packed = torch.tensor([[[1.0, 0.0, 1.0, 0.0, 5.0, 6.0]]])  # a query, a key and a value
+    >>> attention(packed, torch.tensor([[[0.0, 1.0]]]), 1, 1)
+    tensor([[[5., 6.]]])
+    """
     num_turned = num_heads + num_kv_heads
     all_heads = num_turned + num_kv_heads
     is_compiling = torch.compiler.is_compiling()

@@ -61,7 +61,13 @@ def attention(
     num_heads: int,
     num_kv_heads: int,
 ) -> Float[Tensor, "b s QZ"]:
-    """Causal attention, queries and keys turned by their position, as in `kernels`."""
+    """Causal attention, queries and keys turned by their position, as in `kernels`.
+
+    >>> value = torch.arange(32.0)[None, :, None].expand(1, 32, 16)
+    >>> packed = torch.cat((torch.zeros(1, 32, 2 * 16), value), dim=-1)  # all keys are alike
+    >>> attention(packed, torch.zeros(32, 0, 2), 1, 1)[0, :3, 0]  # and later ones are not seen
+    tensor([0.0000, 0.5000, 1.0000])
+    """
     out: Tensor = _attention(packed, turns, num_heads, num_kv_heads)[0]
     return out
 
@@ -72,7 +78,12 @@ def multiply(
     ends: Int[Tensor, " E"],
     which: Int[Tensor, " R"] | None = None,
 ) -> Float[Tensor, "R o"]:
-    """Every row, or `rows[which]`, times the matrix of its expert, as in `grouped`."""
+    """Every row, or `rows[which]`, times the matrix of its expert, as in `grouped`.
+
+    >>> weights = torch.stack((torch.eye(16), 2 * torch.eye(16)))
+    >>> multiply(torch.ones(3, 16), weights, torch.tensor([1, 3], dtype=torch.int32))[:, 0]
+    tensor([1., 2., 2.])
+    """
     out: Tensor = _multiply(rows, weights, ends, which)
     return out
 
@@ -84,13 +95,22 @@ def outer(
     which: Int[Tensor, " R"] | None = None,
     which_others: Int[Tensor, " R"] | None = None,
 ) -> Float[Tensor, "E i o"]:
-    """Sum over the rows of each expert of row^T other, as in `grouped`."""
+    """Sum over the rows of each expert of row^T other, as in `grouped`.
+
+    >>> ends = torch.tensor([1, 3], dtype=torch.int32)
+    >>> outer(torch.ones(3, 16), torch.ones(3, 16), ends)[:, 0, 0]
+    tensor([1., 2.])
+    """
     out: Tensor = _outer(rows, others, ends, which, which_others)
     return out
 
 
 def largest(scores: Float[Tensor, "T E"], count: int) -> Int[Tensor, "T K"]:
-    """The places of each row's `count` largest, largest first, as `topk` gives them."""
+    """The places of each row's `count` largest, largest first, as `topk` gives them.
+
+    >>> largest(torch.tensor([[0.1, 0.6, 0.3]]), 2)
+    tensor([[1, 2]])
+    """
     out: Tensor = _largest(scores, count)
     return out
 
@@ -98,9 +118,18 @@ def largest(scores: Float[Tensor, "T E"], count: int) -> Int[Tensor, "T K"]:
 def place(
     chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"]
 ) -> tuple[Int[Tensor, " R"], Int[Tensor, "T K"], Int[Tensor, " E"]]:
-    """Tokens of the slots, slots of the assignments and each expert's end, as in `dispatch`."""
+    """Tokens of the slots, slots of the assignments and each expert's end, as in `dispatch`.
+
+    >>> place(torch.tensor([[1], [0], [1]]), torch.tensor([1, 2]))[0]
+    tensor([1, 0, 2])
+    """
     tokens, slots, ends = _place(chosen, counts)
     return tokens, slots, ends
+
+
+def name_of_compiler() -> str:
+    """The C++ compiler, which the variable CXX can name."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 @functools.cache
@@ -109,7 +138,7 @@ def library(name: str, **constants: int) -> ctypes.CDLL:
 
     Raises ValueError where there is no C++ compiler or it refuses.
     """
-    compiler = os.environ.get("CXX", "g++")
+    compiler = name_of_compiler()
     defined = [f"-D{constant.upper()}={value}" for constant, value in constants.items()]
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / f"{name}.so"
