@@ -398,12 +398,16 @@ class RunConfig(Record):
     gradient_clip: float = 1.0
     mtp_coefficient: float = 0.1  # x mean cross-entropy of the multi-token-prediction layers
     precision: Literal["fp32", "bf16"] = "fp32"
+    order_seed: int = -1  # of the order of the batches; -1: that of the weights, `seed`
+    validation_tokens: int = 131_072  # scored at the end, or all there are if fewer
 
     def __post_init__(self) -> None:
         _require_counts(
             self, 1, "sequence_length", "batch_sequences", "num_steps", "merge_interval"
         )
         _require_counts(self, 0, "seed", "min_warmup_steps", "merge_checkpoints")
+        _require_counts(self, -1, "order_seed")
+        _require_counts(self, 1, "validation_tokens")
         _require_numbers(
             self, 0.0, 1.0, "warmup_fraction", "decay_fraction", "final_rate_fraction",
             "weight_decay", "adam_beta1", "adam_beta2",
@@ -425,9 +429,34 @@ class RunConfig(Record):
         return self.batch_sequences * self.sequence_length
 
     @property
+    def batch_seed(self) -> int:
+        """The seed that orders the batches: `order_seed`, or that of the weights."""
+        return self.seed if self.order_seed < 0 else self.order_seed
+
+    @property
     def num_tokens(self) -> int:
         """D: tokens seen in the whole run."""
         return self.num_steps * self.batch_tokens
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same run with these fields of itself, its model or its routing changed.
+
+        >>> model = ModelConfig(vocab_size=16, num_layers=1, d_model=8, num_heads=2,
+        ...     num_kv_heads=1, d_ffn=16)
+        >>> run = RunConfig(model=model, corpus="smoke", sequence_length=8, batch_sequences=1,
+        ...     num_steps=100, learning_rate=1e-3)
+        >>> changed = run.with_settings({"adam_beta2": 0.99, "qk_norm": "head"})
+        >>> changed.adam_beta2, changed.model.qk_norm
+        (0.99, 'head')
+        """
+        values = self.to_dict()
+        parts = (values, values["model"], values["model"]["routing"])
+        for name, value in settings.items():
+            owners = [part for part in parts if name in part]
+            rule = "is not a field of a run, its model or its routing"
+            require(bool(owners), "settings", name, rule)
+            owners[0][name] = value
+        return type(self).from_dict(values)
 
     def with_seed(self, seed: int) -> Self:
         """The same run from another seed of weights and batches."""

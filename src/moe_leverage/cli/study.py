@@ -91,6 +91,7 @@ def run(
     backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
     address: Annotated[str, typer.Option(help="Of an existing Dask or Ray cluster.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile each run's steps.")] = False,
     max_minutes: Annotated[float, typer.Option(help="Start no run later.")] = float("inf"),
     as_json: Json = False,
 ) -> None:
@@ -102,13 +103,16 @@ def run(
     from moe_leverage.lab.backends import Pool
     from moe_leverage.trainer.execution import Execution
 
-    Execution.from_dict({"device": device, "threads": threads})  # refuses what is not there
+    Execution.from_dict(
+        {"device": device, "threads": threads, "compile": compiled}
+    )  # refuses what is not there
     pool = Pool(
         workers=workers,
         threads=threads,
         backend=backend,  # type: ignore[arg-type]  # checked by Pool
         address=address,
         device=device,  # type: ignore[arg-type]  # checked above
+        compile=compiled,
         max_seconds=60 * max_minutes,
     )
     place = runner.Place()

@@ -18,11 +18,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.accounting import count_forward_flops
+from moe_leverage.accounting import count_forward_flops, count_training_flops
 from moe_leverage.config import ModelConfig, Record, RoutingConfig, RunConfig, require
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
@@ -34,6 +35,7 @@ BUDGETS = (1e11, 3e11, 1e12, 3e12)  # training FLOPs; two cores do 5e10 a second
 OVERTRAINING = 3.0  # each model sees the tokens of a budget 3 times its own (Section 3.1)
 STARTING_MODEL = PowerLaw(0.0264, 0.6)  # M of C until the allocation law is measured
 EXPERT_MULTIPLE = 4  # the grouped matrix multiply wants widths of 16 bytes
+MOST_STEPS = 10**9  # of a run whose budget has not been spent yet
 MOST_EXPERTS = 512  # as in Table 8
 AXIS_TOLERANCE = 0.15  # by which whole experts may miss an axis before a point is left out
 RENORMALISE = True  # the pilot: 4.24 nats against 4.52 with gates as printed, at 1e12 FLOPs
@@ -90,6 +92,7 @@ class Point(Record):
     learning_rate_factor: float = 1.0
     batch_tokens: int = 0  # 0: by the hyperparameter law
     batch_factor: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)  # fields of the run, last of all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,16 +201,17 @@ def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
     rate = point.learning_rate or round(rate_law(compute), 6)
     batch_tokens = point.batch_tokens or batch_law(compute)
     batch = max(1, round(point.batch_factor * batch_tokens / SEQUENCE_LENGTH))
-    step_flops = 3 * count_forward_flops(model, SEQUENCE_LENGTH).total * batch * SEQUENCE_LENGTH
-    return RunConfig(
+    draft = RunConfig(
         model=model,
         corpus=CORPUS,
         sequence_length=SEQUENCE_LENGTH,
         batch_sequences=batch,
-        num_steps=max(1, round(compute / step_flops)),
+        num_steps=MOST_STEPS,
         learning_rate=point.learning_rate_factor * rate,
         seed=point.seed,
-    )
+    ).with_settings(point.settings)
+    step_flops = count_training_flops(draft) / draft.num_steps
+    return replace(draft, num_steps=max(1, round(compute / step_flops)))
 
 
 def _geometry(point: Point, laws: Laws) -> Geometry:

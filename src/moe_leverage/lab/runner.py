@@ -118,7 +118,7 @@ def run_one(one: Planned, pool: Pool, place: Place) -> Outcome:
                 _copy(one, place)
                 return _outcome(one, "recorded", "another process finished it")
             record, remark = _train(one, pool, place)
-            ledger.append(path, record | {"study": one.study})
+            ledger.append(path, record | {"study": one.study, "protocol": one.protocol})
             shutil.rmtree(place.runs / one.run_id, ignore_errors=True)
         return _outcome(one, record["status"], remark, time.monotonic() - start)
     except Stopped as stopped:
@@ -316,7 +316,10 @@ def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]
     directory = place.runs / one.run_id
     tokens = _opened(place.open_corpus, one.run.corpus)
     execution = Execution(
-        device=pool.device, threads=pool.threads, checkpoint_seconds=pool.checkpoint_seconds
+        device=pool.device,
+        threads=pool.threads,
+        compile=pool.compile,
+        checkpoint_seconds=pool.checkpoint_seconds,
     )
     again = functools.partial(
         train,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from moe_leverage.config import RunConfig, require
@@ -41,13 +41,15 @@ JOINT_START = 7  # of the Halton sequence: the seed of the design
 JOINT_RANGES = {"activation_ratio": (1 / 80, 1 / 2), "granularity": (2, 16)}
 JOINT_BUDGETS = (1e11, 1e12)
 HALTON_BASES = (2, 3, 5)
+POINT_FIELDS = frozenset(f.name for f in fields(Point))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
     """All points on the product of `axes` around `base` that pass `where`.
 
-    An axis is the name of a field of Point with its values, or any name with mappings of fields.
+    An axis is the name of a field of Point or of a run's config with its values, or any name with
+    mappings of such fields.
     """
 
     name: str
@@ -62,7 +64,8 @@ class Sweep:
             changes: dict[str, Any] = {}
             for axis, value in zip(self.axes, values, strict=True):
                 changes |= value if isinstance(value, Mapping) else {axis: value}
-            yield replace(self.base, **changes)
+            own = {name: changes.pop(name) for name in list(changes) if name in POINT_FIELDS}
+            yield replace(self.base, **own, settings={**self.base.settings, **changes})
 
     def runs(self, laws: Laws) -> Iterator[tuple[Point, RunConfig]]:
         """The points that pass `where`, with their runs."""
@@ -81,6 +84,7 @@ class Study:
     sweeps: tuple[Sweep, ...]
     needs: tuple[str, ...] = ("hyperparameters", "allocation")
     repeat_best: tuple[int, ...] = ()  # seeds with which the best cell of each budget is repeated
+    protocol: int = 1  # of the ladder it belongs to; its records say so
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +95,7 @@ class Planned:
     sweep: str
     point: Point
     run: RunConfig
+    protocol: int = 1
 
     @property
     def run_id(self) -> str:
@@ -157,6 +162,37 @@ def joint_points() -> list[dict[str, float]]:
             chosen.append(found)
     raise AssertionError
 
+
+# The second ladder's pilots: bodies, batches and rates by hand, since their laws come after them.
+# All validation tokens are scored at every budget: one yardstick for losses of all budgets.
+PILOT_BASE = replace(BASE, settings={"validation_tokens": 1_000_000})
+PILOT_BUDGETS = (
+    {"compute_flops": 1e12, "size": 3, "batch_tokens": 2048, "learning_rate": 0.0055},
+    {"compute_flops": 1e13, "size": 5, "batch_tokens": 4096, "learning_rate": 0.0055},
+)
+BIAS_BALANCING = {"balance_coefficient": 0.0, "z_coefficient": 0.0, "bias_update_rate": 1e-3}
+ROUTING_RECIPES = (
+    *({"balance_coefficient": coefficient} for coefficient in (0.01, 0.03, 0.1, 0.3)),
+    {"bias_routing": True},
+    {"renormalise": True, **BIAS_BALANCING},
+)
+PILOT_DESIGNS = (  # E 64 and 256 at G = 2, and 256 experts of a quarter of the width at G = 8
+    {"activation_ratio": 3 / 65},
+    {"activation_ratio": 3 / 257},
+    {"activation_ratio": 3 / 65, "granularity": 8.0},
+)
+NOISE_BASE = replace(PILOT_BASE, balance_coefficient=0.1)
+NOISE_DESIGNS = ({"dense": True}, *PILOT_DESIGNS[:2])
+NOISE_RECIPES = (  # one change each of the paper's recipe, which is the first
+    {},
+    {"learning_rate_factor": 0.5},
+    {"warmup_fraction": 0.05},
+    {"decay": "linear", "final_rate_fraction": 0.01},
+    {"merge_checkpoints": 8, "merge_interval": 20},
+    {"adam_beta2": 0.99},
+    {"qk_norm": "head"},
+)
+NOISE_SEEDS = (0, 1, 2, 3, 4, 5)
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -331,6 +367,67 @@ STUDIES: dict[str, Study] = {
             ),
         ),
         _study(
+            "routing-pilot",
+            "which routing recipe balances the experts at the lowest loss",
+            Sweep(
+                name="recipes",
+                base=PILOT_BASE,
+                axes={
+                    "budget": PILOT_BUDGETS,
+                    "design": PILOT_DESIGNS,
+                    "recipe": ROUTING_RECIPES,
+                    "seed": (0, 1),
+                },
+            ),
+            needs=(),
+            protocol=2,
+        ),
+        _study(
+            "noise-pilot",
+            "where the spread between seeds comes from, and which recipe brings it down",
+            Sweep(
+                name="recipes",
+                base=NOISE_BASE,
+                axes={
+                    "budget": PILOT_BUDGETS[:1],
+                    "design": NOISE_DESIGNS,
+                    "recipe": NOISE_RECIPES,
+                    "seed": NOISE_SEEDS,
+                },
+            ),
+            Sweep(
+                name="weights",  # the same text in the same order
+                base=NOISE_BASE,
+                axes={
+                    "budget": PILOT_BUDGETS[:1],
+                    "design": NOISE_DESIGNS,
+                    "order_seed": (0,),
+                    "seed": NOISE_SEEDS,
+                },
+            ),
+            Sweep(
+                name="order",  # the same weights at the start
+                base=NOISE_BASE,
+                axes={
+                    "budget": PILOT_BUDGETS[:1],
+                    "design": NOISE_DESIGNS,
+                    "order_seed": NOISE_SEEDS[1:],
+                },
+            ),
+            Sweep(
+                name="reach",
+                base=NOISE_BASE,
+                axes={
+                    "budget": PILOT_BUDGETS[1:],
+                    "design": NOISE_DESIGNS,
+                    "recipe": tuple(NOISE_RECIPES[place] for place in (0, 1, 3, 6)),
+                    "seed": NOISE_SEEDS[:3],
+                },
+            ),
+            needs=(),
+            protocol=2,
+        ),
+        _study(
             "replay",
             "does a run trained again from its config reach its recorded loss? on the small corpus",
             Sweep(
@@ -374,7 +471,9 @@ def plan(
     found: dict[str, Planned] = {}
     for sweep in study.sweeps:
         for point, run in sweep.runs(laws):
-            planned = Planned(study=name, sweep=sweep.name, point=point, run=run)
+            planned = Planned(
+                study=name, sweep=sweep.name, point=point, run=run, protocol=study.protocol
+            )
             found.setdefault(planned.run_id, planned)
     for repeat in _repetitions(study, list(found.values()), losses or {}):
         found.setdefault(repeat.run_id, repeat)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from moe_leverage.config import require
 
-FORMAT = 1  # of the JSON and of the tensor names; a reader refuses any other
+FORMAT = 2  # of the JSON and of the tensor names; a reader refuses any other
 INDEX = "checkpoint.json"
 
 

@@ -25,24 +25,24 @@ from moe_leverage.trainer.corpus import Corpus
 from moe_leverage.trainer.execution import Machine
 from moe_leverage.trainer.routing import load_statistics
 
-VALIDATION_TOKENS = 131_072  # scored at the end of a run, or all there are if fewer
 PASS_TOKENS = 4_096  # of one forward pass; larger ones leave the processor's cache
 
 
 def windows(
-    validation: Mapping[str, NDArray[np.uint16]], sequence_length: int
+    validation: Mapping[str, NDArray[np.uint16]], sequence_length: int, num_tokens: int
 ) -> dict[str, NDArray[np.int64]]:
     """Windows of sequence_length + 1 tokens of each domain, evenly spaced over its tokens.
 
     Windows share no target; each domain gives the same share of its windows, at least two, so
-    that all domains together give at most VALIDATION_TOKENS targets, or little more.
+    that all domains together give at most `num_tokens` targets, or little more.
 
-    >>> found = windows({"code": np.arange(10, dtype=np.uint16)}, sequence_length=4)
+    >>> text = {"code": np.arange(10, dtype=np.uint16)}
+    >>> found = windows(text, sequence_length=4, num_tokens=100)
     >>> found["code"].tolist()
     [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
     """
     available = {name: (len(tokens) - 1) // sequence_length for name, tokens in validation.items()}
-    share = min(1.0, VALIDATION_TOKENS / sequence_length / sum(available.values()))
+    share = min(1.0, num_tokens / sequence_length / sum(available.values()))
     found = {}
     for name, tokens in validation.items():
         wanted = max(2, round(share * available[name]))
@@ -66,7 +66,8 @@ def evaluate(
     model.eval()
     bytes_per_token = corpus.bytes_per_token
     domains, counts = {}, torch.zeros((), device=machine.device)
-    for name, tokens in windows(corpus.validation, run.sequence_length).items():
+    scored = windows(corpus.validation, run.sequence_length, run.validation_tokens)
+    for name, tokens in scored.items():
         losses, domain_counts = _window_losses(model, torch.from_numpy(tokens), run, machine)
         counts = counts + domain_counts
         loss = float(losses.mean())

@@ -21,7 +21,8 @@ from moe_leverage.config import RunConfig
 from moe_leverage.trainer.execution import Machine, like, whole
 from moe_leverage.trainer.kernels import cross_entropy
 from moe_leverage.trainer.model import ModelOutput, Transformer, build_model
-from moe_leverage.trainer.schedule import learning_rate_multiplier, merged_steps
+from moe_leverage.trainer.routing import load_statistics
+from moe_leverage.trainer.schedule import learning_rate_multiplier, load_steps, merged_steps
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names of its two moments of a gradient
 NEGLIGIBLE = 1e-30  # a moment this small moves a weight by less than 1e-22 of the learning rate
@@ -37,6 +38,7 @@ class State:
     optimiser: torch.optim.AdamW
     losses: list[float] = field(default_factory=list)  # one a step
     merged: dict[str, Tensor] = field(default_factory=dict)
+    loads: list[list[float]] = field(default_factory=list)  # max over mean, [points][L]
     seconds: float = 0.0  # of training, over all sittings
 
     @property
@@ -89,9 +91,9 @@ def learn(state: State, run: RunConfig, tokens: Tensor, machine: Machine) -> boo
         nn.utils.clip_grads_with_norm_(weights, run.gradient_clip, norm)
     state.optimiser.step()
     state.optimiser.zero_grad()
-    if run.model.routing.bias_update_rate > 0:
-        state.model.step_biases(machine.sum(counts))
     state.losses.append(loss_nats)
+    if run.model.is_moe:
+        _note_loads(state, run, machine.sum(counts))
     if state.steps_done % flush_interval(run) == 0:
         _flush_moments(state)
     if state.steps_done in (steps := merged_steps(run)):
@@ -130,8 +132,10 @@ def tensors(state: State) -> dict[str, Tensor]:
         for moment in MOMENTS:
             found |= {f"{moment}.{n}": state.optimiser.state[w][moment] for n, w in named.items()}
     whole_tensors = {name: whole(tensor.detach()).cpu() for name, tensor in found.items()}
-    losses = torch.tensor(state.losses, dtype=torch.float64, device="cpu")
-    return whole_tensors | {"losses": losses}
+    for name in ("losses", "loads"):
+        values = torch.tensor(getattr(state, name), dtype=torch.float64, device="cpu")
+        whole_tensors[name] = values
+    return whole_tensors
 
 
 @torch.no_grad()
@@ -141,6 +145,7 @@ def restore(state: State, saved: Mapping[str, Tensor], seconds: float) -> None:
     for name, target in (named | dict(state.model.named_buffers())).items():
         target.copy_(like(target, saved[f"model.{name}"]))
     state.losses = saved["losses"].tolist()
+    state.loads = saved["loads"].tolist()
     state.seconds = seconds
     for name, weight in named.items():
         if f"merged.{name}" in saved:
@@ -189,6 +194,15 @@ def _auxiliary_loss(output: ModelOutput, tokens: Tensor, run: RunConfig) -> Tens
         ahead = cross_entropy(logits, tokens[:, 1 + depth :])
         loss = loss + run.mtp_coefficient / len(output.mtp_logits) * ahead
     return loss
+
+
+def _note_loads(state: State, run: RunConfig, counts: Tensor) -> None:
+    """Step the selection biases by the loads of the whole batch; note them now and then."""
+    if run.model.routing.bias_update_rate > 0:
+        state.model.step_biases(counts)
+    if state.steps_done in load_steps(run):
+        loads = load_statistics(counts.cpu()).max_over_mean
+        state.loads.append([round(load, 4) for load in loads])
 
 
 @torch.no_grad()

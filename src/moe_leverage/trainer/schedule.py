@@ -13,6 +13,7 @@ arXiv 2507.17634).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_leverage.config import RunConfig, require
+
+LOAD_POINTS = 12  # of the experts' loads over training that a record keeps
 
 # Decay from 1 to the floor f, of the share r of the decay that is done.
 DECAYS: Mapping[str, Callable[[float, float], float]] = {
@@ -72,6 +75,21 @@ def learning_rate_multiplier(step: int, run: RunConfig) -> float:
     if done <= 0:
         return 1.0
     return DECAYS[run.decay](done / decay, run.final_rate_fraction)
+
+
+@functools.cache
+def load_steps(run: RunConfig) -> tuple[int, ...]:
+    """Numbers of steps done at which the experts' loads are noted, ascending; the last is n.
+
+    >>> from moe_leverage.config import ModelConfig
+    >>> model = ModelConfig(vocab_size=16, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1,
+    ...     d_ffn=16)
+    >>> load_steps(RunConfig(model=model, corpus="smoke", sequence_length=8, batch_sequences=1,
+    ...     num_steps=100, learning_rate=1e-3))
+    (1, 2, 4, 5, 8, 12, 19, 28, 43, 66, 100)
+    """
+    points = np.geomspace(1, run.num_steps, LOAD_POINTS).round().astype(int).tolist()
+    return tuple(sorted({*points}))
 
 
 def merged_steps(run: RunConfig) -> list[int]:

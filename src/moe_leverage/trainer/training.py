@@ -136,7 +136,7 @@ def own_share(run: RunConfig, corpus: Corpus, step: int, machine: Machine) -> to
     """This process's sequences of the batch of `step`."""
     tokens = batch(
         corpus.train,
-        seed=run.seed,
+        seed=run.batch_seed,
         step=step,
         batch_sequences=run.batch_sequences,
         sequence_length=run.sequence_length,
@@ -218,6 +218,7 @@ def _record(
         **dict.fromkeys(ledger.RESULTS),
         **measured,
         "training_loss_curve_nats": _curve(state.losses, run.num_steps),
+        "training_load_curve": state.loads,
         "seconds": state.seconds,
         "evaluation_seconds": time.perf_counter() - begun,
         "tokens_per_second": tokens / state.seconds,
