@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from moe_leverage.statistics.fitting import fit
-from moe_leverage.statistics.optimise import Problem, minimise
+from moe_leverage.analysis.fitting import fit
+from moe_leverage.analysis.optimise import Problem, minimise
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED, JointLaw
 from moe_leverage.theory.rivals import ChinchillaLaw

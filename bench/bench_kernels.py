@@ -22,9 +22,10 @@ from bench.bench_training import (
     median_ratio,
     take_turns,
 )
-from moe_leverage.trainer import dispatch, grouped, kernels, native, routing
-from moe_leverage.trainer.execution import Execution, machine_of
-from moe_leverage.trainer.model import rotations
+from moe_leverage.model import dispatch, grouped, kernels, routing
+from moe_leverage.model.native import functions as native
+from moe_leverage.model.transformer import rotations
+from moe_leverage.training.machine import Execution, machine_of
 
 TURNS = 40
 FAVOUR = 0.7  # standard deviation over experts of what a router adds to a score of deviation one

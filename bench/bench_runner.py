@@ -17,13 +17,13 @@ import numpy as np
 
 from bench.bench_ledger import record
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.lab.backends import Pool
-from moe_leverage.lab.protocol import Point
-from moe_leverage.lab.runner import Place
-from moe_leverage.lab.runner import run as run_planned
-from moe_leverage.lab.status import status
-from moe_leverage.lab.studies import STUDIES, Planned
-from moe_leverage.trainer.corpus import Corpus
+from moe_leverage.corpus.tokens import Corpus
+from moe_leverage.studies.backends import Pool
+from moe_leverage.studies.catalogue import STUDIES, Planned
+from moe_leverage.studies.protocol import Point
+from moe_leverage.studies.runner import Place
+from moe_leverage.studies.runner import run as run_planned
+from moe_leverage.studies.status import status
 
 RUNS, STATUS_SECONDS = 100_000, 3.0
 SPEED_UP, OVERHEAD = 1.8, 0.02

@@ -30,10 +30,10 @@ import transformers
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.trainer.corpus import Corpus
-from moe_leverage.trainer.evaluation import evaluate
-from moe_leverage.trainer.execution import Execution, Machine, machine_of
-from moe_leverage.trainer.learning import learn, start
+from moe_leverage.corpus.tokens import Corpus
+from moe_leverage.training.evaluation import evaluate
+from moe_leverage.training.learning import learn, start
+from moe_leverage.training.machine import Execution, Machine, machine_of
 
 SEQUENCE_LENGTH, BATCH_TOKENS, VOCABULARY = 256, 2_048, 1_024
 TURNS, WARM_TURNS = 11, 2

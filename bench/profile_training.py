@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.bench_training import SHAPES, our_step, random_tokens
-from moe_leverage.trainer.execution import Execution, machine_of
+from moe_leverage.training.machine import Execution, machine_of
 
 WARM_STEPS, STEPS, ROWS = 4, 5, 30
 

@@ -27,9 +27,9 @@ import yaml
 from _ext.addresses import pages_address
 from chapters import ROOT
 
-from moe_leverage.figures.page import PROFILES, require_profile
+from moe_leverage import corpus
+from moe_leverage.page.chapter import PROFILES, require_profile
 from moe_leverage.paths import BUILD, write_atomically
-from moe_leverage.trainer import corpus
 
 RENDERED = BUILD / "sphinx"
 STATE = BUILD / "site.json"  # the hashes behind the site that is in place

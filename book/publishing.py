@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import chapters
 import execution
 import fingerprint
+from chapters import ROOT
 
 from moe_leverage.paths import BUILD
 
@@ -21,20 +23,24 @@ SITE = BUILD / "html"
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)([^>]*)>(.*?)</script>", re.DOTALL)
 NOT_JAVASCRIPT = re.compile(r"""type=["'](?!text/javascript|module)""")
 CLICK_HANDLER = re.compile(r"\sonclick=\"(?:window\.)?(\w+)\(\)\"")
-FIRST_PAGE = """<!DOCTYPE html>
+REDIRECT = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>A companion to Towards Greater Leverage</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="0; url=book/intro.html">
-<link rel="icon" href="_static/favicon.svg">
+<link rel="canonical" href="{target}">
+<link rel="icon" href="{up}_static/favicon.svg">
+<script src="{up}_static/moved.js" defer></script>
+<noscript><meta http-equiv="refresh" content="0; url={target}"></noscript>
 </head>
-<body><p><a href="book/intro.html">A companion to Towards Greater Leverage</a></p></body>
+<body><p><a href="{target}" data-moved>A companion to Towards Greater Leverage</a></p></body>
 </html>
 """
+MOVED = tomllib.loads((ROOT / "book/moved.toml").read_text(encoding="utf-8"))  # old: new address
 CITATION_ROLE = ('role="doc-biblioentry"', 'role="listitem"')  # the former is no part of a list
-UNLISTED = {"index.html", "search.html", "genindex.html"}  # pages that hold nothing of their own
+# pages that hold nothing of their own
+UNLISTED = {"search.html", "genindex.html", *(f"{old}.html" for old in MOVED)}
 
 
 def publish(rendered: Path, address: str) -> Path:
@@ -48,11 +54,21 @@ def publish(rendered: Path, address: str) -> Path:
     for chapter in chapters.chapters():
         offered = beside / "_sources" / "notebooks" / chapter.notebook.name
         shutil.copyfile(execution.executed_path(chapter), offered)
-    (beside / "index.html").write_text(FIRST_PAGE, encoding="utf-8")
+    _redirect(beside)
     (beside / "sitemap.xml").write_text(_sitemap(beside, address), encoding="utf-8")
     (beside / ".nojekyll").touch()  # GitHub Pages would leave out folders with an underscore
     _swap(beside)
     return SITE / "index.html"
+
+
+def _redirect(site: Path) -> None:
+    """Leave a page that leads on wherever one has been; ValueError where it would lead nowhere."""
+    for old, new in MOVED.items():
+        if not (site / f"{new}.html").is_file():
+            raise ValueError(f"moved.toml: {old} = {new!r}: the site has no such page")
+        up = "../" * old.count("/")
+        page = REDIRECT.format(target=f"{up}{new}.html", up=up)
+        (site / f"{old}.html").write_text(page, encoding="utf-8")
 
 
 def _swap(beside: Path) -> None:

@@ -17,8 +17,8 @@ from publishing import SITE
 PICTURES = ROOT / "book" / "_static" / "screenshots"
 PAGES = {
     "landing": "book/intro.html",
-    "calculator": "notebooks/C-calculator.html",
-    "explorer": "notebooks/D-explorer.html",
+    "calculator": "notebooks/tool-calculator.html",
+    "explorer": "notebooks/tool-explorer.html",
     "chapter": "notebooks/07-joint-law.html#the-landscape",
 }
 SCHEMES = ("light", "dark")

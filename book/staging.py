@@ -24,15 +24,15 @@ import yaml
 from chapters import ROOT, Chapter
 from nbformat import NotebookNode
 
-from moe_leverage.figures import theme
-from moe_leverage.figures.notation import notation
 from moe_leverage.instruments import SCRIPTS
+from moe_leverage.page import theme
+from moe_leverage.page.notation import notation
 from moe_leverage.paths import BUILD, write_atomically
 
 STAGE = BUILD / "stage"
 PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
 DESCRIPTION_LENGTH = 200  # characters
-EXPLORER = "D-explorer"  # the page of every run
+EXPLORER = "tool-explorer"  # the page of every run
 FRAME = ("_config.yml", "_toc.yml", "book/_ext", "requirements.lock")
 
 

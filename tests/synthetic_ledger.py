@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from moe_leverage import ledger
-from moe_leverage.lab.protocol import Laws
-from moe_leverage.lab.studies import STUDIES, plan
+from moe_leverage.studies.catalogue import STUDIES, plan
+from moe_leverage.studies.protocol import Laws
 from moe_leverage.theory.laws import JointLaw, PowerLaw
 from moe_leverage.theory.rivals import FlooredPowerLaw
 

@@ -17,7 +17,7 @@ from moe_leverage.accounting import (
     count_training_flops,
 )
 from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig
-from moe_leverage.trainer.model import build_model
+from moe_leverage.model.transformer import build_model
 
 SEQUENCE_LENGTH = 256
 BASELINE = ModelConfig(

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from moe_leverage import ledger
-from moe_leverage.audit import decide, evidence, load_claims, measured
-from moe_leverage.audit.measured import fitted, measure
+from moe_leverage.analysis.fitting import fit
+from moe_leverage.audit import decide, evidence, load_claims
+from moe_leverage.audit import trends as measured
+from moe_leverage.audit.trends import fitted, measure
 from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
-from moe_leverage.statistics.fitting import fit
 from moe_leverage.theory.laws import PowerLaw
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)

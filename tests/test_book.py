@@ -13,8 +13,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from moe_leverage import paths
-from moe_leverage.trainer import corpus
+from moe_leverage import corpus, paths
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -37,8 +36,8 @@ The old prose, and {{glue:text}}`exponent:.4f`.
 
 {PARAMETERS}```{{code-cell}}
 import pandas as pd
-from moe_leverage.figures import registry
-from moe_leverage.figures.page import numbers
+from moe_leverage.page import registry
+from moe_leverage.page.chapter import numbers
 from moe_leverage.theory.laws import PUBLISHED
 numbers(exponent=PUBLISHED.moe_model.exponent)
 ```

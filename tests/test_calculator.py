@@ -14,10 +14,10 @@ from synthetic_fits import synthetic_fits
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_parameters
+from moe_leverage.analysis.bootstrap import central_interval
 from moe_leverage.config import ModelConfig
 from moe_leverage.design import huggingface
 from moe_leverage.instruments import calculator
-from moe_leverage.statistics.bootstrap import central_interval
 from moe_leverage.theory.laws import PUBLISHED
 
 SCRIPT = paths.DATA.parent / "book" / "_static" / "leverage.js"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_leverage.trainer import checkpoint
-from moe_leverage.trainer.checkpoint import FORMAT, INDEX, Checkpoint, load, save
+from moe_leverage.training import checkpoint
+from moe_leverage.training.checkpoint import FORMAT, INDEX, Checkpoint, load, save
 
 RUN_ID = "0123456789ab"
 

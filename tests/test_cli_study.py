@@ -7,11 +7,11 @@ import sys
 import pytest
 from test_studies import bowl, synthetic
 
-from moe_leverage import cli, ledger, paths
-from moe_leverage.lab import runner, studies
-from moe_leverage.lab.protocol import BUDGETS
-from moe_leverage.lab.runner import Outcome
-from moe_leverage.trainer import corpus
+from moe_leverage import cli, corpus, ledger, paths
+from moe_leverage.studies import catalogue as studies
+from moe_leverage.studies import runner
+from moe_leverage.studies.protocol import BUDGETS
+from moe_leverage.studies.runner import Outcome
 
 
 @pytest.fixture

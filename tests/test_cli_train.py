@@ -9,9 +9,8 @@ import sys
 import pytest
 from toy import CORPUS, DENSE, HERE, run_of
 
-from moe_leverage import cli, ledger
+from moe_leverage import cli, corpus, ledger
 from moe_leverage.config import RunConfig
-from moe_leverage.trainer import corpus
 
 
 @pytest.fixture
@@ -103,7 +102,8 @@ def test_a_missing_file_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
 CHILD = """
 import os, signal, sys
 from moe_leverage import cli
-from moe_leverage.trainer import corpus, training
+from moe_leverage import corpus
+from moe_leverage.training import loop as training
 from toy import CORPUS
 corpus.load = lambda tier: CORPUS
 read, must_stop = training.batch, "stop" in sys.argv

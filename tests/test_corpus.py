@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from moe_leverage import paths
-from moe_leverage.trainer import corpus, documents
-from moe_leverage.trainer.documents import Document, Source
+from moe_leverage.corpus import documents
+from moe_leverage.corpus import tokens as corpus
+from moe_leverage.corpus.documents import Document, Source
 
 WORDS = ("expert", "router", "token", "layer", "weight", "balance", "load", "score", "gate", "loss")
 

@@ -10,7 +10,7 @@ import pytest
 from chapters import ROOT
 from counterparts import Counterpart
 
-from moe_leverage.lab.studies import STUDIES
+from moe_leverage.studies.catalogue import STUDIES
 
 ALL = counterparts.load()
 SHOWN = re.compile(r"""\b(show|show_runs|show_table)\(\s*"([a-z0-9-]+)\"""")

@@ -229,8 +229,8 @@ def test_experts_beyond_the_law_are_warned_of():
 
 
 def test_interval_comes_from_the_measured_fit_once_there_is_one(tmp_path, monkeypatch):
+    from moe_leverage.analysis.fitting import fit
     from moe_leverage.design import designer
-    from moe_leverage.statistics.fitting import fit
     from moe_leverage.theory.laws import JointLaw
 
     generator = np.random.default_rng(0)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moe_leverage.statistics.diagnose import compare, profile
-from moe_leverage.statistics.fitting import fit
+from moe_leverage.analysis.diagnose import compare, profile
+from moe_leverage.analysis.fitting import fit
 from moe_leverage.theory.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
 from moe_leverage.theory.rivals import (
     ActivationPowerLaw,

@@ -9,14 +9,14 @@ import pytest
 from toy import CORPUS, CPU, HERE, MODELS, WIDE, losses_of, run_of
 
 from moe_leverage import paths
-from moe_leverage.trainer.training import train
+from moe_leverage.training.loop import train
 
 # The child runs under torchrun, once for all cases: starting it is what takes time.
 CHILD = """
 import dataclasses, json, os, sys
 from pathlib import Path
-from moe_leverage.trainer import training
-from moe_leverage.trainer.execution import machine_of
+from moe_leverage.training import loop as training
+from moe_leverage.training.machine import machine_of
 from toy import CORPUS, CPU, MODELS, WIDE, losses_of, run_of
 
 folder, found = Path(sys.argv[1]), {}

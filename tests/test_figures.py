@@ -12,26 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 
 from moe_leverage import figures, ledger, paper
+from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.figures import (
-    common,
-    flops_accounting,
-    joint_law,
-    measured,
-    narrow,
-    page,
-    sizes,
-)
+from moe_leverage.figures import flops_accounting, joint_law
 from moe_leverage.figures.beyond_the_paper import gallery_table
-from moe_leverage.figures.common import LADDER_FLOPS
-from moe_leverage.figures.notation import axis_label, notation
-from moe_leverage.figures.registry import ENTRIES, draw
-from moe_leverage.lab.protocol import BUDGETS
-from moe_leverage.lab.studies import STUDIES, UNPLANNED
+from moe_leverage.page import chapter as page
+from moe_leverage.page import drawing as common
+from moe_leverage.page import measured, sizes
+from moe_leverage.page import phone as narrow
+from moe_leverage.page.drawing import LADDER_FLOPS
+from moe_leverage.page.notation import axis_label, notation
+from moe_leverage.page.registry import ENTRIES, draw
 from moe_leverage.paths import DATA
-from moe_leverage.statistics.fitting import fit
+from moe_leverage.studies.catalogue import STUDIES, UNPLANNED
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 for _module in pkgutil.iter_modules(figures.__path__):

@@ -11,7 +11,7 @@ import pytest
 
 from moe_leverage.audit import LABELS, Verdict, audit, counts
 from moe_leverage.figures import audit as page
-from moe_leverage.figures import registry
+from moe_leverage.page import registry
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moe_leverage.statistics.bootstrap import widened
-from moe_leverage.statistics.diagnose import profile
-from moe_leverage.statistics.fitting import FORMS, Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.bootstrap import widened
+from moe_leverage.analysis.diagnose import profile
+from moe_leverage.analysis.fitting import FORMS, Fit, UnidentifiedError, fit, refit
 from moe_leverage.theory.laws import (
     PUBLISHED,
     GranularityLaw,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import BUDGETS, DENSE, FRONTIER, JOINT, all_runs, dense_runs, moe_runs, noisy
 
-from moe_leverage.statistics.leverage import best_runs, estimate, frontier_compute, seed_noise
+from moe_leverage.analysis.leverage import best_runs, estimate, frontier_compute, seed_noise
 
 ESTIMATORS = {"frontier", "power curves", "floored curves", "joint"}
 

@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from moe_leverage.figures import common, links, registry
+from moe_leverage.page import drawing as common
+from moe_leverage.page import links, registry
 
 POINTS = pd.DataFrame(
     {"x": [1.0, 2.0, 3.0], "y": [4.0, 5.0, 6.0], "run_id": ["c0ffee", "decade facade", None]}

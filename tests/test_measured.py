@@ -9,11 +9,11 @@ import typer
 from synthetic_ledger import BATCH, JOINT, MODEL, RATE, fill
 
 from moe_leverage import ledger
+from moe_leverage.analysis import measured
+from moe_leverage.analysis.findings import Findings
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.leverage import seed_noise
 from moe_leverage.cli.fit import fits
-from moe_leverage.lab import measured
-from moe_leverage.statistics.fitting import Fit
-from moe_leverage.statistics.leverage import seed_noise
-from moe_leverage.your_runs.findings import Findings
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from moe_leverage.config import (
     ModelConfig,
     RoutingConfig,
 )
-from moe_leverage.trainer import dispatch, grouped, kernels, routing
-from moe_leverage.trainer.model import (
+from moe_leverage.model import dispatch, grouped, kernels, routing
+from moe_leverage.model.transformer import (
     MixtureOfExperts,
     SwiGLU,
     Transformer,

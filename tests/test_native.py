@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from moe_leverage.trainer import dispatch, grouped, kernels, native, routing
+from moe_leverage.model import dispatch, grouped, kernels, routing
+from moe_leverage.model.native import functions as native
 
 SIZES = st.sampled_from([16, 32, 48, 80])
 

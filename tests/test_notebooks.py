@@ -14,7 +14,7 @@ import pytest
 from chapters import Chapter
 
 CHAPTERS = chapters.chapters()
-DEFINE = {"A-build-an-moe"}  # the one chapter that builds the layer in the page
+DEFINE = {"appendix-build-an-moe"}  # the one chapter that builds the layer in the page
 LONGEST_CELL = 12  # lines
 MEDIAN_CELL = 4  # lines
 NUM_EXERCISES = 3  # at least, in a chapter with a number

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from moe_leverage.statistics.fitting import FORMS
-from moe_leverage.statistics.optimise import Problem, minimise
+from moe_leverage.analysis.fitting import FORMS
+from moe_leverage.analysis.optimise import Problem, minimise
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 from moe_leverage.theory.rivals import ChinchillaLaw
 
@@ -100,7 +100,7 @@ def test_result_does_not_depend_on_the_blocks(monkeypatch):
     problem = noisy_problem(JointLaw)
     starts = JointLaw.starts(problem.inputs, problem.log_target, 40, np.random.default_rng(0))
     whole = minimise(problem, starts)
-    monkeypatch.setattr("moe_leverage.statistics.optimise.BLOCK_VALUES", 60 * 6 * 7)
+    monkeypatch.setattr("moe_leverage.analysis.optimise.BLOCK_VALUES", 60 * 6 * 7)
     np.testing.assert_allclose(minimise(problem, starts).objective, whole.objective, rtol=1e-12)
 
 

@@ -13,7 +13,7 @@ import transformers as hf
 from torch import Tensor
 
 from moe_leverage.config import LING2_ROUTING, ModelConfig, RoutingConfig
-from moe_leverage.trainer.model import Dispatch, Transformer
+from moe_leverage.model.transformer import Dispatch, Transformer
 
 TOLERANCE = 1e-5
 LAYERS, WIDTH, HEADS, KV_HEADS, HEAD, VOCABULARY = 2, 32, 4, 2, 8, 48

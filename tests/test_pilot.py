@@ -5,10 +5,11 @@ import pytest
 
 from moe_leverage import ledger
 from moe_leverage.figures import pilot
-from moe_leverage.figures.page import runs_of
-from moe_leverage.figures.registry import draw
-from moe_leverage.lab import protocol, studies
-from moe_leverage.lab.runner import recorded_in
+from moe_leverage.page.chapter import runs_of
+from moe_leverage.page.registry import draw
+from moe_leverage.studies import catalogue as studies
+from moe_leverage.studies import protocol
+from moe_leverage.studies.runner import recorded_in
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage.statistics.fitting import fit
-from moe_leverage.statistics.reductions import (
+from moe_leverage.analysis.findings import allocation
+from moe_leverage.analysis.fitting import fit
+from moe_leverage.analysis.reductions import (
     budget_of,
     isoflop_optima,
     mean_over_seeds,
@@ -13,7 +14,6 @@ from moe_leverage.statistics.reductions import (
     redrawn_optima,
 )
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
-from moe_leverage.your_runs.findings import allocation
 
 BUDGETS = np.array([3e11, 1e12, 3e12, 1e13])
 

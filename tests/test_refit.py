@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from moe_leverage import paths
+from moe_leverage.analysis.bootstrap import small_sample_factor, student_ratio
+from moe_leverage.analysis.fitting import Fit, fit
+from moe_leverage.analysis.optimise import minimise
 from moe_leverage.instruments import refit
-from moe_leverage.statistics.bootstrap import small_sample_factor, student_ratio
-from moe_leverage.statistics.fitting import Fit, fit
-from moe_leverage.statistics.optimise import minimise
 from moe_leverage.theory.laws import JointLaw
 
 STATIC = paths.DATA.parent / "book" / "_static"

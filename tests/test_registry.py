@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from moe_leverage.figures import registry, theme
+from moe_leverage.page import registry, theme
 
 TABLE = pd.DataFrame({"compute": [1e18, 1e20, 1e22], "leverage": [2.0, 4.0, 8.0]})
 FINDING = 'EL < 9 & "doubles"'

@@ -4,11 +4,10 @@ import random
 
 import pytest
 
-from moe_leverage import ledger
+from moe_leverage import corpus, ledger
 from moe_leverage.config import RunConfig
-from moe_leverage.trainer import corpus
-from moe_leverage.trainer.execution import Execution
-from moe_leverage.trainer.training import train
+from moe_leverage.training.loop import train
+from moe_leverage.training.machine import Execution
 
 LOT = 20260722  # the seed of the draw, written down before any run was drawn
 DRAWN = 3

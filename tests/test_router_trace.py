@@ -9,10 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from moe_leverage import cli
-from moe_leverage.instruments import router
-from moe_leverage.lab import recording, router_trace
-from moe_leverage.trainer import corpus
+from moe_leverage import cli, corpus
+from moe_leverage.config import RunConfig
+from moe_leverage.instruments import recording, router, router_trace
 
 LIMIT_BYTES = 1_000_000
 FIRST_STEPS = 3
@@ -35,7 +34,7 @@ def test_it_is_what_the_recorder_would_train_today(trace):
     runs = router_trace.runs()
     assert list(trace["methods"]) == list(runs)
     for name, run in runs.items():
-        assert trace["methods"][name]["run"] == run.to_dict()
+        assert RunConfig.from_dict(trace["methods"][name]["run"]) == run
         assert trace["methods"][name]["run_id"] == run.identity()
     assert trace["steps"] == router_trace.frame_steps(router_trace.RUN.num_steps)
     manifest = corpus.read_manifest(router_trace.RUN.corpus)

@@ -14,7 +14,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
 
 from moe_leverage.config import LING2_ROUTING, PAPER_ROUTING, RoutingConfig
-from moe_leverage.trainer import routing
+from moe_leverage.model import routing
 
 SIGMOID = RoutingConfig(score="sigmoid", renormalise=True, scaling=2.5, bias_update_rate=1e-3)
 RENORMALISED = RoutingConfig(renormalise=True)

@@ -13,13 +13,13 @@ import pytest
 from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
 
 from moe_leverage import ledger, paths
-from moe_leverage.lab import runner
-from moe_leverage.lab.backends import Pool
-from moe_leverage.lab.runner import Place, run_one
 from moe_leverage.locks import claim, is_claimed
-from moe_leverage.trainer import checkpoint
-from moe_leverage.trainer.execution import Execution
-from moe_leverage.trainer.training import train
+from moe_leverage.studies import runner
+from moe_leverage.studies.backends import Pool
+from moe_leverage.studies.runner import Place, run_one
+from moe_leverage.training import checkpoint
+from moe_leverage.training.loop import train
+from moe_leverage.training.machine import Execution
 
 PROGRAM = Path(__file__).parent / "toy_study.py"
 KILLS = 50

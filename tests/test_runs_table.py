@@ -6,8 +6,8 @@ import pytest
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig
-from moe_leverage.statistics.column_map import guess_map
-from moe_leverage.statistics.runs_table import read_runs
+from moe_leverage.your_runs.columns import guess_map
+from moe_leverage.your_runs.reading import read_runs
 
 HEADER = "loss,tokens,flops,A,G\n"
 ROWS = "3.0,1e9,1e18,1,2\n2.9,1e9,1e18,0.1,4\n"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.trainer.schedule import (
+from moe_leverage.training.schedule import (
     DECAYS,
     decay_weights,
     learning_rate_multiplier,

@@ -11,9 +11,11 @@ import pytest
 from moe_leverage import ledger, paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
 from moe_leverage.config import RunConfig
-from moe_leverage.lab import adoption, status, studies
-from moe_leverage.lab.adoption import adopt, allocation_laws
-from moe_leverage.lab.protocol import (
+from moe_leverage.studies import adoption, status
+from moe_leverage.studies import catalogue as studies
+from moe_leverage.studies.adoption import adopt, allocation_laws
+from moe_leverage.studies.catalogue import LADDER, STUDIES, Sweep, get, plan
+from moe_leverage.studies.protocol import (
     BUDGETS,
     GEOMETRIES,
     SEQUENCE_LENGTH,
@@ -24,8 +26,7 @@ from moe_leverage.lab.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.lab.runner import Place, missing, recorded_in
-from moe_leverage.lab.studies import LADDER, STUDIES, Sweep, get, plan
+from moe_leverage.studies.runner import Place, missing, recorded_in
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)

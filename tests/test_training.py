@@ -19,10 +19,12 @@ from toy import CORPUS, CPU, DENSE, HERE, LING, MODELS, MOE, VOCABULARY, WIDE, l
 
 from moe_leverage import ledger
 from moe_leverage.config import RoutingConfig, RunConfig
-from moe_leverage.trainer import checkpoint, kernels, native, training
-from moe_leverage.trainer.evaluation import evaluate
-from moe_leverage.trainer.execution import Execution, machine_of
-from moe_leverage.trainer.learning import (
+from moe_leverage.model import kernels
+from moe_leverage.model.native import functions as native
+from moe_leverage.training import checkpoint
+from moe_leverage.training import loop as training
+from moe_leverage.training.evaluation import evaluate
+from moe_leverage.training.learning import (
     exchange_merged,
     flush_interval,
     learn,
@@ -30,7 +32,8 @@ from moe_leverage.trainer.learning import (
     start,
     tensors,
 )
-from moe_leverage.trainer.training import Stopped, curve_steps, own_share, train, trained_model
+from moe_leverage.training.loop import Stopped, curve_steps, own_share, train, trained_model
+from moe_leverage.training.machine import Execution, machine_of
 
 
 def results(record):
@@ -322,8 +325,8 @@ def test_a_checkpoint_of_another_corpus_is_refused(tmp_path):
 KILLED = """
 import dataclasses, os, signal, sys
 from pathlib import Path
-from moe_leverage.trainer import checkpoint
-from moe_leverage.trainer.training import train
+from moe_leverage.training import checkpoint
+from moe_leverage.training.loop import train
 from toy import CORPUS, CPU, LING, run_of
 
 sync, calls = checkpoint._sync, iter(range(1000))

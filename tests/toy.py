@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from moe_leverage.config import LING2_ROUTING, ModelConfig, RunConfig
-from moe_leverage.trainer.corpus import Corpus
-from moe_leverage.trainer.execution import Execution, machine_of
-from moe_leverage.trainer.learning import learn, start
-from moe_leverage.trainer.training import own_share
+from moe_leverage.corpus.tokens import Corpus
+from moe_leverage.training.learning import learn, start
+from moe_leverage.training.loop import own_share
+from moe_leverage.training.machine import Execution, machine_of
 
 HERE = Path(__file__).resolve().parent  # children that import this module run here
 VOCABULARY = 64

@@ -18,13 +18,13 @@ import torch
 from joblib.externals.loky.backend.context import set_start_method
 
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.lab import runner
-from moe_leverage.lab.backends import Pool
-from moe_leverage.lab.protocol import Point
-from moe_leverage.lab.studies import Planned
+from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import holder
-from moe_leverage.trainer import execution
-from moe_leverage.trainer.corpus import Corpus
+from moe_leverage.studies import runner
+from moe_leverage.studies.backends import Pool
+from moe_leverage.studies.catalogue import Planned
+from moe_leverage.studies.protocol import Point
+from moe_leverage.training import machine as execution
 
 VOCABULARY = 32
 DISK_BYTES = 100_000  # enough for a checkpoint of the toy model, not of one eight times as wide

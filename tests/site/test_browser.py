@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import browser as browsing
 import chapters
+import publishing
 import pytest
 import release
 from axe_playwright_python.base import AXE_SCRIPT
@@ -156,6 +157,12 @@ def test_the_first_page_leads_to_the_book(visit: Visit) -> None:
     page = visit.go("index.html")
     page.wait_for_url("**/book/intro.html")
     assert page.locator("article h1").count() == 1
+
+
+@pytest.mark.parametrize(("old", "new"), publishing.MOVED.items())
+def test_an_old_address_leads_on_with_its_fragment(visit: Visit, old: str, new: str) -> None:
+    page = visit.go(f"{old}.html#run=c0ffee")
+    page.wait_for_url(f"**/{new}.html#run=c0ffee")
 
 
 def test_search_finds_a_word_of_a_chapter(visit: Visit) -> None:

@@ -20,7 +20,7 @@ from moe_leverage.instruments import calculator
 from moe_leverage.theory.laws import PUBLISHED
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
-PAGE, CHAPTER = "notebooks/C-calculator.html", "notebooks/07-joint-law.html"
+PAGE, CHAPTER = "notebooks/tool-calculator.html", "notebooks/07-joint-law.html"
 ROOT = "[data-calculator]"
 RELATIVE = 1e-9
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

@@ -14,7 +14,7 @@ from moe_leverage.instruments import refit
 from moe_leverage.instruments.scripts import assign
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
-PAGE = "notebooks/D-explorer.html"
+PAGE = "notebooks/tool-explorer.html"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 expect.set_options(timeout=30_000)  # an answer may be slow where cores are shared, never absent
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"

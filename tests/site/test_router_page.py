@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from moe_leverage.lab import recording
+from moe_leverage.instruments import recording
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
-PAGE = "notebooks/E-router.html"
+PAGE = "notebooks/tool-router.html"
 ROOT = "[data-router]"
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

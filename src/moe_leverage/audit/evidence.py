@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger
+from moe_leverage.analysis.bootstrap import student_ratio
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.leverage import best_runs, frontier_compute, seed_noise
 from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA
-from moe_leverage.statistics.bootstrap import student_ratio
-from moe_leverage.statistics.fitting import Fit
-from moe_leverage.statistics.leverage import best_runs, frontier_compute, seed_noise
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
 

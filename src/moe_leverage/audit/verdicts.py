@@ -24,7 +24,7 @@ from moe_leverage.audit.claims import (
     Measurement,
     load_claims,
 )
-from moe_leverage.audit.measured import MEASUREMENTS
+from moe_leverage.audit.trends import MEASUREMENTS
 from moe_leverage.config import require
 
 COLUMNS = ("verdict", "locator", "claim", "published", "found", "detail")

@@ -19,7 +19,7 @@ def audit(
     """Check every quantitative claim of the paper and print a verdict for each."""
     from moe_leverage.audit import LABELS, counts, table
     from moe_leverage.audit import audit as run_audit
-    from moe_leverage.audit.leads import leads
+    from moe_leverage.audit.questions import leads
     from moe_leverage.config import require
 
     rule = f"must be one of {', '.join(LABELS)}"

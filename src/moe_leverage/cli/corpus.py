@@ -31,7 +31,7 @@ def build(
 
     Example: moe-leverage corpus build --tier smoke
     """
-    from moe_leverage.trainer import corpus
+    from moe_leverage import corpus
 
     start = time.monotonic()
     with _progress() as report:
@@ -58,8 +58,7 @@ def info(tier: Tier = "smoke", as_json: Json = False) -> None:
 
     Example: moe-leverage corpus info --tier full --json
     """
-    from moe_leverage import paths
-    from moe_leverage.trainer import corpus
+    from moe_leverage import corpus, paths
 
     manifest = corpus.read_manifest(tier)
     built = (paths.CACHE / "corpus" / tier).is_dir()

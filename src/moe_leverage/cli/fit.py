@@ -11,7 +11,7 @@ import typer
 from moe_leverage.cli import app
 
 if TYPE_CHECKING:
-    from moe_leverage.statistics.runs_table import RunsTable
+    from moe_leverage.your_runs.reading import RunsTable
 
 MOST_ROWS = 40  # of leverage, printed to a terminal; --json has all
 
@@ -32,12 +32,12 @@ def fit(
 
     Example: moe-leverage fit runs.csv --map columns.toml --report report.html
     """
-    from moe_leverage.statistics.runs_table import read_runs
+    from moe_leverage.your_runs.reading import read_runs
 
     table = read_runs(runs, column_map)
 
     from moe_leverage import paths  # only now: a mistake is answered at once
-    from moe_leverage.your_runs import findings
+    from moe_leverage.analysis import findings
     from moe_leverage.your_runs import report as reports
 
     found = findings.examine(table.runs)
@@ -62,7 +62,7 @@ def fits(
 
     Example: moe-leverage fits
     """
-    from moe_leverage.lab import measured
+    from moe_leverage.analysis import measured
 
     frame = measured.load_ledger()
     if check:

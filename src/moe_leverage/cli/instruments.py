@@ -21,9 +21,9 @@ def router_trace(
 
     Example: moe-leverage router-trace --out trace.json
     """
-    from moe_leverage.lab import recording
-    from moe_leverage.lab import router_trace as recorder
-    from moe_leverage.trainer import corpus
+    from moe_leverage import corpus
+    from moe_leverage.instruments import recording
+    from moe_leverage.instruments import router_trace as recorder
 
     begun, worked = time.monotonic(), time.process_time()
     path = recording.TRACE if out is None else out

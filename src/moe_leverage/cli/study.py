@@ -16,8 +16,8 @@ import typer
 from moe_leverage.cli import app
 
 if TYPE_CHECKING:
-    from moe_leverage.lab.runner import Outcome, Place
-    from moe_leverage.lab.studies import Planned
+    from moe_leverage.studies.catalogue import Planned
+    from moe_leverage.studies.runner import Outcome, Place
 
 group = typer.Typer(
     help="The studies: what is planned, run them, where they stand.", no_args_is_help=True
@@ -34,7 +34,7 @@ def list_studies(as_json: Json = False) -> None:
 
     Example: moe-leverage study list
     """
-    from moe_leverage.lab.studies import STUDIES
+    from moe_leverage.studies.catalogue import STUDIES
 
     found = [
         {"study": study.name, "answers": study.answers, "needs": list(study.needs)}
@@ -54,7 +54,7 @@ def plan(study: str, as_json: Json = False) -> None:
 
     Example: moe-leverage study plan hparams --json
     """
-    from moe_leverage.lab import runner, status
+    from moe_leverage.studies import runner, status
 
     place = runner.Place()
     planned = status.plan_now(study, place)
@@ -99,9 +99,9 @@ def run(
 
     Example: moe-leverage study run activation granularity --workers 2
     """
-    from moe_leverage.lab import runner, status
-    from moe_leverage.lab.backends import Pool
-    from moe_leverage.trainer.execution import Execution
+    from moe_leverage.studies import runner, status
+    from moe_leverage.studies.backends import Pool
+    from moe_leverage.training.machine import Execution
 
     Execution.from_dict(
         {"device": device, "threads": threads, "compile": compiled}
@@ -139,7 +139,7 @@ def show_status(as_json: Json = False) -> None:
 
     Example: moe-leverage study status --json
     """
-    from moe_leverage.lab import runner, status
+    from moe_leverage.studies import runner, status
 
     found = status.status(runner.Place())
     if as_json:
@@ -159,7 +159,7 @@ def verify(as_json: Json = False) -> None:
 
     Example: moe-leverage study verify
     """
-    from moe_leverage.lab import runner, status
+    from moe_leverage.studies import runner, status
 
     problems = status.verify(runner.Place())
     if as_json:
@@ -179,7 +179,7 @@ def pin() -> None:
     Example: moe-leverage study pin
     """
     from moe_leverage import ledger
-    from moe_leverage.lab import runner, status
+    from moe_leverage.studies import runner, status
 
     place = runner.Place()
     status.pin(place)
@@ -193,7 +193,7 @@ def adopt(law: str, as_json: Json = False) -> None:
 
     Example: moe-leverage study adopt hyperparameters
     """
-    from moe_leverage.lab import adoption, runner, status
+    from moe_leverage.studies import adoption, runner, status
 
     place = runner.Place()
     path = adoption.adopt(law, place)
@@ -203,8 +203,8 @@ def adopt(law: str, as_json: Json = False) -> None:
 
 def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outcome]:
     """Run, plan again with what was learned, and go on until nothing new is planned."""
-    from moe_leverage.lab import runner
-    from moe_leverage.trainer import corpus
+    from moe_leverage import corpus
+    from moe_leverage.studies import runner
 
     outcomes: dict[str, Outcome] = {}
     deadline = time.monotonic() + pool.max_seconds
@@ -225,9 +225,9 @@ def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outc
 
 def _planned(studies: list[str] | None, place: Place) -> list[Planned]:
     """The plans of the studies named, or of all that can be planned now."""
-    from moe_leverage.lab import status
-    from moe_leverage.lab.protocol import adopted_laws
-    from moe_leverage.lab.studies import STUDIES
+    from moe_leverage.studies import status
+    from moe_leverage.studies.catalogue import STUDIES
+    from moe_leverage.studies.protocol import adopted_laws
 
     laws = adopted_laws()
     names = studies or [
@@ -265,8 +265,8 @@ def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcom
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from moe_leverage.lab.runner import steps_done
-    from moe_leverage.lab.status import predicted_seconds
+    from moe_leverage.studies.runner import steps_done
+    from moe_leverage.studies.status import predicted_seconds
 
     console = Console(stderr=True)
     costs = predicted_seconds(waiting, place)

@@ -39,12 +39,11 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
-    from moe_leverage import ledger
+    from moe_leverage import corpus, ledger
     from moe_leverage.config import RunConfig
-    from moe_leverage.trainer import corpus
-    from moe_leverage.trainer.execution import Execution
-    from moe_leverage.trainer.training import Stopped
-    from moe_leverage.trainer.training import train as train_run
+    from moe_leverage.training.loop import Stopped
+    from moe_leverage.training.loop import train as train_run
+    from moe_leverage.training.machine import Execution
 
     recorded: dict[str, Any] = {}
     if config is not None and not run_id:

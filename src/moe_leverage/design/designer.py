@@ -29,7 +29,7 @@ from moe_leverage.design.huggingface import OpenModel
 from moe_leverage.theory.laws import PUBLISHED
 
 if TYPE_CHECKING:
-    from moe_leverage.statistics.fitting import Fit
+    from moe_leverage.analysis.fitting import Fit
 
 JOINT_FIT = paths.DATA / "fits" / "joint.json"
 SEQUENCE_LENGTH = 4096  # of the paper's runs (Appendix B), where a model does not say otherwise
@@ -241,7 +241,7 @@ def measured_interval(point: Mapping[str, float]) -> tuple[tuple[float, float] |
     """The bootstrap interval of our own joint fit at one point, if there is one, and what it is."""
     if not JOINT_FIT.is_file():
         return None, NO_INTERVAL
-    from moe_leverage.statistics.bootstrap import LEVEL
+    from moe_leverage.analysis.bootstrap import LEVEL
 
     fit = _load_fit(JOINT_FIT)
     found = fit.predict(point)
@@ -254,7 +254,7 @@ def measured_interval(point: Mapping[str, float]) -> tuple[tuple[float, float] |
 
 @cache
 def _load_fit(path: Path) -> Fit:
-    from moe_leverage.statistics.fitting import Fit
+    from moe_leverage.analysis.fitting import Fit
 
     return Fit.load(path)
 

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.figures import sweeps, theme
-from moe_leverage.figures.common import (
+from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.page import sweeps, theme
+from moe_leverage.page.drawing import (
     FAMILIES,
     LADDER_FLOPS,
     PAPER_BUDGETS_FLOPS,
@@ -32,11 +33,10 @@ from moe_leverage.figures.common import (
     power,
     ranges,
 )
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics.reductions import budget_of
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
-from moe_leverage.trainer.training import curve_steps
+from moe_leverage.training.loop import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 DECADES = [int(math.log10(PAPER_BUDGETS_FLOPS[0] / ours)) for ours in LADDER_FLOPS]

@@ -10,10 +10,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from moe_leverage.audit import LABELS, Verdict, html_table, table
 from moe_leverage.audit.claims import KINDS
-from moe_leverage.audit.leads import lead
-from moe_leverage.figures import theme
-from moe_leverage.figures.page import say
-from moe_leverage.figures.registry import Drawing, figure, show_table
+from moe_leverage.audit.questions import lead
+from moe_leverage.page import theme
+from moe_leverage.page.chapter import say
+from moe_leverage.page.registry import Drawing, figure, show_table
 
 INKS = {
     "reproduced": "moe",

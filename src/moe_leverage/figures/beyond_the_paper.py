@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import paper
+from moe_leverage.analysis import reductions
 from moe_leverage.audit.claims import half_unit
 from moe_leverage.design.designer import Explanation
-from moe_leverage.figures import sweeps, theme
-from moe_leverage.figures.common import (
+from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
+from moe_leverage.page import sweeps, theme
+from moe_leverage.page.drawing import (
     LADDER_FLOPS,
     STUDY_RANGE,
     draw_points,
@@ -32,10 +34,8 @@ from moe_leverage.figures.common import (
     power,
     ranges,
 )
-from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics import reductions
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import PUBLISHED, JointLaw
 
 ROUNDED = ("a", "d", "gamma", "beta", "a_start")  # coefficients of Table 2 that matter

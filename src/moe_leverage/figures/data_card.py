@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from moe_leverage.trainer.corpus import TIERS, read_manifest
-from moe_leverage.trainer.documents import DOMAINS, recipe
+from moe_leverage.corpus.documents import DOMAINS, recipe
+from moe_leverage.corpus.tokens import TIERS, read_manifest
 
 DESCRIPTIONS = {
     "code": "library source without its docstrings",

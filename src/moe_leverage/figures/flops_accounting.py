@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moe_leverage.accounting import CONVENTIONS, ForwardFlops, count_forward_flops
 from moe_leverage.config import ModelConfig
-from moe_leverage.figures import theme
-from moe_leverage.figures.common import note
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.trainer.model import build_model
+from moe_leverage.model.transformer import build_model
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import note
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 
 COMPONENTS = tuple(f.name for f in fields(ForwardFlops) if f.name not in ("norms", "mtp"))
 

@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.figures import sweeps, theme
-from moe_leverage.figures.common import (
+from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.page import sweeps, theme
+from moe_leverage.page.drawing import (
     LADDER_FLOPS,
     PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
@@ -26,9 +27,8 @@ from moe_leverage.figures.common import (
     power,
     ranges,
 )
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics.reductions import budget_of
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
 
 TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)

@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.figures import theme
-from moe_leverage.figures.common import (
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import (
     FAMILIES,
     LADDER_FLOPS,
     draw_band,
@@ -29,8 +30,7 @@ from moe_leverage.figures.common import (
     ranges,
     seed_noise,
 )
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics.fitting import Fit
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import PowerLaw
 
 SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2

@@ -14,9 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.figures import theme
+from moe_leverage.analysis.fitting import Fit
 from moe_leverage.figures.activation_ratio import RATIO_TICKS
-from moe_leverage.figures.common import (
+from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import (
     LADDER_FLOPS,
     STUDY_RANGE,
     draw_points,
@@ -28,11 +30,9 @@ from moe_leverage.figures.common import (
     power,
     ranges,
 )
-from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
-from moe_leverage.figures.links import link_runs
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics.fitting import Fit
+from moe_leverage.page.links import link_runs
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
 
 LANDSCAPE_FLOPS = (1e20, 1e22)  # the two budgets of Figure 1

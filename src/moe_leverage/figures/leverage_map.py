@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.figures import theme
 from moe_leverage.figures.activation_ratio import RATIO_TICKS
-from moe_leverage.figures.common import log_axes, note, plain_ticks, points, power, ranges
 from moe_leverage.figures.joint_law import EXAMPLE
-from moe_leverage.figures.links import link_runs
-from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import log_axes, note, plain_ticks, points, power, ranges
+from moe_leverage.page.links import link_runs
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
 
 SHOWN_FLOPS = (3e10, 1e23)

@@ -19,16 +19,16 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paper
+from moe_leverage.analysis.reductions import budget_of
 from moe_leverage.audit import Verdict, table
 from moe_leverage.audit.claims import Label
-from moe_leverage.figures.common import PAPER_BUDGETS_FLOPS, power
 from moe_leverage.figures.hyperparameter_laws import (
     BATCH_TOKENS_LOG2,
     LEARNING_RATE_LOG2,
     SEARCH_FLOPS,
 )
-from moe_leverage.figures.sizes import sizes_of
-from moe_leverage.statistics.reductions import budget_of
+from moe_leverage.page.drawing import PAPER_BUDGETS_FLOPS, power
+from moe_leverage.page.sizes import sizes_of
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.audit.evidence import early_loss
-from moe_leverage.figures import theme
-from moe_leverage.figures.common import FAMILIES, draw_points, note, percent, power, ranges
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import FAMILIES, draw_points, note, percent, power, ranges
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
-from moe_leverage.trainer.training import curve_steps
+from moe_leverage.training.loop import curve_steps
 
 EARLIEST_SHARE = 0.01  # of the tokens, before which the loss only leaves that of chance
 TRAINING = "both models trained on 1e12 tokens (Section 5)"

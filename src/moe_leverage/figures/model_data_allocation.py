@@ -14,8 +14,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.figures import theme
-from moe_leverage.figures.common import (
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.reductions import MIN_SIZES, near_the_lowest
+from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import (
     FAMILIES,
     LADDER_FLOPS,
     draw_band,
@@ -29,11 +32,8 @@ from moe_leverage.figures.common import (
     power,
     ranges,
 )
-from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics.fitting import Fit
-from moe_leverage.statistics.reductions import MIN_SIZES, near_the_lowest
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("compute_flops", "flops_per_token", "num_tokens", "family")

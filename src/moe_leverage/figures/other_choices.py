@@ -8,10 +8,10 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from moe_leverage.figures import sweeps, theme
-from moe_leverage.figures.common import STUDY_RANGE, draw_points, note, points, ranges
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.page import sweeps, theme
+from moe_leverage.page.drawing import STUDY_RANGE, draw_points, note, points, ranges
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 
 BEST_SHARE, FLAT_SHARE = (0.30, 0.40), (0.20, 0.50)  # Appendix D
 

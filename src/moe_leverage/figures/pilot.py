@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.figures import theme
-from moe_leverage.figures.common import LADDER_FLOPS, log_axes, note, plain_ticks, power
-from moe_leverage.figures.links import link_runs
-from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import LADDER_FLOPS, log_axes, note, plain_ticks, power
+from moe_leverage.page.links import link_runs
+from moe_leverage.page.registry import Drawing, figure
 
 INIT_STD = 0.02  # of every study
 PAPER_INIT_STD = 0.006  # Appendix B, at 10 to 100 times our width

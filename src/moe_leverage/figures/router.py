@@ -9,8 +9,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from moe_leverage.figures import theme
-from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.page import theme
+from moe_leverage.page.registry import Drawing, figure
 
 STYLES = {
     "balance loss": ("moe", "-"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from moe_leverage.figures import sweeps, theme
-from moe_leverage.figures.common import (
+from moe_leverage.page import sweeps, theme
+from moe_leverage.page.drawing import (
     PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
     draw_points,
@@ -21,8 +21,8 @@ from moe_leverage.figures.common import (
     power,
     ranges,
 )
-from moe_leverage.figures.notation import axis_label
-from moe_leverage.figures.registry import Drawing, figure
+from moe_leverage.page.notation import axis_label
+from moe_leverage.page.registry import Drawing, figure
 
 # Section 4.1.3: best S up to the turning compute, and above it
 BEST_BELOW, BEST_ABOVE, TURN_FLOPS = 0.167, 0.083, 1e20

@@ -12,10 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.figures import theme
-from moe_leverage.figures.common import FAMILIES, log_axes, note, plain_ticks, power
-from moe_leverage.figures.registry import Drawing, figure
-from moe_leverage.statistics.fitting import Fit
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import FAMILIES, log_axes, note, plain_ticks, power
+from moe_leverage.page.registry import Drawing, figure
 
 ROLES = {"dense": ("dense", "s"), "moe": ("moe", "o")}
 

@@ -96,7 +96,7 @@ def _measured(fits: Path) -> dict[str, Any] | None:
     """Our own side: the joint law with bootstrap samples, and each power law that is fitted."""
     if not (fits / "joint.json").is_file():
         return None
-    from moe_leverage.statistics.fitting import Fit  # its scipy is needed only where a fit exists
+    from moe_leverage.analysis.fitting import Fit  # its scipy is needed only where a fit exists
 
     joint = Fit.load(fits / "joint.json")
     step = max(1, len(joint.samples) // NUM_SAMPLES)

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.figures import theme
+from moe_leverage.analysis.reductions import budget_of
 from moe_leverage.instruments.scripts import assign
-from moe_leverage.lab.studies import STUDIES, UNPLANNED
-from moe_leverage.statistics.reductions import budget_of
+from moe_leverage.page import theme
+from moe_leverage.studies.catalogue import STUDIES, UNPLANNED
 from moe_leverage.theory.law import Array
-from moe_leverage.trainer.training import curve_steps
+from moe_leverage.training.loop import curve_steps
 
 ESTIMATOR = "frontier"  # of the EL shown; chapter 07 has the others
 DIGITS = 5  # significant, of every number that is no count

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.fitting import HUBER_EFFICIENCY, MAD_TO_SIGMA, SMALLEST_DELTA
+from moe_leverage.analysis.leverage import is_held_out
 from moe_leverage.instruments.explorer import ESTIMATOR, homes, plain
 from moe_leverage.instruments.scripts import assign
-from moe_leverage.statistics.fitting import HUBER_EFFICIENCY, MAD_TO_SIGMA, SMALLEST_DELTA
-from moe_leverage.statistics.leverage import is_held_out
 from moe_leverage.theory.laws import JointLaw
 from moe_leverage.theory.saturation import START_BOX
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_leverage.lab import recording
+from moe_leverage.instruments import recording
 
 NAMES = {"loss": "balance loss", "bias": "selection bias", "none": "no balancing"}
 PLAYED = ("loss_nats", "counts", "entropy", "max_over_mean", "idle_experts", "chosen_share", "text")

@@ -19,15 +19,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
-from moe_leverage.figures import theme
-from moe_leverage.statistics.bootstrap import LEVEL
-from moe_leverage.statistics.diagnose import profile
-from moe_leverage.statistics.fitting import Fit
-from moe_leverage.statistics.leverage import FAMILY, family_name
-from moe_leverage.statistics.runs_table import RunsTable
+from moe_leverage.analysis.bootstrap import LEVEL
+from moe_leverage.analysis.diagnose import profile
+from moe_leverage.analysis.findings import Findings, published_leverage
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.leverage import FAMILY, family_name
+from moe_leverage.page import theme
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
-from moe_leverage.your_runs.findings import Findings, published_leverage
+from moe_leverage.your_runs.reading import RunsTable
 
 MOST_FAMILIES = 12  # drawn; more would not be told apart
 MARKERS = "o^Dv<>Ph"  # of granularity, the smallest first

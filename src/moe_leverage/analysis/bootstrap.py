@@ -1,0 +1,125 @@
+"""Resamples of clusters, and the intervals and covariance of a fit that follow from its rows.
+
+A law may have several minima that its rows cannot tell apart; resamples start at each of them.
+
+The bootstrap draws a weight for each cluster from the exponential distribution (Rubin, 1981), which
+unlike drawing clusters with replacement never loses the only run at a budget. For m clusters the
+deviations from the estimate are widened by sqrt(m / (m - P)) and by the ratio of Student's quantile
+at m - P degrees of freedom to the normal one: without both, small tables look too sure.
+
+    m, P    clusters and coefficients
+    theta   coefficients as a fit sees them (module `law`)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe_leverage.analysis.optimise import Problem, Solution, minimise
+from moe_leverage.theory.law import Array
+
+Groups = NDArray[np.int64]  # the cluster number of each row
+
+LEVEL = 0.90  # of every interval unless another is asked for
+NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
+APART = 0.5  # in a coefficient over 1 + its size: minima this far apart are different ones
+MOST_MINIMA = 8
+STRAIGHT = 1.5  # times as far as it should, at most, a widened sample moves any value of the law
+
+
+def draw_weights(groups: Groups, resamples: int, generator: np.random.Generator) -> Array:
+    """Row weights (resamples, n): exponential, one draw a cluster."""
+    drawn = generator.exponential(size=(resamples, int(groups.max()) + 1))
+    return np.asarray(drawn[:, groups])
+
+
+def distinct_minima(ended: Solution, num_rows: int) -> Array:
+    """Where starts ended that the data cannot tell from the best, far apart, the best first.
+
+    A law may have several minima nearly as deep, such as Equation 13 where EL hardly depends on A.
+    An interval that saw one of them alone would be too narrow.
+    """
+    limit = ended.objective.min() * np.exp(NORMAL_95**2 / num_rows)
+    order = np.argsort(ended.objective)
+    near = ended.theta[order[ended.objective[order] <= limit]]
+    chosen: Array = near[:1]
+    while len(chosen) < MOST_MINIMA:
+        gaps = _apart(near, chosen).min(axis=-1)
+        if gaps.max() < APART:
+            break
+        chosen = np.concatenate([chosen, near[[gaps.argmax()]]])
+    return chosen
+
+
+def _apart(samples: Array, minima: Array) -> Array:
+    """How far each sample lies from each minimum, in the coefficient that differs most."""
+    apart: Array = (np.abs(samples[:, None] - minima) / (1 + np.abs(minima))).max(axis=-1)
+    return apart
+
+
+def resampled(problem: Problem, minima: Array, weights: Array) -> Solution:
+    """The lowest that each row of weights reaches from any of the minima."""
+    found = [
+        minimise(problem, np.repeat(one[None], len(weights), axis=0), weights=weights)
+        for one in minima
+    ]
+    lowest = np.argmin([one.objective for one in found], axis=0)
+    rows = np.arange(len(weights))
+    parts = ("theta", "objective", "converged", "iterations")
+    kept = {name: np.stack([getattr(one, name) for one in found])[lowest, rows] for name in parts}
+    return Solution(**kept)
+
+
+def widened(problem: Problem, samples: Array, minima: Array, factor: float) -> Array:
+    """Bootstrap deviations made up for few clusters, except where the law would lose its meaning.
+
+    Each from the nearest minimum. A sample stays as it is where the widened one leaves the domain
+    of the law, as where A_start passes A_max, or the neighbourhood of its minimum: coefficients
+    that trade off against each other do so along a curve, and a straight line leaves it.
+    """
+    centres = minima[_apart(samples, minima).argmin(axis=-1)]
+    wide = centres + factor * (samples - centres)
+    middle, drawn, moved = (
+        np.asarray(problem.law.log_value(theta, problem.inputs))
+        for theta in (centres, samples, wide)
+    )
+    with np.errstate(invalid="ignore"):
+        reach = STRAIGHT * factor * np.abs(drawn - middle).max(axis=-1, keepdims=True)
+        is_sound = np.abs(moved - middle).max(axis=-1, keepdims=True) <= reach
+    return np.where(is_sound, wide, samples)
+
+
+def small_sample_factor(count: int, size: int) -> float:
+    """sqrt(m / (m - P)), the correction of standard errors for the coefficients fitted."""
+    return float(np.sqrt(count / max(count - size, 1)))
+
+
+def student_ratio(freedom: int) -> float:
+    """Student's over the normal 95 % quantile, by the expansion of Fisher and Cornish (1960)."""
+    z2 = NORMAL_95**2
+    return 1 + (z2 + 1) / (4 * freedom) + (5 * z2**2 + 16 * z2 + 3) / (96 * freedom**2)
+
+
+def central_interval(samples: Array, level: float) -> Array:
+    """Ends (m, 2) of the central interval of each column of samples (resamples, m)."""
+    shares = [(1 - level) / 2, (1 + level) / 2]
+    ends = np.quantile(samples, shares, axis=0, method="nearest")  # some samples are infinite
+    return np.swapaxes(ends, 0, -1)
+
+
+def covariance(problem: Problem, theta: Array, groups: Groups) -> Array:
+    """Sandwich covariance H^-1 (sum of squared cluster scores) H^-1, H the Huber curvature."""
+    residuals = problem.residuals(theta)
+    slopes = problem.law.log_gradient(theta, problem.inputs)
+    inside = np.abs(residuals) <= problem.delta
+    curvature = (slopes * inside[:, None]).T @ slopes
+    scores = np.zeros((groups.max() + 1, len(theta)))
+    pull = np.clip(residuals, -problem.delta, problem.delta)
+    np.add.at(scores, groups, slopes * pull[:, None])
+    scale = 1 / np.sqrt(np.maximum(np.diag(curvature), 1e-300))  # the columns differ by decades
+    inverse = np.linalg.pinv(curvature * np.outer(scale, scale), hermitian=True)
+    inverse *= np.outer(scale, scale)
+    widening = small_sample_factor(len(scores), len(theta)) ** 2
+    found: Array = widening * inverse @ (scores.T @ scores) @ inverse
+    return found

@@ -1,0 +1,248 @@
+"""How far a fit can be trusted: is each coefficient identified, and do other laws predict better?
+
+Neither question is asked in the paper, which prints six coefficients for Equation 13 (Table 2), one
+of them 5.28e16, and compares it with no rival.
+
+    profile    least objective with one coefficient held at a value, the others free
+    deviance   n ln (profile / minimum): compared with a chi-square of one degree of freedom
+    K, n, P    problems, rows and coefficients, as in `optimise`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from moe_leverage.analysis.bootstrap import LEVEL
+from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit
+from moe_leverage.analysis.optimise import Problem, Solution, minimise
+from moe_leverage.config import require
+from moe_leverage.theory.law import Array, Law
+
+POINTS = 25  # of a profile, on each side of the estimate
+REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile passes its threshold
+REACH_DECADES = 4.0  # a positive coefficient is followed this far beyond 1 and beyond itself
+REACH_ERRORS = 30.0  # ... and any other over this many standard errors,
+REACH_SIZES = 2.0  # ... and over this many times its own size, so that 0 and its sign are tried
+PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
+FOLDS = 10
+FOLD_STARTS = 16
+SMALLEST = 1e-300
+
+Verdict = Literal["identified", "weakly identified", "not identified"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """The deviance of one coefficient over values around its estimate, and what it means."""
+
+    name: str
+    values: Array  # coefficient
+    deviance: Array
+    interval: tuple[float, float]  # infinite where the deviance never reaches the threshold
+    verdict: Verdict
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        low, high = self.interval
+        reach = f"tried from {self.values[0]:.3g} to {self.values[-1]:.3g}"
+        if self.verdict == "identified":
+            return f"{self.name} is identified: {low:.3g} to {high:.3g}"
+        if self.verdict == "weakly identified":
+            side = f"above {low:.3g}" if np.isinf(high) else f"below {high:.3g}"
+            return f"{self.name} is weakly identified: the data only say {side} ({reach})"
+        return f"{self.name} is not identified: any value fits as well ({reach})"
+
+
+def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
+    """The profile likelihood of every coefficient.
+
+    The rows count as independent, so with few clusters the bootstrap interval is the wider one. A
+    coefficient is identified if its deviance passes the chi-square threshold on both sides, weakly
+    if on one.
+    """
+    names = fitted.law.theta_names or fitted.law.coefficient_names
+    return {name: _profile(fitted, name, number, level) for number, name in enumerate(names)}
+
+
+def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
+    is_log = name in fitted.law.positive
+    error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
+    step = min(error, 1.0) or 1e-3 * max(abs(fitted.theta[number]), 1e-3)
+    decades = REACH_DECADES * np.log(10) + abs(fitted.theta[number])
+    sizes = max(REACH_ERRORS * step, REACH_SIZES * abs(fitted.theta[number]))
+    side = np.geomspace(0.05 * step, max(decades if is_log else sizes, step), POINTS)
+    starts = np.repeat(fitted.theta[None], 2 * POINTS + 1, axis=0)
+    starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
+    paths = _lowest(fitted.problem, number, starts)
+    lowest = max(float(paths.objective.min()), SMALLEST)
+    threshold = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    limit = lowest * np.exp(threshold / len(fitted.log_target))
+    ends = [
+        _crossing(fitted.problem, number, paths.theta[walk], paths.objective[walk] > limit, limit)
+        for walk in (slice(POINTS, None, -1), slice(POINTS, None))
+    ]
+    low, high = (end if end is None or not is_log else float(np.exp(end)) for end in ends)
+    closed = sum(end is not None for end in ends)
+    verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
+    with np.errstate(over="ignore"):
+        values = np.exp(starts[:, number]) if is_log else starts[:, number]
+    bottom = 0.0 if is_log else -np.inf
+    return Profile(
+        name=name,
+        values=values,
+        deviance=len(fitted.log_target) * np.log(np.maximum(paths.objective, SMALLEST) / lowest),
+        interval=(bottom if low is None else low, np.inf if high is None else high),
+        verdict=verdicts[closed],
+    )
+
+
+def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
+    """The least objective with the coefficient held at its value in each of a row of starts."""
+    solved = minimise(problem, starts, fixed=number)
+    drawn = problem.law.starts(
+        problem.inputs, problem.log_target, PROFILE_STARTS, np.random.default_rng(0)
+    )
+    for start in drawn:
+        afresh = np.repeat(start[None], len(starts), axis=0)
+        solved = _lower(solved, problem, number, starts, afresh)
+    for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
+        again = np.roll(solved.theta, inward, axis=0)
+        solved = _lower(solved, problem, number, starts, again)
+    return solved
+
+
+def _lower(
+    solved: Solution, problem: Problem, number: int, starts: Array, begin: Array
+) -> Solution:
+    """What was solved, or what is reached from other beginnings where that is lower."""
+    begin[:, number] = starts[:, number]
+    other = minimise(problem, begin, fixed=number)
+    better = other.objective < solved.objective
+    kept = np.where(better[:, None], other.theta, solved.theta)
+    return replace(solved, theta=kept, objective=np.minimum(other.objective, solved.objective))
+
+
+def _crossing(
+    problem: Problem, number: int, walk: Array, is_above: NDArray[np.bool_], limit: float
+) -> float | None:
+    """Where the objective first passes the limit, walking away from the estimate; None if never.
+
+    `walk` holds the solved thetas on one side; the step that crosses is walked again, ever finer.
+    """
+    for _ in range(REFINEMENTS):
+        if not is_above.any():
+            return None
+        outer = max(int(is_above.argmax()), 1)
+        shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
+        walk = walk[outer - 1] + shares * (walk[outer] - walk[outer - 1])
+        solved = _lowest(problem, number, walk)
+        walk, is_above = solved.theta, solved.objective > limit
+    return float(walk[max(int(is_above.argmax()), 1), number])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One law's standing among rivals; lower is better everywhere."""
+
+    law: str
+    num_coefficients: int
+    error: float  # root mean squared log residual of the rows fitted
+    held_out_error: float  # the same on rows the fit did not see
+    num_held_out: int
+    aic: float
+    bic: float
+
+
+def compare(
+    forms: Sequence[type[Law]],
+    table: Mapping[str, Any] | pd.DataFrame,
+    target: str,
+    *,
+    held_out: str = "",
+    clusters: str = "",
+    seed: int = 0,
+) -> list[Score]:
+    """Laws fitted to the same rows, in order of the error on rows they did not see.
+
+    `held_out` names a column that is true for rows kept from every fit; without it the rows are
+    left out in ten folds of whole clusters. AIC = n ln(2 F / n) + 2 P and BIC with P ln n, for the
+    Huber objective F at one delta for all laws: the usual ones where noise is normal. A law that
+    the table cannot identify is left out of the list.
+
+    >>> from moe_leverage.theory.laws import PowerLaw
+    >>> from moe_leverage.theory.rivals import FlooredPowerLaw
+    >>> compute = np.geomspace(1e11, 1e14, 12)
+    >>> table = {"compute": compute, "loss": 2 + 300 * compute**-0.2}
+    >>> [score.law for score in compare([PowerLaw, FlooredPowerLaw], table, "loss")]
+    ['FlooredPowerLaw', 'PowerLaw']
+    """
+    rows = len(np.asarray(table[target]))
+    outside = np.asarray(table[held_out], dtype=bool) if held_out else np.zeros(rows, dtype=bool)
+    require(not outside.all(), held_out or "rows", rows, "leaves no row to fit")
+    columns = {name for law in forms for name in law.inputs} | {target} | {clusters} - {""}
+    inside = {name: np.asarray(table[name])[~outside] for name in columns}
+    fits = []
+    for law in forms:
+        try:
+            fits.append(fit(law, inside, target, clusters=clusters, resamples=0, seed=seed))
+        except UnidentifiedError:
+            continue
+    require(bool(fits), "forms", [law.__name__ for law in forms], "none is identified by the table")
+    delta = max(fitted.delta for fitted in fits)
+    beyond = {name: np.asarray(table[name])[outside] for name in columns}
+    scores = [_score(fitted, delta, beyond if held_out else None, target, seed) for fitted in fits]
+    return sorted(scores, key=lambda score: score.held_out_error)
+
+
+def _score(
+    fitted: Fit, delta: float, beyond: Mapping[str, Array] | None, target: str, seed: int
+) -> Score:
+    problem = replace(fitted.problem, delta=delta)
+    solved = minimise(problem, fitted.theta[None])
+    rows, size = len(problem.log_target), len(fitted.theta)
+    if beyond is None:
+        errors = _cross_validate(fitted, problem, seed)
+    else:
+        inputs = {name: np.asarray(beyond[name], dtype=float) for name in fitted.law.inputs}
+        errors = fitted.law.log_value(solved.theta[0], inputs) - np.log(beyond[target])
+    fit_term = rows * np.log(max(2 * float(solved.objective[0]) / rows, SMALLEST))
+    return Score(
+        law=type(fitted.law).__name__,
+        num_coefficients=size,
+        error=_root_mean_square(problem.residuals(solved.theta[0])),
+        held_out_error=_root_mean_square(errors),
+        num_held_out=len(errors),
+        aic=float(fit_term) + 2 * size,
+        bic=float(fit_term) + size * float(np.log(rows)),
+    )
+
+
+def _cross_validate(fitted: Fit, problem: Problem, seed: int) -> Array:
+    """Log error of every row, predicted from the folds that it is not in."""
+    generator = np.random.default_rng(seed)
+    count = int(fitted.clusters.max()) + 1
+    fold_of = (generator.permutation(count) % FOLDS)[fitted.clusters]
+    folds = np.unique(fold_of)
+    begin = fitted.law.starts(problem.inputs, problem.log_target, FOLD_STARTS, generator)
+    begin = np.concatenate([fitted.theta[None], begin])
+    weights = (fold_of != folds[:, None]).astype(float)
+    solved = minimise(
+        problem, np.tile(begin, (len(folds), 1)), weights=np.repeat(weights, len(begin), axis=0)
+    )
+    best = solved.objective.reshape(len(folds), -1).argmin(axis=1)
+    theta = solved.theta.reshape(len(folds), len(begin), -1)[np.arange(len(folds)), best]
+    errors = problem.residuals(theta)
+    own: Array = errors[np.searchsorted(folds, fold_of), np.arange(len(fold_of))]
+    return own
+
+
+def _root_mean_square(errors: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(errors))))

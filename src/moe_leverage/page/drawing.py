@@ -1,0 +1,192 @@
+"""Parts that the figures of several chapters share: axes, measured points, the scale note.
+
+Measured points of EL are a tidy table with the columns `POINT_COLUMNS`; None or an empty table
+means that no run of ours stands yet, and the published side is drawn alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import matplotlib.ticker as ticker
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.config import require
+from moe_leverage.page import theme
+from moe_leverage.page.links import link_runs
+from moe_leverage.page.notation import axis_label
+from moe_leverage.theory.laws import PowerLaw
+
+PAPER_BUDGETS_FLOPS = (1e18, 1e19, 1e20, 3e20)  # reach of the architecture studies, Section 4
+LADDER_FLOPS = (1e11, 3e11, 1e12, 3e12)  # our own ladder of small models, as lab.protocol has it
+STUDY_RANGE = "studies of Section 4, 1e18 to 3e20 FLOPs"
+CONFIG_COLUMNS = (  # that tell two configs of our studies apart, all but the seed
+    "num_experts", "num_active_experts", "num_shared_experts", "d_expert", "d_ffn", "num_layers",
+    "d_model", "num_dense_layers", "learning_rate", "batch_sequences", "num_steps",
+    "routing.balance_coefficient", "routing.bias_update_rate",
+)  # fmt: skip
+MIN_REPEATS = 2  # degrees of freedom, below which no interval is drawn
+FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them
+POINT_COLUMNS = (
+    "activation_ratio",
+    "granularity",
+    "compute_flops",
+    "efficiency_leverage",
+    "leverage_low",
+    "leverage_high",
+)
+
+
+def log_axes(ax: Axes, x: str = "", y: str = "") -> None:
+    """Label both axes from the notation; those of powers of ten are logarithmic."""
+    if x:
+        ax.set_xscale("log")
+        ax.set_xlabel(axis_label(x))
+    if y:
+        ax.set_yscale("log")
+        ax.set_ylabel(axis_label(y))
+
+
+def plain_ticks(axis: object, values: Iterable[float], specification: str = "g") -> None:
+    """Ticks of a logarithmic axis at these values, written as plain numbers."""
+    ticks = list(values)
+    axis.set_major_locator(ticker.FixedLocator(ticks))  # type: ignore[attr-defined]
+    labels = [format(value, specification) for value in ticks]
+    axis.set_major_formatter(ticker.FixedFormatter(labels))  # type: ignore[attr-defined]
+    axis.set_minor_locator(ticker.NullLocator())  # type: ignore[attr-defined]
+
+
+def points(measured: pd.DataFrame | None, columns: Iterable[str] = POINT_COLUMNS) -> pd.DataFrame:
+    """The measured points, checked for their columns; an empty table when there are none."""
+    wanted = list(columns)
+    if measured is None or measured.empty:
+        return pd.DataFrame(columns=wanted, dtype=float)
+    for name in wanted:
+        require(name in measured.columns, "measured", list(measured.columns), f"lacks {name}")
+    return measured
+
+
+def draw_points(
+    ax: Axes, frame: pd.DataFrame, x: str, y: str, *, colour: str = "", label: str = "measured"
+) -> None:
+    """Measured points as open markers, with interval bars where the table has them.
+
+    Where it has a column `run_id`, each point leads to its run in the explorer.
+    """
+    stem = "leverage" if y == "efficiency_leverage" else y
+    low, high = f"{stem}_low", f"{stem}_high"
+    bars = None
+    if low in frame.columns and high in frame.columns:
+        bars = np.abs(np.vstack([frame[y] - frame[low], frame[high] - frame[y]]))
+    ink = colour or theme.colour("measured")
+    ax.errorbar(
+        frame[x], frame[y], yerr=bars, fmt=theme.MARKERS["measured"], color=ink,
+        markerfacecolor="none", markeredgewidth=1.4, elinewidth=1, label=label,
+    )  # fmt: skip
+    link_runs(ax, frame, x, y)
+
+
+def linked_means(
+    runs: pd.DataFrame, axes: list[str], repeated: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Mean loss over seeds at each budget and place, its 90 % interval, and the runs behind it.
+
+    The interval is that of a mean under the noise between seeds: of `repeated`, runs of the same
+    recipe, or else of the table itself. It is missing where neither repeats enough.
+    """
+    done = runs[runs["status"] == "ok"]
+    done = done.assign(
+        compute_flops=budget_of(done["compute_flops"].to_numpy(dtype=float)),
+        log_loss=np.log(done["loss_nats"].astype(float)),
+    )
+    means = done.groupby(["compute_flops", *axes], as_index=False).agg(
+        log_loss=("log_loss", "mean"), num_seeds=("log_loss", "size"), run_id=("run_id", " ".join)
+    )
+    source = runs if repeated is None or repeated.empty else repeated
+    wide = NORMAL_95 * seed_noise(source) / np.sqrt(means["num_seeds"])
+    return means.assign(
+        loss_nats=np.exp(means["log_loss"]),
+        loss_nats_low=np.exp(means["log_loss"] - wide),
+        loss_nats_high=np.exp(means["log_loss"] + wide),
+    ).drop(columns="log_loss")
+
+
+def seed_noise(runs: pd.DataFrame) -> float:
+    """Deviation of ln loss between seeds of one config, pooled and widened for few; NaN for none.
+
+    >>> runs = pd.DataFrame({"status": "ok", "loss_nats": [3.0, 3.0, 4.0], "seed": [0, 1, 0]})
+    >>> same = dict.fromkeys(CONFIG_COLUMNS, 1)
+    >>> seed_noise(runs.assign(**same)) > 0.1
+    True
+    """
+    done = runs[runs["status"] == "ok"]
+    log_loss = pd.Series(np.log(done["loss_nats"].astype(float)), done.index)
+    groups = log_loss.groupby([done[name] for name in CONFIG_COLUMNS], dropna=False)
+    freedom = len(done) - groups.ngroups
+    spread = log_loss - groups.transform("mean")
+    if freedom < MIN_REPEATS:
+        return float("nan")
+    return float(np.sqrt((spread**2).sum() / freedom)) * student_ratio(freedom)
+
+
+def draw_band(ax: Axes, fitted: Fit, compute: NDArray[np.float64], *, family: str) -> pd.DataFrame:
+    """A law of our own over compute with its 90 % interval; gives the table of what was drawn."""
+    drawn = fitted.predict({"compute": compute})
+    low, high = drawn.confidence.T
+    ink = theme.colour(family)
+    ax.plot(compute, drawn.value, "--", color=ink, label=f"our fit, {FAMILIES[family]}")
+    ax.fill_between(compute, low, high, color=ink, alpha=0.15, lw=0)
+    columns = {"family": family, "compute_flops": compute, fitted.target: drawn.value}
+    return pd.DataFrame(columns | {f"{fitted.target}_low": low, f"{fitted.target}_high": high})
+
+
+def own_exponent(of: str, own: Fit, published: PowerLaw) -> str:
+    """Our exponent of a power law with its interval, and whether that holds the printed one."""
+    low, high = own.interval()["exponent"]
+    verdict = "which holds" if low <= published.exponent <= high else "which does not hold"
+    value = f"{own.law.coefficients[1]:.2f} ({low:.2f} to {high:.2f}) for {of}"
+    return f"{value}, {verdict} the printed {published.exponent:.2f}"
+
+
+def note(fig: Figure, text: str) -> None:
+    """A small line under the figure: which compute range it stands on."""
+    fig.supxlabel(text, fontsize=8.5, color=theme.colour("muted"), x=0.99, ha="right")
+
+
+def ranges(published: str, measured: pd.DataFrame | None, column: str = "compute_flops") -> str:
+    """The compute that the published and the measured side stand on, in one line.
+
+    >>> ranges("fitted at 1e18 to 3e20 FLOPs", None)
+    'Published: fitted at 1e18 to 3e20 FLOPs.  Ours: no runs yet.'
+    """
+    ours = "no runs yet"
+    if measured is not None and not measured.empty:
+        ours = f"{power(measured[column].min())} to {power(measured[column].max())} FLOPs"
+    return f"Published: {published}.  Ours: {ours}."
+
+
+def power(value: float) -> str:
+    """A FLOP count in the short form of the paper's tables.
+
+    >>> power(2e18), power(1.25e22), power(1e11)
+    ('2e18', '1.2e22', '1e11')
+    """
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def percent(ratio: float) -> str:
+    """A ratio in per cent with two significant digits.
+
+    >>> percent(3 / 65), percent(1.0), percent(0.0116)
+    ('4.6 %', '100 %', '1.2 %')
+    """
+    value = 100 * ratio
+    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %"

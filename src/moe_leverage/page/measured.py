@@ -1,0 +1,194 @@
+"""Our own runs as the tidy tables that the chapters' figures draw beside the published laws.
+
+Leverage is read from the fits of the ledger (data/fits), optima from its runs under the names of
+the notation (`page.runs_of`). A table is empty where runs do not yet suffice, so that a chapter
+reads the same with and without them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage import paths
+from moe_leverage.analysis import reductions
+from moe_leverage.analysis.fitting import Fit
+from moe_leverage.theory.laws import JointLaw
+
+ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
+SAME_AXIS = 0.05  # by which whole experts may move an axis off its value
+POINT_KEYS = ["activation_ratio", "granularity", "shared_ratio", "compute"]  # of a leverage
+MIN_ESTIMATORS = 2  # that make a comparison
+MIN_GRANULARITIES = 3
+
+
+def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs with the columns that `reductions` reads."""
+    if runs.empty:
+        return pd.DataFrame()
+    done = runs[runs["status"] == "ok"].reset_index(drop=True)
+    attention = done["forward_flops.attention_projections"] + done["forward_flops.attention_scores"]
+    return done.assign(
+        family=np.where(done["num_experts"] > 0, "moe", "dense"),
+        compute=done["compute_flops"].astype(float),
+        loss=done["loss_nats"].astype(float),
+        batch_tokens=done["batch_sequences"] * done["sequence_length"],
+        balance_coefficient=done["routing.balance_coefficient"],
+        attention_share=(attention / done["flops_per_token"]).astype(float).round(2),
+    )
+
+
+def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame:
+    """EL with its interval at every MoE point of the ledger's fits, at these values of the axes.
+
+    Points of studies that change more than A, G and C are left out, and so are mere bounds; along
+    an axis also those of the joint study, which lie on no axis but by chance.
+    """
+    path = directory / "leverage.csv"
+    if not path.is_file():
+        return pd.DataFrame()
+    points = pd.read_csv(path)
+    kept = (points["estimator"] == ESTIMATOR) & points["variant"].isna()
+    if axes:
+        kept &= ~points["held_out"].astype(bool)
+    for name, value in axes.items():
+        kept &= np.isclose(points[name], value, rtol=SAME_AXIS)
+    names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
+    found = points[kept].dropna(subset=["efficiency_leverage"]).rename(columns=names)
+    return found.reset_index(drop=True)
+
+
+def leverage_by_budget(directory: Path = paths.FITS) -> pd.DataFrame:
+    """Reach of the measured EL at each budget, and how many points lie clearly off 1, by interval.
+
+    Points of the joint study, each at a budget of its own, are left out.
+    """
+    found = leverage_points(directory)
+    if found.empty:
+        return found
+    found = found[~found["held_out"].astype(bool)]
+    return (
+        found.assign(
+            compute_flops=reductions.budget_of(found["compute_flops"].to_numpy(dtype=float)),
+            above=found["leverage_low"] > 1,
+            below=found["leverage_high"] < 1,
+        )
+        .groupby("compute_flops", as_index=False)
+        .agg(
+            designs=("efficiency_leverage", "size"),
+            lowest=("efficiency_leverage", "min"),
+            highest=("efficiency_leverage", "max"),
+            above=("above", "sum"),
+            below=("below", "sum"),
+        )
+    )
+
+
+def joint_law(directory: Path = paths.FITS) -> JointLaw | None:
+    """Equation 13 as fitted to our own runs, if the ledger's fits have it."""
+    path = directory / "joint.json"
+    law = Fit.load(path).law if path.is_file() else None
+    return law if isinstance(law, JointLaw) else None
+
+
+def fits(*names: str, directory: Path = paths.FITS) -> dict[str, Fit]:
+    """Those of the ledger's fits that there are, by name."""
+    files = {name: directory / f"{name}.json" for name in names}
+    return {name: Fit.load(path) for name, path in files.items() if path.is_file()}
+
+
+def table_of(name: str, directory: Path = paths.FITS) -> pd.DataFrame:
+    """A table that the fits of the ledger wrote: `rivals` or `profiles`; empty before."""
+    path = directory / f"{name}.csv"
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def estimators(directory: Path = paths.FITS) -> pd.DataFrame:
+    """EL of the plain MoE points by every estimator, and whether their 90 % intervals meet."""
+    points = table_of("leverage", directory)
+    if points.empty:
+        return points
+    points = points[points["variant"].isna()]
+    known = points.dropna(subset=["efficiency_leverage", "low", "high"])
+    wide = known.pivot_table(index=POINT_KEYS, columns="estimator", values="efficiency_leverage")
+    groups = known.groupby(POINT_KEYS)
+    wide["agree"] = groups["low"].max() <= groups["high"].min()
+    several = groups["estimator"].nunique() >= MIN_ESTIMATORS
+    return wide[several].reset_index().rename(columns={"compute": "compute_flops"})
+
+
+def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
+    """Measured EL of each plain MoE point beside the value of our own joint law, and its part.
+
+    `part` is `fitted`, `largest sixth` (kept from the fit for its leverage) or `joint study`.
+    """
+    points = table_of("leverage", directory)
+    if points.empty:
+        return points
+    points = points[points["variant"].isna()]
+    keys = [*POINT_KEYS, "loss"]
+    by_law = points.loc[points["estimator"] == "joint", [*keys, "efficiency_leverage", "held_out"]]
+    measured = points[points["estimator"] == ESTIMATOR].dropna(subset=["efficiency_leverage"])
+    both = measured.merge(by_law, on=keys, suffixes=("", "_predicted"))
+    part = np.where(both["held_out"], "joint study", "largest sixth")
+    part = np.where(both["held_out_predicted"], part, "fitted")
+    names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
+    names["efficiency_leverage_predicted"] = "predicted_leverage"
+    return both.assign(part=part).rename(columns=names)
+
+
+def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
+    """Near-optimal settings (Section 2.2) at every budget, dense and MoE."""
+    table = runs_table(runs)
+    if table.empty:
+        return table
+    parts = [reductions.near_optimal(group) for _, group in table.groupby("family")]
+    columns = ["compute_flops", "learning_rate", "batch_tokens", "family", "excess_loss", "run_id"]
+    return pd.concat(parts, ignore_index=True).assign(compute_flops=lambda t: t["budget"])[columns]
+
+
+def allocation_minima(runs: pd.DataFrame) -> pd.DataFrame:
+    """M_opt and D_opt at every budget with enough sizes (Section 2.3), dense and MoE."""
+    table = runs_table(runs)
+    if table.empty:
+        return table
+    parts = [
+        reductions.isoflop_optima(group).assign(family=name)
+        for name, group in table.groupby("family")
+    ]
+    minima = pd.concat(parts, ignore_index=True).rename(columns={"compute": "compute_flops"})
+    return minima.dropna(subset=["flops_per_token"]).reset_index(drop=True)
+
+
+def allocation_ratio(minima: pd.DataFrame) -> pd.DataFrame:
+    """M_opt of MoE over M_opt of dense at every budget that has both."""
+    if minima.empty:
+        return minima
+    budget = minima["compute_flops"].map(lambda compute: round(2 * np.log10(compute)) / 2)
+    wide = minima.assign(budget=10.0**budget).pivot_table(
+        index="budget", columns="family", values="flops_per_token"
+    )
+    if not {"moe", "dense"} <= set(wide.columns):
+        return pd.DataFrame()
+    ratio = (wide["moe"] / wide["dense"]).dropna()
+    return ratio.rename("model_ratio").rename_axis("compute_flops").reset_index()
+
+
+def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
+    """The value of `axis` with the lowest mean loss over seeds at every budget (and `also`)."""
+    table = runs_table(runs)
+    if table.empty:
+        return table
+    table = table.assign(compute_flops=reductions.budget_of(table["compute"].to_numpy()))
+    keys = ["compute_flops", *also]
+    means = table.groupby([*keys, axis], as_index=False).agg(
+        loss=("loss", "mean"),
+        flops_per_token=("flops_per_token", "mean"),
+        run_id=("run_id", " ".join),
+    )
+    enough = means.groupby(keys)[axis].transform("nunique") >= MIN_GRANULARITIES
+    means = means[enough]
+    best: pd.DataFrame = means.sort_values("loss").drop_duplicates(keys)
+    return best.sort_values(keys, ignore_index=True)

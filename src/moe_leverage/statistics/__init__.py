@@ -1,1 +1,0 @@
-"""From runs to laws with intervals: fits, bootstrap, diagnosis, leverage three ways."""

@@ -1,0 +1,1 @@
+"""The studies: what is trained, on which protocol, by which runner."""

@@ -1,0 +1,377 @@
+"""Running the studies: what is left, cheapest first, over worker processes, surviving their deaths.
+
+Each run is claimed by a lock, trained with checkpoints, and appended to the ledger by the process
+that trained it; so whatever is killed, a later `run` finds every finished record, goes on from the
+last checkpoint of the others, and trains nothing twice.
+
+    ledger/<study>.jsonl      one line a finished run
+    runs/<run id>.lock        held by the process that trains the run
+    runs/<run id>/            its checkpoint, gone once the record stands in the ledger
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from joblib import Parallel, delayed
+
+from moe_leverage import corpus, ledger, paths
+from moe_leverage.accounting import count_training_flops
+from moe_leverage.corpus.tokens import Corpus
+from moe_leverage.locks import claim, holder, is_claimed
+from moe_leverage.studies.backends import Pool, connected, deaths_of
+from moe_leverage.studies.catalogue import Planned
+from moe_leverage.training.loop import Stopped, train
+from moe_leverage.training.machine import Execution
+
+State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
+DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
+IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where records and checkpoints go; every worker of a cluster must see the same files."""
+
+    ledger: Path = field(default_factory=lambda: paths.DATA / "ledger")
+    runs: Path = field(default_factory=lambda: paths.CACHE / "runs")
+    open_corpus: Callable[[str], Corpus] = corpus.load
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one planned run."""
+
+    study: str
+    run_id: str
+    state: State
+    reason: str = ""
+    seconds: float = 0.0
+
+
+Report = Callable[[Outcome], None]
+
+
+def run(
+    planned: Sequence[Planned],
+    *,
+    pool: Pool | None = None,
+    place: Place | None = None,
+    report: Report = lambda outcome: None,
+) -> list[Outcome]:
+    """Train what the ledger lacks of `planned`, cheapest first, and say what became of each.
+
+    A run that fails is reported by name and the rest goes on. SIGTERM and Ctrl-C let the runs in
+    progress write their checkpoints, and start no further one.
+    """
+    pool = pool or Pool()
+    place = place or Place()
+    outcomes: dict[str, Outcome] = {}
+
+    def note(outcome: Outcome) -> None:
+        outcomes[outcome.run_id] = outcome
+        report(outcome)
+
+    sweep_leftovers(place)
+    share(planned, place)
+    waiting = missing(planned, place)
+    with _stopping(place) as stopping:
+        deadline = time.monotonic() + pool.max_seconds
+
+        def is_over() -> bool:
+            return stopping.is_set() or time.monotonic() > deadline
+
+        suspects = _drain(waiting, pool, place, note, is_over)
+        for one in missing(suspects, place):
+            _try_alone(one, pool, place, note, is_over)
+    have = recorded(place.ledger)
+    for one in waiting:  # what was recorded as another worker's death took the pool down
+        if one.run_id in have and one.run_id not in outcomes:
+            note(_outcome(one, have[one.run_id]))
+    share(planned, place)
+    sweep_leftovers(place)
+    return list(outcomes.values())
+
+
+def run_one(one: Planned, pool: Pool, place: Place) -> Outcome:
+    """Train one run in this process and append its record; every failure comes back by name."""
+    start = time.monotonic()
+    try:
+        with claim(_lock_path(one.run_id, place)) as is_mine:
+            if not is_mine:
+                return _outcome(one, "elsewhere", "another process trains it")
+            path = _ledger_path(one.study, place)
+            if one.run_id in recorded(place.ledger):
+                _copy(one, place)
+                return _outcome(one, "recorded", "another process finished it")
+            record, remark = _train(one, pool, place)
+            ledger.append(path, record | {"study": one.study, "protocol": one.protocol})
+            shutil.rmtree(place.runs / one.run_id, ignore_errors=True)
+        return _outcome(one, record["status"], remark, time.monotonic() - start)
+    except Stopped as stopped:
+        return _outcome(one, "stopped", str(stopped))
+    except Exception as error:
+        return _outcome(one, "failed", f"{type(error).__name__}: {error}")
+
+
+def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
+    """Those of `planned` without a record in their study's ledger, each once, cheapest first."""
+    have = {study: recorded_in(_ledger_path(study, place)) for study in {p.study for p in planned}}
+    unique = {one.run_id: one for one in planned if one.run_id not in have[one.study]}
+    return sorted(unique.values(), key=lambda one: count_training_flops(one.run))
+
+
+def share(planned: Sequence[Planned], place: Place) -> None:
+    """Copy the records of runs that several studies plan into the ledger of each.
+
+    Such a run is trained once; its record stands in every study's file, equal but for the study.
+    """
+    have = recorded(place.ledger)
+    for one in planned:
+        path = _ledger_path(one.study, place)
+        if one.run_id in have and one.run_id not in recorded_in(path):
+            with claim(_lock_path(one.run_id, place)) as is_mine:
+                if is_mine:
+                    _copy(one, place)
+
+
+def _copy(one: Planned, place: Place) -> None:
+    """Write a recorded run into its study's ledger too, unless it stands there; it is claimed."""
+    path = _ledger_path(one.study, place)
+    if one.run_id not in recorded_in(path):
+        ledger.append(path, _record(one.run_id, place) | {"study": one.study})
+
+
+def _record(run_id: str, place: Place) -> dict[str, Any]:
+    """The record of a run, from whichever study's ledger holds it."""
+    for path in sorted(place.ledger.glob("*.jsonl")):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n") and value_of(line, b'"run_id":"') == run_id:
+                record: dict[str, Any] = json.loads(line)
+                return record
+    raise KeyError(run_id)
+
+
+def recorded(directory: Path) -> dict[str, str]:
+    """Status of every run in the ledger, by identity.
+
+    Lines are searched, not parsed: the ledger writes its keys without spaces, and no other key of
+    a record bears these names. A last line that a writer left unfinished does not count.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.jsonl").write_text('{"run_id":"c0ffee","status":"ok"}\\n{"run_')
+    ...     recorded(Path(folder))
+    {'c0ffee': 'ok'}
+    """
+    found: dict[str, str] = {}
+    for path in sorted(directory.glob("*.jsonl")):
+        found |= recorded_in(path)
+    return found
+
+
+def recorded_in(path: Path) -> dict[str, str]:
+    """Status of every run in one file of the ledger, by identity."""
+    found: dict[str, str] = {}
+    if not path.is_file():
+        return found
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                found[value_of(line, b'"run_id":"')] = value_of(line, b'"status":"')
+    return found
+
+
+def value_of(line: bytes, key: bytes) -> str:
+    """The string that follows `key`, up to its closing quote, at its first place in a line.
+
+    >>> value_of(b'{"schema":1,"run_id":"c0ffee"}', b'"run_id":"')
+    'c0ffee'
+    """
+    start = line.find(key) + len(key)
+    return line[start : line.find(b'"', start)].decode()
+
+
+def steps_done(one: Planned, place: Place) -> int:
+    """Steps that the checkpoint of a run in progress holds."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        index = json.loads((place.runs / one.run_id / "checkpoint.json").read_text())
+        return int(index["steps_done"])
+    return 0
+
+
+def in_progress(one: Planned, place: Place) -> bool:
+    """Whether a living process trains this run."""
+    return is_claimed(_lock_path(one.run_id, place))
+
+
+def sweep_leftovers(place: Place) -> None:
+    """Remove checkpoints and locks of runs whose record stands in the ledger already."""
+    have = recorded(place.ledger)
+    names = {path.name.removesuffix(".lock") for path in place.runs.glob("*")}
+    for run_id in sorted(names & set(have)):
+        with claim(_lock_path(run_id, place)) as is_mine:
+            if is_mine:
+                shutil.rmtree(place.runs / run_id, ignore_errors=True)
+
+
+def _ledger_path(study: str, place: Place) -> Path:
+    return place.ledger / f"{study}.jsonl"
+
+
+def _lock_path(run_id: str, place: Place) -> Path:
+    return place.runs / f"{run_id}.lock"
+
+
+def _drain(
+    waiting: Sequence[Planned],
+    pool: Pool,
+    place: Place,
+    note: Report,
+    is_over: Callable[[], bool],
+) -> list[Planned]:
+    """Work through `waiting`; the runs that were going on whenever a worker process died."""
+    left = {one.run_id: one for one in waiting}
+    suspects: list[Planned] = []
+    idle_deaths = 0
+    while left and not is_over():
+        try:
+            for outcome in _outcomes(list(left.values()), pool, place, is_over):
+                left.pop(outcome.run_id, None)
+                note(outcome)
+            break
+        except deaths_of(pool) as error:
+            struck = [one for one in left.values() if _was_struck(one, place, pool)]
+            suspects += struck
+            idle_deaths += not struck
+            left = {one.run_id: one for one in missing(list(left.values()), place)}
+            for one in struck:
+                left.pop(one.run_id, None)
+            if idle_deaths == IDLE_DEATHS:
+                for one in left.values():
+                    note(_outcome(one, "failed", f"worker processes die: {error}"))
+                break
+    return suspects
+
+
+def _try_alone(
+    one: Planned, pool: Pool, place: Place, note: Report, is_over: Callable[[], bool]
+) -> None:
+    """Run one suspect with nothing beside it, so that a death is its own."""
+    deaths = 0
+    alone = replace(pool, workers=1)
+    while deaths < DEATHS_ALONE and not is_over():
+        try:
+            for outcome in _outcomes([one], alone, place, is_over):
+                note(outcome)
+            return
+        except deaths_of(pool):
+            deaths += 1
+    if deaths == DEATHS_ALONE:
+        with claim(_lock_path(one.run_id, place)):
+            pass  # which removes the lock that the dead left
+        reason = f"its worker process died {deaths} times, alone (killed, or out of memory)"
+        note(_outcome(one, "failed", reason))
+
+
+def _was_struck(one: Planned, place: Place, pool: Pool) -> bool:
+    """Whether a worker left the run's lock behind when it died; here, one of this process."""
+    path = _lock_path(one.run_id, place)
+    is_ours = pool.backend != "local" or holder(path)[1] == os.getpid()
+    return path.exists() and is_ours and not is_claimed(path)
+
+
+def _outcomes(
+    tasks: Sequence[Planned], pool: Pool, place: Place, is_over: Callable[[], bool]
+) -> Iterator[Outcome]:
+    """The outcomes of `tasks` as they come, from the backend's workers."""
+    calls = (delayed(run_one)(one, pool, place) for one in tasks if not is_over())
+    with connected(pool):
+        # Two processes at least, since joblib runs a single one inside the caller; no more than
+        # `workers` tasks are ever under way.
+        parallel = Parallel(
+            n_jobs=max(2, pool.workers),
+            pre_dispatch=pool.workers,
+            batch_size=1,
+            return_as="list" if pool.backend == "ray" else "generator_unordered",
+        )
+        yield from parallel(calls)
+
+
+def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
+    """The record of a run, from its checkpoint if that can be read, and a remark if it cannot."""
+    directory = place.runs / one.run_id
+    tokens = _opened(place.open_corpus, one.run.corpus)
+    execution = Execution(
+        device=pool.device,
+        threads=pool.threads,
+        compile=pool.compile,
+        checkpoint_seconds=pool.checkpoint_seconds,
+    )
+    again = functools.partial(
+        train,
+        one.run,
+        corpus=tokens,
+        execution=execution,
+        checkpoint_directory=directory,
+        progress=False,
+    )
+    try:
+        return again(), ""
+    except ValueError as error:
+        if not str(error).startswith("checkpoint"):
+            raise
+        shutil.rmtree(directory)
+        return again(), f"begun again, since its checkpoint could not be read: {error}"
+
+
+@functools.cache
+def _opened(open_corpus: Callable[[str], Corpus], tier: str) -> Corpus:
+    """The corpus, opened and checked once in a process."""
+    return open_corpus(tier)
+
+
+def _outcome(one: Planned, state: Any, reason: str = "", seconds: float = 0.0) -> Outcome:
+    return Outcome(study=one.study, run_id=one.run_id, state=state, reason=reason, seconds=seconds)
+
+
+@contextlib.contextmanager
+def _stopping(place: Place) -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set; they are passed on to this process's workers."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        event.set()
+        for path in place.runs.glob("*.lock"):
+            pid, parent = holder(path)
+            if parent == os.getpid() and is_claimed(path):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def tally(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many runs ended in each state."""
+    return dict(Counter(outcome.state for outcome in outcomes))

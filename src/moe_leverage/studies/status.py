@@ -1,0 +1,154 @@
+"""Where the studies stand: what is planned, done, running and missing, and what is wrong.
+
+The counterpart of the paper's tables of runs (Tables 7 to 11), read from the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from moe_leverage import ledger
+from moe_leverage.accounting import count_training_flops
+from moe_leverage.studies.catalogue import STUDIES, UNPLANNED, Planned, get, plan
+from moe_leverage.studies.runner import Place, in_progress, recorded_in, value_of
+
+ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyStatus:
+    """How far one study is; `waits` says why it cannot be planned yet."""
+
+    study: str
+    planned: int
+    done: int
+    diverged: int
+    running: int
+    missing: int
+    waits: str = ""
+
+
+def plan_now(name: str, place: Place) -> list[Planned]:
+    """The plan of a study as the adopted laws and the ledger give it now."""
+    wanted = plan(name)
+    path = place.ledger / f"{name}.jsonl"
+    if not (get(name).repeat_best and path.is_file()):
+        return wanted
+    return plan(name, losses=_losses(path, {one.run_id for one in wanted}))
+
+
+def status(place: Place) -> dict[str, Any]:
+    """All studies, and how many different runs have finished with a loss."""
+    files = {path.stem: recorded_in(path) for path in sorted(place.ledger.glob("*.jsonl"))}
+    studies = {name: asdict(_study_status(name, files.get(name, {}), place)) for name in STUDIES}
+    states = {run_id: state for have in files.values() for run_id, state in have.items()}
+    finished = sum(state == "ok" for state in states.values())
+    return {"finished": finished, "diverged": len(states) - finished, "studies": studies}
+
+
+def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
+    try:
+        wanted = plan_now(name, place)
+    except ValueError as error:
+        counts = dict.fromkeys(("planned", "done", "diverged", "running", "missing"), 0)
+        return StudyStatus(study=name, waits=str(error), **counts)
+    states = [have.get(one.run_id, "") for one in wanted]
+    absent = [one for one in wanted if one.run_id not in have]
+    running = sum(in_progress(one, place) for one in absent)
+    return StudyStatus(
+        study=name,
+        planned=len(wanted),
+        done=states.count("ok"),
+        diverged=states.count("diverged"),
+        running=running,
+        missing=len(absent) - running,
+    )
+
+
+def plans_now(place: Place) -> dict[str, set[str]]:
+    """The identities of the runs of every study that can be planned now."""
+    found = {}
+    for name in STUDIES:
+        with contextlib.suppress(ValueError):
+            found[name] = {one.run_id for one in plan_now(name, place)}
+    return found
+
+
+def pin(place: Place) -> None:
+    """Write the plans beside the ledger, from which an analysis knows what a study lacks."""
+    ledger.write_plans(plans_now(place), place.ledger)
+
+
+def verify(place: Place) -> list[str]:
+    """What is wrong with the ledger, line by line and against the plans; empty if nothing is.
+
+    A run that its study does not plan any more is stale, unless it carries a reason in `excluded`.
+    """
+    problems = ledger.verify(place.ledger)
+    path = place.ledger / ledger.PLANS
+    written = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if written and {name: set(ids) for name, ids in written.items()} != plans_now(place):
+        problems.append(f"{path.name}: not what the studies plan now: moe-leverage study pin")
+    for path in sorted(place.ledger.glob("*.jsonl")):
+        if path.stem in UNPLANNED:
+            continue
+        if path.stem not in STUDIES:
+            problems.append(f"{path.name}: no study has this name")
+            continue
+        try:
+            wanted = {one.run_id for one in plan_now(path.stem, place)}
+        except ValueError as error:
+            problems.append(f"{path.name}: {error}")
+            continue
+        stale = set(recorded_in(path)) - wanted - _excluded(path)
+        problems += [
+            f"{path.name}: run {run_id} is stale: the study does not plan it and it carries no "
+            "reason in `excluded`"
+            for run_id in sorted(stale)
+        ]
+    return problems
+
+
+def predicted_seconds(planned: Iterable[Planned], place: Place) -> dict[str, float]:
+    """Seconds each run will take on one worker, from the speed of recorded runs of its width."""
+    table = _speeds(place.ledger)
+    found = {}
+    for one in planned:
+        model = one.run.model
+        same = table[(table["d_model"] == model.d_model) & (table["is_moe"] == model.is_moe)]
+        near = same if len(same) else table
+        speed = near["flops_per_second"].median() if len(near) else ASSUMED_FLOPS_PER_SECOND
+        found[one.run_id] = count_training_flops(one.run) / speed
+    return found
+
+
+def _speeds(directory: Path) -> pd.DataFrame:
+    table = ledger.load(directory=directory)
+    if table.empty:
+        return pd.DataFrame({"d_model": [], "is_moe": [], "flops_per_second": []})
+    table = table[table["flops_per_second"] > 0]
+    return table.assign(is_moe=table["num_experts"] > 0)
+
+
+def _losses(path: Path, run_ids: set[str]) -> dict[str, float]:
+    """Validation losses of these runs; only their lines are parsed."""
+    found = {}
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and value_of(line, b'"run_id":"') in run_ids:
+                record = json.loads(line)
+                loss = record["validation_loss_nats"]
+                found[record["run_id"]] = math.nan if loss is None else loss
+    return found
+
+
+def _excluded(path: Path) -> set[str]:
+    return {line["run_id"] for line in ledger.records(path) if line.get("excluded")}

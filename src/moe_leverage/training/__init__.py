@@ -1,0 +1,1 @@
+"""One training run: schedule, step, loop, checkpoint, evaluation, machine."""
