@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.ledger import append, describe, load, records, table, verify
+from moe_leverage.ledger import append, describe, load, records, verify
+from moe_leverage.ledger import table as ledger_table
 
 DENSE = ModelConfig(vocab_size=64, num_layers=2, d_model=16, num_heads=2, num_kv_heads=1, d_ffn=32)
 
@@ -68,7 +69,7 @@ def test_columns_have_plain_names_for_the_config_and_paths_for_the_rest(tmp_path
 
 
 def test_studies_are_joined_and_leaves_that_some_lack_are_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "CHUNK_LINES", 2)
+    monkeypatch.setattr(ledger_table, "CHUNK_LINES", 2)
     for seed in range(5):
         append(tmp_path / "a.jsonl", record_of(seed, study="a"))
     extra = {"validation": {"prose": {"loss_nats": 1.5}}, "load": {"entropy": [1.0]}}
