@@ -180,6 +180,18 @@ def test_compiling_changes_only_floating_point_order(name, precision):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_process_compiles_more_shapes_than_the_compiler_would():
+    torch.compiler.reset()
+    limits = {"recompile_limit": 2, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(**limits):
+        for width in (16, 32, 48, 64):
+            model = dataclasses.replace(DENSE, num_layers=1, num_dense_layers=1, d_ffn=width)
+            run = run_of(model, num_steps=1)
+            assert losses_of(run, compile=True) == pytest.approx(losses_of(run), abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("name", ["dense", "ling", "wide"])
 def test_compiled_runs_repeat_and_resume_to_the_bit(name, tmp_path, monkeypatch):
     """On two threads, which must not add to a sum in the order in which they come."""

@@ -33,6 +33,7 @@ from moe_leverage.model.native import functions as native
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}  # of torch.distributed, by device type
 PEAK_WIDTH = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # square matrices that measure the peak
 PEAK_REPEATS = 8
+MOST_SHAPES = 10_000  # that one process may compile
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -120,6 +121,7 @@ class Machine:
         """`model`, on the device, compiled if wanted, its gradients averaged over processes."""
         model = model.to(self.device)
         if self.execution.compile:
+            _let_shapes_differ()
             model.compile()
         if self.num_processes == 1:
             return model
@@ -243,6 +245,18 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
+def _let_shapes_differ() -> None:
+    """Lift the compiler's limit of eight shapes a function, beyond which it would not compile.
+
+    A worker of a study trains many shapes; each is compiled once, and found again in the cache on
+    disk by every later process.
+    """
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = MOST_SHAPES
+    dynamo.accumulated_recompile_limit = MOST_SHAPES
 
 
 def _is_sharded(tensor: Tensor) -> bool:
