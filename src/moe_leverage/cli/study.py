@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import threading
@@ -99,7 +98,7 @@ def run(
 
     Example: moe-leverage study run activation granularity --workers 2
     """
-    from moe_leverage.studies import runner, status
+    from moe_leverage.studies import rounds, runner, status
     from moe_leverage.studies.backends import Pool
     from moe_leverage.training.machine import Execution
 
@@ -116,7 +115,7 @@ def run(
         max_seconds=60 * max_minutes,
     )
     place = runner.Place()
-    outcomes = _run_rounds(studies, pool, place)
+    outcomes = rounds.run_rounds(studies or (), pool, place, progress=_progress)
     status.pin(place)
     failures = [one for one in outcomes if one.state == "failed"]
     if as_json:
@@ -201,43 +200,6 @@ def adopt(law: str, as_json: Json = False) -> None:
     typer.echo(path.read_text("utf-8").strip() if as_json else f"{law} adopted in {path.name}")
 
 
-def _run_rounds(studies: list[str] | None, pool: Any, place: Place) -> list[Outcome]:
-    """Run, plan again with what was learned, and go on until nothing new is planned."""
-    from moe_leverage import corpus
-    from moe_leverage.studies import runner
-
-    outcomes: dict[str, Outcome] = {}
-    deadline = time.monotonic() + pool.max_seconds
-    while True:
-        planned = [one for one in _planned(studies, place) if one.run_id not in outcomes]
-        waiting = runner.missing(planned, place)
-        if not waiting or any(one.state == "stopped" for one in outcomes.values()):
-            return list(outcomes.values())
-        for tier in {one.run.corpus for one in waiting}:
-            corpus.load(tier)
-        pool = dataclasses.replace(pool, max_seconds=deadline - time.monotonic())
-        with _progress(waiting, place) as report:
-            found = runner.run(waiting, pool=pool, place=place, report=report)
-        outcomes |= {one.run_id: one for one in found}
-        if len(found) < len(waiting):
-            return list(outcomes.values())
-
-
-def _planned(studies: list[str] | None, place: Place) -> list[Planned]:
-    """The plans of the studies named, or of all that can be planned now."""
-    from moe_leverage.studies import status
-    from moe_leverage.studies.catalogue import STUDIES
-    from moe_leverage.studies.protocol import adopted_laws
-
-    laws = adopted_laws()
-    names = studies or [
-        name
-        for name, study in STUDIES.items()
-        if all(getattr(laws, need) is not None for need in study.needs)
-    ]
-    return [one for name in names for one in status.plan_now(name, place)]
-
-
 def _described(one: Planned) -> dict[str, Any]:
     from moe_leverage.accounting import count_training_flops
 
@@ -301,9 +263,9 @@ def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcom
             if console.is_terminal:
                 bar.console.print(line)
                 return
-            elapsed, gone = time.monotonic() - begun, max(rest_at_first - remains, 1e-9)
+            elapsed, gone = time.monotonic() - begun, rest_at_first - remains
             line += f", {len(waiting) - len(left)} of {len(waiting)}"
-            line += f", {_duration(elapsed * remains / gone)} left" if left else ""
+            line += f", {_duration(elapsed * remains / gone)} left" if left and gone > 0 else ""
             print(line, file=sys.stderr, flush=True)
 
         with _repeatedly(look):

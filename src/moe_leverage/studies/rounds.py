@@ -1,0 +1,57 @@
+"""Rounds of a study: plan, run what is missing, and plan again with what was learned.
+
+A study that repeats its best cells (Section 2.2) knows them only when its grid is done, so that
+one plan is not enough; the rounds end when nothing new is planned, or when time or a signal says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from moe_leverage import corpus
+from moe_leverage.studies import runner, status
+from moe_leverage.studies.backends import Pool
+from moe_leverage.studies.catalogue import STUDIES, Planned
+from moe_leverage.studies.protocol import adopted_laws
+from moe_leverage.studies.runner import Outcome, Place, Report
+
+Progress = Callable[[list[Planned], Place], AbstractContextManager[Report]]
+
+
+def run_rounds(
+    studies: Collection[str], pool: Pool, place: Place, progress: Progress
+) -> list[Outcome]:
+    """Run the studies named, or all that can be planned, to their end; say what became of each run.
+
+    `progress` is opened around each round and gives the function that is told of every outcome.
+    """
+    outcomes: dict[str, Outcome] = {}
+    deadline = time.monotonic() + pool.max_seconds
+    while True:
+        planned = [run for run in planned_now(studies, place) if run.run_id not in outcomes]
+        waiting = runner.missing(planned, place)
+        was_stopped = any(outcome.state == "stopped" for outcome in outcomes.values())
+        if not waiting or was_stopped:
+            return list(outcomes.values())
+        for tier in {run.run.corpus for run in waiting}:
+            corpus.load(tier)  # refuses here, and not once for each run
+        left = replace(pool, max_seconds=deadline - time.monotonic())
+        with progress(waiting, place) as report:
+            found = runner.run(waiting, pool=left, place=place, report=report)
+        outcomes |= {outcome.run_id: outcome for outcome in found}
+        if len(found) < len(waiting):
+            return list(outcomes.values())
+
+
+def planned_now(studies: Collection[str], place: Place) -> list[Planned]:
+    """The plans of the studies named, or of all whose laws are adopted."""
+    laws = adopted_laws()
+    names = studies or [
+        name
+        for name, study in STUDIES.items()
+        if all(getattr(laws, need) is not None for need in study.needs)
+    ]
+    return [run for name in names for run in status.plan_now(name, place)]
