@@ -67,6 +67,10 @@ def test_json_has_the_keys_and_the_truth(run, csv):
     assert joint["published"]["a"] == 1.23
     assert any("the best of a sweep was taken, of up to 18 runs" in n for n in record["notes"])
     assert "learning_rate" in record["fits"]
+    for name, fitted in record["fits"].items():
+        assert (fitted["identified"] is None) == (fitted["role"] == "section"), name
+    forms = {name: record["fits"][name]["law"] for name in ("dense_loss", "dense_loss_power")}
+    assert forms == {"dense_loss": "FlooredPowerLaw", "dense_loss_power": "PowerLaw"}
     assert any(w.startswith("published law: compute = 3e+11") for w in record["warnings"])
     assert "flops_per_token" in record["skipped"]["moe_model"]
 
