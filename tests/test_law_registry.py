@@ -6,10 +6,12 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
+from synthetic_runs import all_runs
 from test_optimise import THETAS, draw_inputs
 
 from moe_leverage import theory
 from moe_leverage.analysis.diagnose import compare
+from moe_leverage.analysis.findings import leverage_laws
 from moe_leverage.analysis.fitting import Fit, fit
 from moe_leverage.theory import law as base
 from moe_leverage.theory.law import UNSOURCED, Law, LogLinearLaw, Source
@@ -121,6 +123,27 @@ def test_a_law_of_a_new_module_rivals_the_others_with_no_list_touched(tmp_path, 
     again = Fit.load(tmp_path / "own.json")
     assert type(again.law).__name__ == "FineGrainedLaw"
     np.testing.assert_allclose(again.residuals, fitted.residuals)
+
+
+def test_a_law_of_leverage_is_scored_beside_equation_13():
+    @dataclass(frozen=True, slots=True)
+    class ComputeAlone(LogLinearLaw):
+        level: float
+        slope: float
+        source: Source = UNSOURCED
+        rival_for = "efficiency_leverage"
+        inputs = ("compute",)
+        min_values = {"compute": 2}  # noqa: RUF012
+
+        @classmethod
+        def features(cls, inputs):
+            return np.ones_like(inputs["compute"]), np.log(inputs["compute"])
+
+    found = leverage_laws(all_runs(), resamples=20)
+    for test in ("ten folds", "held out"):
+        names = [score.law for score in found.scores[test]]
+        assert {"JointLaw", "ComputeAlone"} <= set(names)
+        assert names.index("JointLaw") < names.index("ComputeAlone")
 
 
 def test_a_law_is_a_rival_only_where_the_table_has_its_inputs():

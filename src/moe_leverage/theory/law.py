@@ -235,13 +235,18 @@ def _register(form: type[Law]) -> None:
     num_drawn, rule = len(form.start_box), "must be a range for each coefficient that is not linear"
     is_whole = num_drawn in (0, len(names) - form.num_linear)
     require(is_whole, f"{name}.start_box", sorted(form.start_box), rule)
-    old = LAWS.get(name)
-    here = (form.__module__, form.__qualname__)  # the same again: its twin with slots, or a new try
-    is_new = old is None or (old.__module__, old.__qualname__) == here
-    rule = f"is already the name of a law in {old.__module__ if old else ''}"
-    require(is_new, "law", name, rule)
+    old = LAWS.get(name, form)
+    rule = f"is already the name of a law in {old.__module__}"
+    require(_is_again(form, old), "law", name, rule)
     form.coefficient_names = names
     LAWS[name] = form
+
+
+def _is_again(form: type[Law], old: type[Law]) -> bool:
+    """Whether this is the old law: its twin with slots, or its definition, run once more."""
+    own = vars(form).get("__dataclass_fields__")  # which a class and its twin have in common
+    is_twin = own is not None and own is vars(old).get("__dataclass_fields__")
+    return is_twin or (form.__module__, form.__qualname__) == (old.__module__, old.__qualname__)
 
 
 def _transform(law: Any, values: ArrayLike, function: np.ufunc) -> Array:
