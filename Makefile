@@ -78,7 +78,7 @@ sync: env ## bring both halves of each chapter in step, the newer one wins
 bench: env corpus ## time the package beside its peers; BENCH=training for one of them
 	@$(PY) -m bench $(BENCH)
 
-fits: env ## fit every law to the ledger and write data/fits
+fits: env ## fit the laws that the book reads to the ledger and write data/fits
 	@$(BIN)/moe-leverage study pin
 	@$(BIN)/moe-leverage fits
 

@@ -16,8 +16,17 @@ import pytest
 from moe_leverage import paper
 from moe_leverage.audit import LABELS, Verdict, audit, counts, html_table, load_claims, table
 from moe_leverage.audit import questions_law as leads_law
-from moe_leverage.audit.checks import CHECKS, average, expression, parameters
-from moe_leverage.audit.claims import KINDS, Claim, Finding, Measurement, half_unit
+from moe_leverage.audit.checks import average, expression, parameters
+from moe_leverage.audit.claims import (
+    CHECKS,
+    KINDS,
+    Claim,
+    Finding,
+    Measurement,
+    check,
+    half_unit,
+    run_check,
+)
 from moe_leverage.audit.listed import listed
 from moe_leverage.audit.questions import lead, leads
 from moe_leverage.audit.trends import STATISTICS
@@ -81,7 +90,7 @@ def test_no_verdict_without_its_reason(verdicts: tuple[Verdict, ...]) -> None:
             assert verdict.claim.matters, verdict.claim.id
         if verdict.label == "not checkable":
             assert verdict.detail.startswith("needs "), verdict.claim.id
-        if verdict.claim.is_measured:
+        if isinstance(verdict.found, Measurement):
             assert verdict.detail, verdict.claim.id
             assert verdict.label.startswith("measured: "), verdict.claim.id
 
@@ -99,8 +108,11 @@ def test_claims_are_well_formed() -> None:
 
 
 def test_measured_claims_are_registered() -> None:
-    for claim in (claim for claim in load_claims() if claim.is_measured):
-        assert claim.region is not None, claim.id
+    for claim in load_claims():
+        is_measured = claim.check["name"] in ("measured", "fitted")
+        assert is_measured == (claim.region is not None), claim.id
+        if claim.region is None:
+            continue
         low, high = claim.region
         assert low < high, claim.id
         if claim.check["name"] == "fitted":
@@ -112,7 +124,25 @@ def test_measured_claims_are_registered() -> None:
 
 def test_every_check_decides_some_claim() -> None:
     used = {claim.check["name"] for claim in load_claims()}
-    assert set(CHECKS) == used - {"measured", "fitted", "unavailable"}
+    assert set(CHECKS) == used - {"unavailable"}
+
+
+def test_a_check_is_found_and_its_mistakes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moe_leverage.audit.claims.CHECKS", {})
+
+    @check
+    def doubled(half: float) -> Finding:
+        return Finding(value=2 * half)
+
+    assert run_check(claim(check={"name": "doubled", "half": 3.0})) == Finding(value=6.0)
+    with pytest.raises(ValueError, match=r"x\.check = 'halved': must be one of doubled"):
+        run_check(claim(check={"name": "halved"}))
+    with pytest.raises(ValueError, match=r"x\.check = {'half': 1, 'third': 2}: got an unexpected"):
+        run_check(claim(check={"name": "doubled", "half": 1, "third": 2}))
+    with pytest.raises(ValueError, match=r"x\.check = {}: missing a required argument: 'half'"):
+        run_check(claim(check={"name": "doubled"}))
+    with pytest.raises(ValueError, match=r"check = 'doubled': is already the name of a check"):
+        check(doubled)
 
 
 def claim(**fields: object) -> Claim:

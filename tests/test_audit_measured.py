@@ -232,6 +232,53 @@ def test_early_loss_is_read_at_a_tenth_of_the_tokens() -> None:
     assert (point / 64) ** 2 == pytest.approx(0.1, abs=0.01)
 
 
+def test_a_study_of_a_new_axis_needs_no_list_to_be_measured(directory: Path) -> None:
+    """The study and a claim about it are the two files to touch."""
+    generator = np.random.default_rng(3)
+    for budget, beta, seed in itertools.product(BUDGETS, (0.9, 0.95, 0.99), (0, 1)):
+        run = plan(DENSE, budget, seed=seed).with_settings({"adam_beta2": beta})
+        record(directory, "optimiser", run, 3.0 - 0.5 * math.log(beta) + noise(generator))
+    found = measure(study="optimiser", statistic="slope", axis="adam_beta2")
+    assert found.low < -0.5 < found.high
+    assert found.high - found.low < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"axis": "adam_beta3"}, r"axis = 'adam_beta3': no run of the study activation has it"),
+        ({"by": "hue"}, r"by = 'hue': no run of"),
+        ({"within": "hue"}, r"within = 'hue': no run of"),
+        ({"where": {"hue": [0, 1]}}, r"where\.hue = 'hue': no run of"),
+        ({"hue": 3}, r"measured = {.*}: got an unexpected keyword argument 'hue'"),
+    ],
+)
+def test_a_mistake_in_a_measurement_is_named(directory: Path, change: dict, rule: str) -> None:
+    record(directory, "activation", plan(moe(), 1e12), 3.0)
+    design = {"study": "activation", "statistic": "slope", "axis": "activation_ratio"} | change
+    with pytest.raises(ValueError, match=rule):
+        measure(**design)
+
+
+def test_a_statistic_is_known_by_its_name_alone(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "STATISTICS", dict(measured.STATISTICS))
+
+    @measured.statistic("twice the slope")
+    def _twice(theta, fit, design):  # type: ignore[no-untyped-def]
+        return 2 * theta[:, -1:]
+
+    generator = np.random.default_rng(4)
+    for budget, experts in itertools.product(BUDGETS, (8, 16, 32, 64)):
+        record(directory, "activation", plan(moe(experts), budget), 3.0 + noise(generator))
+    design = {"study": "activation", "axis": "activation_ratio"}
+    once, twice = (measure(**design, statistic=name) for name in ("slope", "twice the slope"))
+    assert twice.effect == pytest.approx(2 * once.effect)
+    with pytest.raises(ValueError, match=r"statistic = 'slope': is already a statistic"):
+        measured.statistic("slope")(_twice)
+
+
 def test_an_unknown_statistic_is_named() -> None:
     with pytest.raises(ValueError, match="statistic = 'vibe': must be one of slope"):
         measure(study="activation", statistic="vibe")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moe_leverage.training import checkpoint
-from moe_leverage.training.checkpoint import FORMAT, INDEX, Checkpoint, load, save
+from moe_leverage.training.checkpoint import FORMAT, INDEX, Checkpoint, CheckpointError, load, save
 
 RUN_ID = "0123456789ab"
 
@@ -113,7 +113,7 @@ def test_a_flipped_bit_is_refused(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="damaged: SHA-256 differs"):
+    with pytest.raises(CheckpointError, match="damaged: SHA-256 differs"):
         load(tmp_path, run_id=RUN_ID)
 
 
@@ -121,7 +121,7 @@ def test_a_truncated_file_is_refused(tmp_path):
     save(tmp_path, state(10))
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path, run_id=RUN_ID)
 
 
@@ -129,13 +129,15 @@ def test_a_missing_tensor_file_is_refused(tmp_path):
     save(tmp_path, state(10))
     (path,) = tmp_path.glob("*.safetensors")
     path.unlink()
-    with pytest.raises(ValueError, match="is gone"):
+    with pytest.raises(CheckpointError, match="is gone"):
         load(tmp_path, run_id=RUN_ID)
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     save(tmp_path, state(10, run_id="ba9876543210"))
-    with pytest.raises(ValueError, match="belongs to run ba9876543210, not to this run, 0123456"):
+    with pytest.raises(
+        CheckpointError, match="belongs to run ba9876543210, not to this run, 0123456"
+    ):
         load(tmp_path, run_id=RUN_ID)
 
 
@@ -151,7 +153,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
 )
 def test_a_foreign_index_is_refused_with_the_reason(tmp_path, content, reason):
     (tmp_path / INDEX).write_text(content)
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(CheckpointError, match=reason):
         load(tmp_path, run_id=RUN_ID)
 
 
@@ -162,7 +164,7 @@ def test_an_index_cannot_point_outside_its_directory(tmp_path):
     (outside,) = tmp_path.glob("*.safetensors")
     index["tensors"] = f"../{outside.name}"
     (tmp_path / "inside" / INDEX).write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="is gone"):
+    with pytest.raises(CheckpointError, match="is gone"):
         load(tmp_path / "inside", run_id=RUN_ID)
 
 
@@ -173,5 +175,5 @@ def test_tensors_that_are_not_safetensors_are_refused(tmp_path):
     index = json.loads((tmp_path / INDEX).read_text())
     index["sha256"] = checkpoint._digest(path)
     (tmp_path / INDEX).write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="not safetensors"):
+    with pytest.raises(CheckpointError, match="not safetensors"):
         load(tmp_path, run_id=RUN_ID)

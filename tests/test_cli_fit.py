@@ -67,6 +67,13 @@ def test_json_has_the_keys_and_the_truth(run, csv):
     assert joint["published"]["a"] == 1.23
     assert any("the best of a sweep was taken, of up to 18 runs" in n for n in record["notes"])
     assert "learning_rate" in record["fits"]
+    for name, fitted in record["fits"].items():
+        is_section = fitted["equation"] in ("Eq. 10", "Eq. 11", "Eq. 12")
+        assert fitted["role"] == ("section" if is_section else "law"), name
+        assert (fitted["identified"] is None) == is_section, name
+    assert record["fits"]["dense_learning_rate"]["family"] == "dense"
+    forms = {name: record["fits"][name]["law"] for name in ("dense_loss", "dense_loss_power")}
+    assert forms == {"dense_loss": "FlooredPowerLaw", "dense_loss_power": "PowerLaw"}
     assert any(w.startswith("published law: compute = 3e+11") for w in record["warnings"])
     assert "flops_per_token" in record["skipped"]["moe_model"]
 

@@ -1,7 +1,5 @@
 """Every registered figure is drawn: the published side alone, and measured rows beside it."""
 
-import importlib
-import pkgutil
 import re
 
 import matplotlib.pyplot as plt
@@ -11,13 +9,14 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
-from moe_leverage import figures, ledger, paper
+from moe_leverage import ledger, paper
 from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
 from moe_leverage.figures import flops_accounting, joint_law
 from moe_leverage.figures.beyond_the_paper import gallery_table
+from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
 from moe_leverage.page import drawing as common
 from moe_leverage.page import measured, sizes
@@ -30,8 +29,7 @@ from moe_leverage.studies.catalogue import STUDIES, UNPLANNED
 from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
-for _module in pkgutil.iter_modules(figures.__path__):
-    importlib.import_module(f"moe_leverage.figures.{_module.name}")
+import_modules("moe_leverage.figures")
 
 PHONE_PIXELS = 342  # what the page leaves for a figure on a screen of 390
 TABLE_7 = paper.table(7)

@@ -15,6 +15,8 @@ from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.leverage import seed_noise
 from moe_leverage.cli.fit import fits
 
+KINDS = ("learning_rate", "batch_tokens", "model", "tokens")
+
 
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory):
@@ -29,13 +31,12 @@ def found(frame):
 
 
 @pytest.mark.slow
-def test_every_law_of_the_paper_is_fitted(found):
-    names = {"moe_learning_rate", "moe_batch_tokens", "dense_learning_rate", "dense_batch_tokens",
-             "moe_model", "moe_tokens", "dense_model", "dense_tokens", "dense_loss",
-             "dense_loss_power", "joint"}  # fmt: skip
-    assert names <= set(found.fits), found.skipped
-    kinds = {name.split("_")[0] for name in set(found.fits) - names}
-    assert {"activation", "granularity", "compute"} <= kinds
+def test_the_laws_that_the_book_reads_are_fitted_and_no_others(found):
+    names = {f"{family}_{kind}" for family in ("dense", "moe") for kind in KINDS}
+    assert set(found.fits) == names | {"joint"}, found.skipped
+    for name, fitted in found.fits.items():
+        assert name in (fitted.kind, f"{fitted.family}_{fitted.kind}")
+        assert fitted.role == "law"
     assert {score.law for score in found.scores["held out"]} >= {"JointLaw", "FreeInteraction"}
 
 
@@ -94,10 +95,10 @@ def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
         seen[len(seen)] = table
         return Findings(fits={}, skipped={}, warnings=[])
 
-    for name in ("hyperparameters", "allocation", "chinchilla", "leverage_laws"):
+    for name in ("hyperparameters", "allocation", "leverage_laws"):
         monkeypatch.setattr(measured.findings, name, spy)
     measured.fit_ledger(frame)
-    joined = seen[3]
+    joined = seen[2]
     shared = set(frame.query("study == 'activation'")["run_id"])
     shared &= set(frame.query("study == 'granularity'")["run_id"])
     assert shared
@@ -138,7 +139,7 @@ def test_an_empty_ledger_has_reasons_and_no_fits(tmp_path):
     none = ledger.load(directory=tmp_path).iloc[:0]
     found = measured.fit_ledger(none)
     assert found.fits == {}
-    assert set(found.skipped) == {"hyperparameters", "allocation", "chinchilla", "leverage"}
+    assert set(found.skipped) == {"hyperparameters", "allocation", "leverage"}
 
 
 STEP = 1e-3  # of a coefficient as the fit sees it

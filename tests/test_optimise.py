@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from moe_leverage.analysis.fitting import FORMS
 from moe_leverage.analysis.optimise import Problem, minimise
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
+from moe_leverage.theory.registry import laws
 from moe_leverage.theory.rivals import ChinchillaLaw
+
+FORMS = laws()
 
 THETAS = {
     "PowerLaw": (3.0, -0.12),

@@ -192,6 +192,20 @@ def test_an_unreadable_checkpoint_is_named_and_the_run_begun_again(tmp_path):
     assert losses(place) == [(one.run_id, undisturbed(one.run))]
 
 
+def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path, monkeypatch):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    kept = place.runs / one.run_id / "checkpoint.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("what hours of training left")
+
+    def fails(*args, **options):
+        raise ValueError("checkpoint_seconds = 0: must be positive")
+
+    monkeypatch.setattr(runner, "train", fails)
+    assert run_one(one, POOL, place).state == "failed"
+    assert kept.is_file()
+
+
 def test_traces_of_recorded_runs_are_swept_and_of_others_kept(tmp_path):
     place, plan = toy_place(tmp_path), toy_plan(2)
     run_one(plan[0], POOL, place)

@@ -205,11 +205,69 @@ def test_later_laws_do_not_move_earlier_studies():
 def test_a_sweep_is_the_product_of_its_axes_thinned_by_where():
     base = Point(compute_flops=1e12)
     axes = {"granularity": (2, 4), "both": ({"seed": 1}, {"seed": 2, "dense": True})}
-    sweep = Sweep(name="s", base=base, axes=axes, where=lambda point, run: point.seed == 2)
+    names = frozenset({"granularity"})
+    sweep = Sweep(
+        name="s", base=base, axes=axes, where=lambda point, run: point.seed == 2, ignored=names
+    )
     assert [(p.granularity, p.seed, p.dense) for p in sweep.points()] == [
         (2, 1, False), (2, 2, True), (4, 1, False), (4, 2, True),
     ]  # fmt: skip
     assert len(list(sweep.runs(Laws()))) == 2
+
+
+def test_a_study_of_a_new_axis_is_one_entry_of_the_catalogue(monkeypatch):
+    """Its claim is the second file: test_audit_measured has one on such an axis."""
+    sweep = Sweep(
+        name="ladder",
+        base=Point(compute_flops=1e12),
+        axes={"adam_beta2": (0.9, 0.95, 0.99), "design": ({"dense": True}, {"granularity": 4.0})},
+    )
+    study = studies.Study(name="optimiser", answers="is 0.95 best?", sweeps=(sweep,), needs=())
+    monkeypatch.setitem(STUDIES, "optimiser", study)
+    planned = plan("optimiser", Laws())
+    assert len(planned) == 6
+    assert {one.run.adam_beta2 for one in planned} == {0.9, 0.95, 0.99}
+    assert {one.run.model.is_moe for one in planned} == {False, True}
+
+
+DENSE_TOO = {"dense": (False, True)}
+
+
+@pytest.mark.parametrize(
+    ("axes", "rule"),
+    [
+        ({"granularty": (2, 4)}, "granularty = 2: is not a field of a point, a run, its model"),
+        ({"design": ({"granularty": 2},)}, "granularty = 2: is not a field of a point"),
+        ({"experts": (8, 16)}, "experts = 8: is not a field of a point"),
+        ({"num_steps": (10, 20)}, "num_steps = 10: follows from compute_flops"),
+        ({"seed": 3}, "seed = 3: an axis is a list of values"),
+        ({"qk_norm": "head"}, "qk_norm = 'head': an axis is a list of values"),
+        ({"size": (3, 12)}, "size = 12: must be a place from -1 to 11"),
+        (DENSE_TOO | {"granularity": (2, 4, 8), "seed": (0, 1, 2)}, "granularity = 4: a dense mod"),
+        (DENSE_TOO | {"z_coefficient": (0.01,)}, "z_coefficient = 0.01: a dense model has none"),
+        (DENSE_TOO | {"balance_coefficient": (0.1,)}, "balance_coefficient = 0.1: a dense model"),
+        (
+            {"bias_routing": (True,), "balance_coefficient": (0.01, 0.1)},
+            "balance_coefficient = 0.1: derives to the same run as 0.01; drop one, or name it",
+        ),
+        ({"recipe": ({"batch_factor": 1.01}, {})}, "batch_factor = 1.0: derives to the same run"),
+        ({"seed": (0, 1, 0)}, "sweep = 's': has the same point twice"),
+    ],
+)
+def test_a_sweep_that_would_change_nothing_is_refused_by_the_name_of_its_axis(axes, rule):
+    with pytest.raises(ValueError, match=f"^{rule}"):
+        list(Sweep(name="s", base=Point(compute_flops=1e12), axes=axes).runs(Laws()))
+
+
+def test_names_that_some_points_do_without_are_declared():
+    """Eighteen points, of which the dense ones are three runs; what the base says is no choice."""
+    axes = DENSE_TOO | {"granularity": (2, 4, 6), "seed": (0, 1, 2)}
+    base = Point(compute_flops=1e12, balance_coefficient=0.1, granularity=4.0)
+    sweep = Sweep(name="s", base=base, axes=axes, ignored=frozenset({"granularity"}))
+    runs = [run for _, run in sweep.runs(Laws())]
+    assert (len(runs), len(set(runs))) == (18, 12)
+    with pytest.raises(ValueError, match=r"seed = 4: is a field of the point, not a setting"):
+        Point(compute_flops=1e12, settings={"seed": 4})
 
 
 def synthetic(runs, loss):

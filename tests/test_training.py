@@ -330,7 +330,9 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_checkpoint_of_another_corpus_is_refused(tmp_path):
     train(run_of(), corpus=CORPUS, execution=CPU, checkpoint_directory=tmp_path)
     rebuilt = dataclasses.replace(CORPUS, digest="f" * 64)
-    with pytest.raises(ValueError, match="was trained on another build of the corpus"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="was trained on another build of the corpus"
+    ):
         train(run_of(), corpus=rebuilt, execution=CPU, checkpoint_directory=tmp_path)
 
 

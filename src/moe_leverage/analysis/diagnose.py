@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.analysis.bootstrap import LEVEL
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit
+from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, require_column
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
@@ -188,6 +188,8 @@ def compare(
     outside = np.asarray(table[held_out], dtype=bool) if held_out else np.zeros(rows, dtype=bool)
     require(not outside.all(), held_out or "rows", rows, "leaves no row to fit")
     columns = {name for law in forms for name in law.inputs} | {target} | {clusters} - {""}
+    for name in sorted(columns):
+        require_column(table, name)
     inside = {name: np.asarray(table[name])[~outside] for name in columns}
     fits = []
     for law in forms:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
 from moe_leverage.analysis.diagnose import Score, compare
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit
+from moe_leverage.analysis.fitting import Family, Fit, UnidentifiedError, fit
 from moe_leverage.analysis.leverage import (
     FAMILY,
     MIN_SEED_PAIRS,
@@ -46,25 +46,12 @@ from moe_leverage.theory.laws import (
     PowerLaw,
     SaturatedActivationLaw,
 )
-from moe_leverage.theory.rivals import (
-    ActivationPowerLaw,
-    ChinchillaLaw,
-    ConstantLeverage,
-    FlooredPowerLaw,
-    FreeInteraction,
-    JointLawWithoutGranularity,
-)
+from moe_leverage.theory.registry import rivals
+from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
 MIN_BUDGET_CLUSTERS = 4  # budgets that serve as the independent units of a hyperparameter fit
 MIN_SWEPT_BUDGETS = 2
-RIVALS: tuple[type[Law], ...] = (
-    JointLaw,
-    ConstantLeverage,
-    ActivationPowerLaw,
-    JointLawWithoutGranularity,
-    FreeInteraction,
-)
 SECTIONS: tuple[tuple[type[Law], str, tuple[str, ...]], ...] = (
     (SaturatedActivationLaw, "activation", ("granularity", "budget")),
     (GranularityLaw, "granularity", ("activation_ratio", "budget")),
@@ -98,12 +85,16 @@ class Findings:
 
 def examine(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """Everything that one table of runs identifies."""
+    measured = leverage_laws(table, resamples=resamples, seed=seed)
     parts = [
         hyperparameters(table, resamples=resamples, seed=seed),
         allocation(table, resamples=resamples, seed=seed),
         chinchilla(table, resamples=resamples, seed=seed),
-        leverage_laws(table, resamples=resamples, seed=seed),
+        measured,
     ]
+    if measured.leverage is not None:
+        parts.insert(-1, loss_curves(measured.leverage))
+        parts.append(section_laws(measured.leverage, resamples=resamples, seed=seed))
     return merge(parts)
 
 
@@ -139,11 +130,12 @@ def hyperparameters(
     noise, freedom = seed_noise(source) if "seed" in source else (0.0, 0)
     noise = noise * student_ratio(freedom) if freedom >= MIN_SEED_PAIRS else 0.0
     found = Findings(fits={}, skipped={}, warnings=[])
-    for prefix, runs in _largest_families(table):
+    for family, runs in _largest_families(table):
         for name, least in (("learning_rate", MIN_RATES), ("batch_tokens", MIN_BATCHES)):
-            label = prefix + name
+            label = f"dense_{name}" if family == "dense" else name
             try:
-                found.fits[label] = _hyperparameter_fit(runs, name, least, resamples, seed, noise)
+                fitted = _hyperparameter_fit(runs, name, least, resamples, seed, noise)
+                found.fits[label] = replace(fitted, family=family)
             except UnidentifiedError as error:
                 found.skipped[label] = str(error)
     return found
@@ -152,39 +144,39 @@ def hyperparameters(
 def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """Equation 4 and Table 1: M_opt and D_opt of isoFLOP parabolas against compute."""
     found = Findings(fits={}, skipped={}, warnings=[])
-    optima = {}
-    for prefix, runs in _largest_families(table):
-        family = prefix or "moe_"
-        labels = {"flops_per_token": f"{family}model", "num_tokens": f"{family}tokens"}
-        missing = [name for name in labels if name not in runs]
+    optima: dict[str, pd.DataFrame] = {}
+    kinds = {"flops_per_token": "model", "num_tokens": "tokens"}
+    for family, runs in _largest_families(table):
+        missing = [name for name in kinds if name not in runs]
         if missing:
             reason = f"{', '.join(missing)}: not in the table"
-            found.skipped.update(dict.fromkeys(labels.values(), reason))
+            found.skipped.update({f"{family}_{kind}": reason for kind in kinds.values()})
             continue
         budget = budget_of(runs["compute"].to_numpy())
         best = runs.groupby([budget, runs["flops_per_token"]])["loss"].idxmin()
         points = isoflop_optima(runs.loc[best], seed=seed)
-        optima[family.rstrip("_")] = points
+        optima[family] = points
         sound = points[points["reason"] == ""]
-        for column, label in labels.items():
+        for column, kind in kinds.items():
             try:
-                found.fits[label] = _described(
+                fitted = (
                     _allocation_fit(sound, column, resamples, seed)
                     if len(sound)
-                    else _refuse(f"isoFLOP optima = 0: {'; '.join(points['reason'].unique())}"),
-                    label.split("_")[-1],
+                    else _refuse(f"isoFLOP optima = 0: {'; '.join(points['reason'].unique())}")
                 )
+                found.fits[f"{family}_{kind}"] = _described(fitted, kind, family)
             except UnidentifiedError as error:
-                found.skipped[label] = str(error)
+                found.skipped[f"{family}_{kind}"] = str(error)
     return replace(found, optima=optima)
 
 
 def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """L(N, D) of dense and of MoE runs, N the active parameters without the vocabulary's."""
     found = Findings(fits={}, skipped={}, warnings=[])
-    for prefix, runs in _largest_families(table):
-        label = f"{prefix or 'moe_'}chinchilla"
-        size = "total_params" if prefix and "active_params" not in runs else "active_params"
+    for family, runs in _largest_families(table):
+        label = f"{family}_chinchilla"
+        is_dense = family == "dense"
+        size = "total_params" if is_dense and "active_params" not in runs else "active_params"
         if not {size, "num_tokens"} <= set(runs):
             found.skipped[label] = f"{size} or num_tokens: not in the table"
             continue
@@ -192,43 +184,53 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
         best = sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()
         try:
             fitted = fit(ChinchillaLaw, sized.loc[best], "loss", resamples=resamples, seed=seed)
-            found.fits[label] = _described(fitted, "chinchilla")
+            found.fits[label] = _described(fitted, "chinchilla", family)
         except UnidentifiedError as error:
             found.skipped[label] = str(error)
     return found
 
 
 def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
-    """Leverage by all estimators, the laws (10) to (13) fitted to it, and the rivals' scores."""
+    """Leverage by all estimators, the joint law fitted to it, and the scores of its rivals."""
     found = Findings(fits={}, skipped={}, warnings=[])
     try:
         measured = estimate(table, resamples=resamples, seed=seed)
     except ValueError as error:
         found.skipped["leverage"] = str(error)
         return found
-    for name, law in (("dense_loss", FlooredPowerLaw), ("dense_loss_power", PowerLaw)):
-        curve = f"dense, {law.__name__}"
-        if curve in measured.fits:
-            found.fits[name] = _described(measured.fits[curve], "loss")
-        else:
-            found.skipped[name] = measured.skipped[curve]
     if "joint" in measured.fits:
         found.fits["joint"] = _described(measured.fits["joint"], "joint")
     else:
         found.skipped["joint"] = measured.skipped["joint"]
-    points = measured.points[measured.points["estimator"] == "frontier"]
-    points = points[points["efficiency_leverage"].notna()]
-    for label, fitted in _section_fits(points, resamples, seed):
-        if isinstance(fitted, Fit):
-            found.fits[label] = fitted
-        else:
-            found.skipped[label] = fitted
-    ratios = points.loc[points["variant"] == "", "shared_ratio"].unique()
+    ratios = _plain_points(measured)["shared_ratio"].unique()
     if len(ratios) > 1:
         found.warnings.append(
             f"shared_ratio takes {len(ratios)} values; laws (10) to (13) leave it out"
         )
     return replace(found, leverage=measured, scores=_rival_scores(measured, seed))
+
+
+def loss_curves(measured: Leverage) -> Findings:
+    """L(C) of the dense runs (Section 3): with a floor, and the paper's own form, without."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    for name, law in (("dense_loss", FlooredPowerLaw), ("dense_loss_power", PowerLaw)):
+        curve = f"dense, {law.__name__}"
+        if curve in measured.fits:
+            found.fits[name] = _described(measured.fits[curve], "loss", "dense")
+        else:
+            found.skipped[name] = measured.skipped[curve]
+    return found
+
+
+def section_laws(measured: Leverage, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """The laws (10) to (12) along one axis, at every value of the others that has enough points."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    for label, fitted in _section_fits(_plain_points(measured), resamples, seed):
+        if isinstance(fitted, Fit):
+            found.fits[label] = fitted
+        else:
+            found.skipped[label] = fitted
+    return found
 
 
 def published_leverage(points: pd.DataFrame) -> pd.Series:
@@ -237,16 +239,17 @@ def published_leverage(points: pd.DataFrame) -> pd.Series:
     return pd.Series(PUBLISHED.joint(**inputs), index=points.index)
 
 
-def _largest_families(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """("dense_", its runs) and ("", the runs of the MoE family that has most)."""
+def _largest_families(table: pd.DataFrame) -> Iterator[tuple[Family, pd.DataFrame]]:
+    """("dense", its runs) and ("moe", the runs of the MoE family that has most)."""
     present = [name for name in FAMILY if name in table and name != "held_out"]
-    for prefix, is_moe in (("dense_", False), ("", True)):
+    families: tuple[tuple[Family, bool], ...] = (("dense", False), ("moe", True))
+    for name, is_moe in families:
         runs = table[table["is_moe"] == is_moe]
         if len(runs) and is_moe:
             family = runs[present].round(4).groupby(present, dropna=False).ngroup()
             runs = runs[family == family.mode()[0]]
         if len(runs):
-            yield prefix, runs
+            yield name, runs
 
 
 def _hyperparameter_fit(
@@ -269,7 +272,7 @@ def _hyperparameter_fit(
     clusters = "budget" if by_budget else ""
     fitted = fit(PowerLaw, points, name, clusters=clusters, resamples=resamples, seed=seed)
     units = "budgets" if by_budget else "near-optimal runs, for want of budgets"
-    return _described(fitted, name, f"{_family_of(runs)}; independent units: {units}")
+    return _described(fitted, name, note=f"{_family_of(runs)}; independent units: {units}")
 
 
 def _grid_fit(runs: pd.DataFrame, name: str, noise: float, resamples: int, seed: int) -> Fit:
@@ -281,7 +284,7 @@ def _grid_fit(runs: pd.DataFrame, name: str, noise: float, resamples: int, seed:
     optima, log_compute = redrawn_optima(settings, name, noise, resamples, seed)
     note = f"intervals from seed noise of {noise:.1%} and half a step of the grid"
     fitted = _through(fitted, optima, log_compute)
-    return _described(fitted, name, f"{_family_of(runs)}; {note}")
+    return _described(fitted, name, note=f"{_family_of(runs)}; {note}")
 
 
 def _allocation_fit(optima: pd.DataFrame, column: str, resamples: int, seed: int) -> Fit:
@@ -317,7 +320,6 @@ def _family_of(runs: pd.DataFrame) -> str:
 def _section_fits(
     points: pd.DataFrame, resamples: int, seed: int
 ) -> Iterator[tuple[str, Fit | str]]:
-    points = points[points["variant"] == ""]
     points = points.assign(budget=budget_of(points["compute"].to_numpy()) if len(points) else 0.0)
     for law, kind, fixed in SECTIONS:
         fitted_any, reason = False, "no leverage inside the dense frontier"
@@ -332,7 +334,8 @@ def _section_fits(
                 reason = str(error)
                 continue
             fitted_any = True
-            yield f"{kind}_{place}", _described(fitted, kind, f"at {place.replace('_', ', ')}")
+            described = _described(fitted, kind, note=f"at {place.replace('_', ', ')}")
+            yield f"{kind}_{place}", replace(described, role="section")
         if not fitted_any:
             yield kind, reason
 
@@ -346,18 +349,27 @@ def _rival_scores(measured: Leverage, seed: int) -> dict[str, list[Score]]:
     frontier = frontier.assign(apart=of_law["held_out"].to_numpy())
     frontier = frontier[frontier["efficiency_leverage"].notna() & (frontier["variant"] == "")]
     target = "efficiency_leverage"
-    scores = {"ten folds": compare(RIVALS, frontier, target, seed=seed)}
+    forms = rivals(target, frontier)
+    scores = {"ten folds": compare(forms, frontier, target, seed=seed)}
     if frontier["apart"].any():
-        scores["held out"] = compare(RIVALS, frontier, target, held_out="apart", seed=seed)
+        scores["held out"] = compare(forms, frontier, target, held_out="apart", seed=seed)
     return scores
 
 
-def _described(fitted: Fit, kind: str, note: str = "") -> Fit:
-    """The fit with its equation and note in the source of its law."""
+def _plain_points(measured: Leverage) -> pd.DataFrame:
+    """The leverages of the plain recipe that lie inside the dense frontier."""
+    points = measured.points
+    inside = (points["estimator"] == "frontier") & points["efficiency_leverage"].notna()
+    return points[inside & (points["variant"] == "")]
+
+
+def _described(fitted: Fit, kind: str, family: Family = "", note: str = "") -> Fit:
+    """The fit with what it is, and its equation and note in the source of its law."""
     source: Source = replace(
         fitted.law.source, equation=EQUATIONS[kind], convention="exact", note=note
     )
-    return replace(fitted, law=replace(fitted.law, source=source))  # type: ignore[type-var]
+    law = replace(fitted.law, source=source)  # type: ignore[type-var]
+    return replace(fitted, law=law, kind=kind, family=family)
 
 
 def _refuse(reason: str) -> Fit:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,35 +37,22 @@ from moe_leverage.analysis.bootstrap import (
 )
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.config import require
-from moe_leverage.theory import laws, rivals
 from moe_leverage.theory.law import Array, Inputs, Law, Source
+from moe_leverage.theory.registry import find
 
 if TYPE_CHECKING:  # a fit is loaded by commands that must start at once, without pandas
     import pandas as pd
 
-FORMAT = 1  # of the files that `Fit.save` writes
+FORMAT = 2  # of the files that `Fit.save` writes
 HUBER_EFFICIENCY = 1.345  # delta over sigma: 95 % efficient under normal noise (Huber, 1981)
 MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, normal noise
 SMALLEST_DELTA = 1e-6
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
 SAMPLE_DIGITS = 6
 
-FORMS: dict[str, type[Law]] = {
-    form.__name__: form
-    for form in (
-        laws.PowerLaw,
-        laws.SaturatedActivationLaw,
-        laws.GranularityLaw,
-        laws.ComputeLaw,
-        laws.JointLaw,
-        rivals.FlooredPowerLaw,
-        rivals.ChinchillaLaw,
-        rivals.ConstantLeverage,
-        rivals.ActivationPowerLaw,
-        rivals.JointLawWithoutGranularity,
-        rivals.FreeInteraction,
-    )
-}
+
+Family = Literal["", "dense", "moe"]
+Role = Literal["law", "section"]
 
 
 class UnidentifiedError(ValueError):
@@ -108,10 +95,13 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """A fitted law with everything needed to judge it: data, bootstrap, convergence."""
+    """A fitted law with everything needed to judge it: what it is, data, bootstrap, convergence."""
 
     law: Law
     target: str
+    kind: str = ""  # what it says of its runs: a key of `findings.EQUATIONS`
+    family: Family = ""  # whose runs are behind it; empty: those of both, or unknown
+    role: Role = "law"  # a section is a cut through another law, at fixed values of the other axes
     inputs: Inputs
     log_target: Array  # (n,)
     clusters: Groups  # (n,) cluster number of each row
@@ -180,6 +170,9 @@ class Fit:
             "format": FORMAT,
             "law": type(self.law).__name__,
             "target": self.target,
+            "kind": self.kind,
+            "family": self.family,
+            "role": self.role,
             "coefficients": dict(
                 zip(self.law.coefficient_names, _rounded(self.law.coefficients), strict=True)
             ),
@@ -208,7 +201,7 @@ class Fit:
                 record["format"],
                 f"must be {FORMAT}",
             )
-            form = FORMS[record["law"]]
+            form = find(record["law"], f"{path.name}: law")
             theta = np.array(record["theta"])
             source = record["source"] | {
                 "domain": {k: tuple(v) for k, v in record["source"]["domain"].items()}
@@ -216,12 +209,15 @@ class Fit:
             return cls(
                 law=form.from_coefficients(form.from_theta(theta), Source(**source)),
                 target=record["target"],
+                kind=record["kind"],
+                family=record["family"],
+                role=record["role"],
                 inputs={name: np.array(column) for name, column in record["inputs"].items()},
                 log_target=np.array(record["log_target"]),
                 clusters=np.array(record["clusters"]),
                 theta=theta,
                 covariance=np.array(record["covariance"], dtype=float),
-                samples=np.array(record["samples"]),
+                samples=np.array(record["samples"], dtype=float),
                 delta=record["delta"],
                 convergence=Convergence(**record["convergence"]),
             )  # fmt: skip
@@ -247,8 +243,9 @@ def fit(
     least-squares residuals. Raises UnidentifiedError when the table cannot tell the coefficients,
     ValueError when a value is missing, not positive or not finite.
 
+    >>> from moe_leverage.theory.laws import PowerLaw
     >>> compute = 10.0 ** np.arange(11, 15)
-    >>> exact = fit(laws.PowerLaw, {"compute": compute, "loss": 9 * compute**-0.1}, "loss")
+    >>> exact = fit(PowerLaw, {"compute": compute, "loss": 9 * compute**-0.1}, "loss")
     >>> round(exact.law.coefficient, 6), round(exact.law.exponent, 6)
     (9.0, -0.1)
     """
@@ -327,11 +324,15 @@ def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None
             raise UnidentifiedError(f"{name} = {count}: {rule}")
 
 
+def require_column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> None:
+    """Raise a ValueError that lists the columns of a table if this is not among them."""
+    rule = f"is not a column of the table ({', '.join(map(str, table))})"
+    require(name in table, name, None, rule)
+
+
 def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
     """A column of positive finite numbers; the first other value is named with its row."""
-    require(
-        name in table, name, None, f"is not a column of the table ({', '.join(map(str, table))})"
-    )
+    require_column(table, name)
     try:
         values = np.asarray(table[name], dtype=float)
     except (TypeError, ValueError) as error:

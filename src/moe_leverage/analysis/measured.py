@@ -1,7 +1,7 @@
-"""The laws of our own ledger: every fit that the book shows, made from the runs in one way.
+"""The laws of our own ledger: the fits that the book reads, made from the runs in one way.
 
 Each study answers its part: `hparams` Equation 3, `allocation` Table 1, the architecture studies
-(Section 4.1) leverage and the laws (10) to (13). The `joint` study is held out of every fit.
+(Section 4.1) leverage and Equation 13. The `joint` study is held out of every fit.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
-    """Every law that the studies of a ledger identify, with reasons for the others.
+    """The laws that the book reads of the studies of a ledger, with reasons for those not fitted.
 
     A run that several studies plan stands in the file of each. A study's own fit has it; a fit of
     several has it once, as the first named study sees it, since a copy would count as a second seed
@@ -84,9 +84,6 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             options | {"repeated": of("hparams", SEARCH_STUDY)},  # the first search has the seeds
         ),
         _unless_empty(findings.allocation, of("allocation"), "allocation", options),
-        _unless_empty(
-            findings.chinchilla, of("hparams", SEARCH_STUDY, "allocation"), "chinchilla", options
-        ),
         _unless_empty(
             findings.leverage_laws, of(*PLAIN_STUDIES, *VARIANT_STUDIES), "leverage", options
         ),

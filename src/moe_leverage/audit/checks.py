@@ -25,7 +25,7 @@ from moe_leverage.accounting import (
     count_forward_flops,
     count_parameters,
 )
-from moe_leverage.audit.claims import Finding, half_unit
+from moe_leverage.audit.claims import Finding, check, half_unit
 from moe_leverage.audit.listed import GROUPED_TABLES, listed, token_multiple
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.theory.laws import PUBLISHED
@@ -36,6 +36,7 @@ SCORE_HALF_UNIT = 0.05  # Table 4 prints one decimal
 Cell = Sequence[Any]  # (table, row number or a name that stands in the row, column)
 
 
+@check
 def expression(formula: str, cells: Mapping[str, Cell] | None = None) -> Finding:
     """An arithmetic formula over printed cells; its uncertainty is their rounding, propagated.
 
@@ -54,6 +55,7 @@ def expression(formula: str, cells: Mapping[str, Cell] | None = None) -> Finding
     return Finding(value=value, uncertainty=moved)
 
 
+@check
 def average(category: str, column: str) -> Finding:
     """Mean of the benchmarks of one category of Table 4, or of all 34."""
     table = paper.table(4)
@@ -65,6 +67,7 @@ def average(category: str, column: str) -> Finding:
     return Finding(value=chosen[column].mean(), uncertainty=SCORE_HALF_UNIT, detail=detail)
 
 
+@check
 def average_of_categories(column: str) -> Finding:
     """Mean of the five category averages of Table 4."""
     table = paper.table(4)
@@ -72,6 +75,7 @@ def average_of_categories(column: str) -> Finding:
     return Finding(value=averages[column].mean(), uncertainty=SCORE_HALF_UNIT)
 
 
+@check
 def lead(metrics: Sequence[str]) -> Finding:
     """Smallest lead of Ling-mini-beta over Dense-6.1B among these benchmarks, in points."""
     table = paper.table(4).set_index("metric")
@@ -81,6 +85,7 @@ def lead(metrics: Sequence[str]) -> Finding:
     return Finding(value=value, uncertainty=2 * SCORE_HALF_UNIT, detail=detail)
 
 
+@check
 def category_lead() -> Finding:
     """Smallest lead of Ling-mini-beta among the five category averages of Table 4, in points."""
     table = paper.table(4)
@@ -90,6 +95,7 @@ def category_lead() -> Finding:
     return Finding(value=float(leads.min()), uncertainty=2 * SCORE_HALF_UNIT, detail=detail)
 
 
+@check
 def wins(at_least: float = 0.0) -> Finding:
     """Percent of the 34 benchmarks on which Ling-mini-beta leads by more than `at_least`."""
     table = paper.table(4)
@@ -99,12 +105,14 @@ def wins(at_least: float = 0.0) -> Finding:
     return Finding(value=100 * float(ahead.mean()), detail=detail)
 
 
+@check
 def parameters(model: str, count: str, num_dense_layers: int = 1) -> Finding:
     """A parameter count of a model of Table 3, in billions."""
     value = getattr(count_parameters(_table_3_model(model, num_dense_layers)), count) / 1e9
     return Finding(value=value, detail=f"counted: {value:.4f} billion ({count})")
 
 
+@check
 def forward_ratio(
     convention: Convention, sequence_length: int, component: str = "non_embedding"
 ) -> Finding:
@@ -118,6 +126,7 @@ def forward_ratio(
     return Finding(value=value, detail=detail)
 
 
+@check
 def training_compute(model: str, sequence_length: int, num_tokens: float = 1e12) -> Finding:
     """C of a model of Table 3: three forward passes over its tokens, logits left out."""
     forward = count_forward_flops(_table_3_model(model), sequence_length)
@@ -126,6 +135,7 @@ def training_compute(model: str, sequence_length: int, num_tokens: float = 1e12)
     return Finding(value=value, detail=detail)
 
 
+@check
 def leverage(activation_ratio: str, granularity: str, compute: str) -> Finding:
     """The published EL at a point; the arguments are arithmetic formulas."""
     point = {"activation_ratio": activation_ratio, "granularity": granularity, "compute": compute}
@@ -135,6 +145,7 @@ def leverage(activation_ratio: str, granularity: str, compute: str) -> Finding:
     return Finding(value=value, detail=f"{detail}{numbers['compute']:.3g}) = {value:.3f}")
 
 
+@check
 def leverage_trend(axis: str, sign: int) -> Finding:
     """Smallest step of EL along one axis of the studied grid, times `sign`: positive if it holds.
 
@@ -154,12 +165,14 @@ def leverage_trend(axis: str, sign: int) -> Finding:
     return Finding(value=value, detail=detail)
 
 
+@check
 def granularity_optimum(compute: str = "1e20") -> Finding:
     """G of the largest published EL."""
     value = PUBLISHED.joint.optimum_granularity
     return Finding(value=value, detail=f"the same at every C, {compute} included")
 
 
+@check
 def optimum_drift() -> Finding:
     """Change of the published optimal G between 1e18 and 1e22 FLOPs, percent, on a fine grid."""
     granularity = np.geomspace(2, 32, 2001)
@@ -171,17 +184,20 @@ def optimum_drift() -> Finding:
     return Finding(value=100 * abs(best[1] / best[0] - 1))
 
 
+@check
 def law_value(law: str, compute: float, unit: float = 1.0) -> Finding:
     """A published power law at one compute, divided by `unit`."""
     value = float(getattr(PUBLISHED, law)(compute)) / unit
     return Finding(value=value, detail=f"{law}({compute:.3g}) / {unit:.6g} = {value:.4g}")
 
 
+@check
 def law_log2(law: str, compute: float) -> Finding:
     """Binary logarithm of a published power law at one compute."""
     return Finding(value=math.log2(float(getattr(PUBLISHED, law)(compute))))
 
 
+@check
 def law_crossing(first: str, second: str) -> Finding:
     """The compute at which two published power laws meet."""
     one, two = getattr(PUBLISHED, first), getattr(PUBLISHED, second)
@@ -189,6 +205,7 @@ def law_crossing(first: str, second: str) -> Finding:
     return Finding(value=math.exp(log_c))
 
 
+@check
 def table_slope(column: str, table: int = 7) -> Finding:
     """Least-squares slope of ln(column) on ln(budget) over the six groups of a table."""
     groups = paper.table(table).drop_duplicates("compute_flops")
@@ -199,6 +216,7 @@ def table_slope(column: str, table: int = 7) -> Finding:
     return Finding(value=float(slope), uncertainty=sum(halves) / span)
 
 
+@check
 def spread(table: int, quantity: str) -> Finding:
     """Largest relative spread of a quantity inside the groups of a table, percent."""
     groups = listed(table).groupby("compute_flops")[quantity]
@@ -207,6 +225,7 @@ def spread(table: int, quantity: str) -> Finding:
     return Finding(value=float(spreads.max()), detail=detail)
 
 
+@check
 def extreme(tables: Sequence[int], quantity: str, which: str, unit: float = 1.0) -> Finding:
     """Smallest or largest value ("min", "max") of a quantity over whole tables."""
     require(which in ("min", "max"), "which", which, "must be min or max")
@@ -216,6 +235,7 @@ def extreme(tables: Sequence[int], quantity: str, which: str, unit: float = 1.0)
     return Finding(value=value, detail=detail)
 
 
+@check
 def contains(table: int, quantity: str, value: float, relative: float = 0.01) -> Finding:
     """1 if a quantity of a listed table takes this value in some row, else 0."""
     values = listed(table)[quantity]
@@ -225,6 +245,7 @@ def contains(table: int, quantity: str, value: float, relative: float = 0.01) ->
     return Finding(value=float(present), detail=detail)
 
 
+@check
 def ordered(table: int, quantity: str, by: str, sign: int) -> Finding:
     """Smallest step of a quantity, times `sign`, as `by` grows inside each group of a table."""
     steps = [
@@ -234,6 +255,7 @@ def ordered(table: int, quantity: str, by: str, sign: int) -> Finding:
     return Finding(value=float(min(steps)), detail=f"smallest relative step {min(steps):+.3g}")
 
 
+@check
 def smallest_multiple(tables: Sequence[int], passes_in_law: int, passes_in_budget: int) -> Finding:
     """Smallest D / D_opt over tables, under one reading of C = M D (`listed.token_multiple`)."""
     passes = passes_in_law, passes_in_budget
@@ -242,6 +264,7 @@ def smallest_multiple(tables: Sequence[int], passes_in_law: int, passes_in_budge
     return Finding(value=min(found.values()), detail=detail)
 
 
+@check
 def distinct_models() -> Finding:
     """How many different shapes Tables 7 to 11 list."""
     shapes = [model.identity() for number in GROUPED_TABLES for model in paper.models(number)]
@@ -249,6 +272,7 @@ def distinct_models() -> Finding:
     return Finding(value=len(set(shapes)), detail=detail)
 
 
+@check
 def same_by_budget(column: str, tables: Sequence[int]) -> Finding:
     """Largest relative difference of a column between tables at the same budget, percent."""
     values = [paper.table(number).groupby("compute_flops")[column].first() for number in tables]
@@ -256,6 +280,7 @@ def same_by_budget(column: str, tables: Sequence[int]) -> Finding:
     return Finding(value=100 * max(ratios))
 
 
+@check
 def width_ratio() -> Finding:
     """Largest d_ffn of Table 10 over the total width of the active experts it stands in for."""
     table = paper.table(10)
@@ -309,14 +334,3 @@ def _evaluate(formula: str, names: Mapping[str, float]) -> float:
         raise ValueError(f"formula = {formula!r}: only + - * / **, numbers and named cells")
 
     return value(ast.parse(formula, mode="eval"))
-
-
-CHECKS: dict[str, Callable[..., Finding]] = {
-    check.__name__: check
-    for check in (
-        expression, average, average_of_categories, lead, category_lead, wins, parameters,
-        forward_ratio, training_compute, leverage, leverage_trend, granularity_optimum,
-        optimum_drift, law_value, law_log2, law_crossing, table_slope, spread, extreme, contains,
-        ordered, smallest_multiple, distinct_models, same_by_budget, width_ratio,
-    )
-}  # fmt: skip

@@ -12,14 +12,16 @@ written down before any fit was made.
 
 from __future__ import annotations
 
+import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from moe_leverage.config import require
+from moe_leverage.modules import import_modules
 from moe_leverage.paths import DATA
 
 KINDS = ("arithmetic", "law", "trend", "training result", "evaluation")
@@ -91,11 +93,6 @@ class Claim:
         object.__setattr__(self, "arguments", arguments)
 
     @property
-    def is_measured(self) -> bool:
-        """Whether our own runs decide it."""
-        return self.check["name"] in ("measured", "fitted")
-
-    @property
     def bounds(self) -> tuple[float, float]:
         """The values that agree with what is printed, rounding included."""
         if self.relation == "holds":
@@ -132,6 +129,39 @@ class Claim:
             return "measured: agrees"
         outside = found.high < low or found.low > high
         return "measured: disagrees" if outside else "measured: cannot tell"
+
+
+Check = TypeVar("Check", bound=Callable[..., Finding | Measurement])
+CHECKS: dict[str, Callable[..., Finding | Measurement]] = {}
+
+
+def check(function: Check, name: str = "") -> Check:
+    """Register a function as the check that claims know by its name, or by another one."""
+    name = name or function.__name__
+    require(name not in CHECKS, "check", name, "is already the name of a check")
+    CHECKS[name] = function
+    return function
+
+
+def run_check(claim: Claim) -> Finding | Measurement:
+    """What the check of a claim finds; ValueError for an unknown check or wrong arguments of it."""
+    name = claim.check["name"]
+    if name not in CHECKS:
+        import_modules("moe_leverage.audit")
+    rule = f"must be one of {', '.join(sorted(CHECKS))}"
+    require(name in CHECKS, f"{claim.id}.check", name, rule)
+    require_arguments(CHECKS[name], claim.arguments, f"{claim.id}.check")
+    return CHECKS[name](**claim.arguments)
+
+
+def require_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any], field: str
+) -> None:
+    """Raise a ValueError if a function does not take exactly such arguments."""
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        require(False, field, dict(arguments), str(error))
 
 
 def half_unit(printed: str) -> float:

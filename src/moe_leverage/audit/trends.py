@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ import pandas as pd
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.audit import evidence
-from moe_leverage.audit.claims import Measurement
+from moe_leverage.audit.claims import Measurement, check, require_arguments
 from moe_leverage.config import require
 from moe_leverage.paths import DATA
 
@@ -70,8 +71,42 @@ class Design:
         return [self.study] if isinstance(self.study, str) else list(self.study)
 
 
+Effect = Callable[[Array, "_Regression", Design], Array]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistic:
+    """How an effect follows from the coefficients, and which terms the regression has for it."""
+
+    effect: Effect
+    is_level: bool  # no x at all
+    is_curved: bool  # x^2, the last of the terms
+    is_bent: bool  # x^2 z, where there is a z
+
+
+STATISTICS: dict[str, Statistic] = {}
+
+
+def statistic(
+    *names: str, is_level: bool = False, is_curved: bool = False, is_bent: bool = False
+) -> Callable[[Effect], Effect]:
+    """Register the effect (draws, k) of a statistic that claims know by these names."""
+
+    def register(effect: Effect) -> Effect:
+        for name in names:
+            require(name not in STATISTICS, "statistic", name, "is already a statistic")
+            STATISTICS[name] = Statistic(
+                effect=effect, is_level=is_level, is_curved=is_curved, is_bent=is_bent
+            )
+        return effect
+
+    return register
+
+
+@partial(check, name="measured")
 def measure(**arguments: Any) -> Measurement:
     """The effect that our runs show, or the reason why they show none."""
+    require_arguments(Design, arguments, "measured")
     design = Design(**arguments)
     known = f"must be one of {', '.join(STATISTICS)}"
     require(design.statistic in STATISTICS, "statistic", design.statistic, known)
@@ -80,12 +115,13 @@ def measure(**arguments: Any) -> Measurement:
     runs = evidence.runs(design.studies)
     if runs.empty:
         return Measurement(effect=None, detail=f"no finished run of {_names(design)}")
+    _require_columns(runs, design)
     runs, num_unread = _select(evidence.with_response(runs, design.response), design)
     fit, reason = _fit(runs, design)
     if fit is None:
         return Measurement(effect=None, detail=f"{reason} ({len(runs)} runs of {_names(design)})")
     scope = _scope(runs, design, num_unread)
-    statistic = STATISTICS[design.statistic]
+    statistic = STATISTICS[design.statistic].effect
     effects = statistic(fit.theta[None], fit, design)[0]
     shared = evidence.shared_error(runs, DRAWS) if design.response == "log_leverage" else 0.0
     draws = statistic(fit.draws(shared), fit, design)
@@ -95,6 +131,7 @@ def measure(**arguments: Any) -> Measurement:
     return Measurement(effect=effect, low=low, high=high, detail=scope)
 
 
+@check
 def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measurement:
     """A coefficient of our own fit to these studies (data/fits) with its interval, if there is.
 
@@ -148,6 +185,15 @@ class _Regression:
         return own + (np.broadcast_to(shared, picks.shape) @ self.inverse.T)
 
 
+def _require_columns(runs: pd.DataFrame, design: Design) -> None:
+    """Raise a ValueError if the design names a column that the runs do not have."""
+    named = {name: getattr(design, name) for name in ("axis", "by", "over")}
+    named["within"] = "" if design.within == "none" else design.within
+    named |= {f"where.{column}": column for column in design.where}
+    for name, column in named.items():
+        require(not column or column in runs, name, column, f"no run of {_names(design)} has it")
+
+
 def _select(runs: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, int]:
     """Rows inside `where`, the best over `over` only; and how many have no response to use."""
     for column, (low, high) in design.where.items():
@@ -191,7 +237,8 @@ def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Regression | None, str]:
 def _matrix(runs: pd.DataFrame, design: Design) -> tuple[Array, int]:
     """Group indicators, then the terms in x and z, both centred."""
     groups = pd.get_dummies(_groups(runs, design)).to_numpy(dtype=float)
-    if design.statistic == "level":
+    statistic = STATISTICS[design.statistic]
+    if statistic.is_level:
         return groups, groups.shape[1]
     x = runs[design.axis].to_numpy(dtype=float)
     x = np.log(x) if design.scale == "log" else x
@@ -201,9 +248,8 @@ def _matrix(runs: pd.DataFrame, design: Design) -> tuple[Array, int]:
     if design.by:
         z = runs[design.by].to_numpy(dtype=float)
         z = np.log(z) - np.log(z).mean() if z.min() > 0 and z.max() > 1 else z
-        square = [x**2 * z] if design.statistic == "curvature_interaction" else []
-        terms += [x * z, *square]
-    if design.statistic in ("curvature", "curvature_interaction", "optimum", "drift", "shift"):
+        terms += [x * z, x**2 * z] if statistic.is_bent else [x * z]
+    if statistic.is_curved:
         terms.append(x**2)
     return np.column_stack([groups, *terms]), groups.shape[1]
 
@@ -233,32 +279,39 @@ def _picked(effects: Array, draws: Array, pick: str) -> tuple[float, float, floa
     return sign * float((sign * effects).min()), low, high
 
 
+@statistic("slope")
 def _slope(theta: Array, fit: _Regression, design: Design) -> Array:
     slopes = theta[:, fit.num_groups :]
     return slopes if design.each else slopes[:, :1]
 
 
+@statistic("level", is_level=True)
 def _level(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta
 
 
+@statistic("curvature", is_curved=True)
 def _last(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta[:, -1:]
 
 
+@statistic("interaction")
 def _second(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta[:, fit.num_groups + 1, None]
 
 
+@statistic("curvature_interaction", is_curved=True, is_bent=True)
 def _third(theta: Array, fit: _Regression, design: Design) -> Array:
     return theta[:, fit.num_groups + 2, None]
 
 
+@statistic("optimum", is_curved=True)
 def _optimum(theta: Array, fit: _Regression, design: Design) -> Array:
     place = _bottom(theta[:, fit.num_groups], theta[:, -1])[:, None]
     return np.exp(place) if design.scale == "log" else place
 
 
+@statistic("drift", "shift", is_curved=True)
 def _moved(theta: Array, fit: _Regression, design: Design) -> Array:
     return _bottom(theta[:, fit.num_groups + 1], theta[:, -1])[:, None]
 
@@ -267,18 +320,6 @@ def _bottom(slope: Array, curvature: Array) -> Array:
     """Where the parabola is lowest; NaN where it opens downwards."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(curvature > 0, -slope / (2 * curvature), np.nan)
-
-
-STATISTICS: dict[str, Callable[[Array, _Regression, Design], Array]] = {
-    "slope": _slope,
-    "level": _level,
-    "curvature": _last,
-    "interaction": _second,
-    "curvature_interaction": _third,
-    "optimum": _optimum,
-    "drift": _moved,
-    "shift": _moved,
-}
 
 
 def _names(design: Design) -> str:
@@ -294,6 +335,3 @@ def _scope(runs: pd.DataFrame, design: Design, num_unread: int) -> str:
         f"{len(runs)} runs of {_names(design)}{without}, {low:.0e} to {high:.0e} FLOPs, "
         f"{gap:.0e} times below the paper's largest"
     )
-
-
-MEASUREMENTS: dict[str, Callable[..., Measurement]] = {"measured": measure, "fitted": fitted}

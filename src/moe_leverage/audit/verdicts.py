@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from moe_leverage.audit.checks import CHECKS
 from moe_leverage.audit.claims import (
     LABELS,
     Claim,
@@ -23,9 +22,8 @@ from moe_leverage.audit.claims import (
     Label,
     Measurement,
     load_claims,
+    run_check,
 )
-from moe_leverage.audit.trends import MEASUREMENTS
-from moe_leverage.config import require
 
 COLUMNS = ("verdict", "locator", "claim", "published", "found", "detail")
 
@@ -78,17 +76,13 @@ class Verdict:
 
 def decide(claim: Claim) -> Verdict:
     """Run the check of one claim and judge what it found."""
-    name, arguments = claim.check["name"], claim.arguments
-    if name == "unavailable":
-        needs = f"needs {arguments['needs']}"
+    if claim.check["name"] == "unavailable":
+        needs = f"needs {claim.arguments['needs']}"
         return Verdict(claim=claim, label="not checkable", found=None, detail=needs)
-    if claim.is_measured:
-        measurement = MEASUREMENTS[name](**arguments)
-        label = claim.judge(measurement)
-        return Verdict(claim=claim, label=label, found=measurement, detail=measurement.detail)
-    require(name in CHECKS, f"{claim.id}.check", name, f"must be one of {', '.join(CHECKS)}")
-    finding = CHECKS[name](**arguments)
+    finding = run_check(claim)
     label = claim.judge(finding)
+    if isinstance(finding, Measurement):
+        return Verdict(claim=claim, label=label, found=finding, detail=finding.detail)
     because = claim.because if label == "consistent" else ""
     matters = _matters(claim, finding.value) if label == "discrepant" else ""
     parts = [part for part in (finding.detail, because, matters) if part]

@@ -1,5 +1,6 @@
 """The verbs of `moe-leverage`, one module a group; a user's mistake ends in one line and exit 2.
 
+A module in this folder adds its verbs to `app` when it is imported; none is listed here.
 Verb modules import the package inside their functions, so that the command answers at once and
 torch is loaded only by the verbs that train.
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 import sys
 
 import typer
+
+from moe_leverage.modules import import_modules
 
 app = typer.Typer(
     name="moe-leverage",
@@ -21,8 +24,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ValueError and OSError are the user's, anything else is ours."""
-    from moe_leverage.cli import audit, corpus, design, fit, instruments, study, train  # noqa: F401
-
+    import_modules(__name__)
     try:
         code = app(standalone_mode=False)
     except (ValueError, OSError) as error:

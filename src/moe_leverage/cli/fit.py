@@ -58,7 +58,7 @@ def fits(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit every law to this project's ledger and write data/fits.
+    """Fit the laws that the book reads to this project's ledger and write data/fits.
 
     Example: moe-leverage fits
     """
@@ -98,7 +98,7 @@ def _print(record: dict[str, Any], table: RunsTable, report: Path | None) -> Non
     if record["leverage"]:
         console.print(_leverage_table(record["leverage"]))
     fits = Table("fit", "equation", "points", "coefficients", title="Fitted laws")
-    whole = {name: one for name, one in record["fits"].items() if one["identified"]}
+    whole = {name: one for name, one in record["fits"].items() if one["role"] == "law"}
     for name, fitted in whole.items():
         shown = ", ".join(
             f"{key} {_short(value)} ({' to '.join(map(_short, fitted['interval'][key]))})"

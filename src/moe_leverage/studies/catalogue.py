@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moe_leverage.config import RunConfig, require
 from moe_leverage.studies.protocol import (
     BUDGETS,
+    POINT_FIELDS,
     Laws,
     Point,
     adopted_laws,
@@ -29,6 +30,8 @@ from moe_leverage.studies.protocol import (
     feasible,
     has_few_experts,
     laws_for,
+    require_axis,
+    require_family,
 )
 
 FRONTIER_ENDS = (3e10, 1e13)  # training FLOPs
@@ -41,7 +44,6 @@ JOINT_START = 7  # of the Halton sequence: the seed of the design
 JOINT_RANGES = {"activation_ratio": (1 / 80, 1 / 2), "granularity": (2, 16)}
 JOINT_BUDGETS = (1e11, 1e12)
 HALTON_BASES = (2, 3, 5)
-POINT_FIELDS = frozenset(f.name for f in fields(Point))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,8 @@ class Sweep:
     """All points on the product of `axes` around `base` that pass `where`.
 
     An axis is the name of a field of Point or of a run's config with its values, or any name with
-    mappings of such fields.
+    mappings of such fields. What changes nothing is a mistake, unless it is named in `ignored`: a
+    value for mixtures at a dense point, or another one that derives to the same run.
     """
 
     name: str
@@ -57,22 +60,57 @@ class Sweep:
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     where: Callable[[Point, RunConfig], bool] = feasible
     derive: Callable[[Point, Laws], RunConfig] = derive
+    ignored: frozenset[str] = frozenset()  # names that some points may do without
+
+    def __post_init__(self) -> None:
+        for axis, values in self.axes.items():
+            is_list = isinstance(values, Sequence) and not isinstance(values, str)
+            require(is_list and len(values) > 0, axis, values, "an axis is a list of values")
+            for value in values:
+                named = value if isinstance(value, Mapping) else {axis: value}
+                for name, part in named.items():
+                    require_axis(name, part)
 
     def points(self) -> Iterator[Point]:
         """Every point of the product, in the order of the axes."""
+        for _, point in self._changes():
+            yield point
+
+    def runs(self, laws: Laws) -> Iterator[tuple[Point, RunConfig]]:
+        """The points that pass `where`, with their runs; ValueError where a change changes none."""
+        seen: dict[RunConfig, Point] = {}
+        for changes, point in self._changes():
+            run = self.derive(point, laws)
+            if not self.where(point, run):
+                continue
+            for name in sorted(set(changes) - self.ignored):
+                if changes[name] != _value(self.base, name):
+                    require_family(point, name, changes[name])
+            if run in seen:
+                self._require_other(seen[run], point)
+            seen[run] = point
+            yield point, run
+
+    def _changes(self) -> Iterator[tuple[dict[str, Any], Point]]:
+        """What each point has from its axes, and the point."""
         for values in itertools.product(*self.axes.values()):
             changes: dict[str, Any] = {}
             for axis, value in zip(self.axes, values, strict=True):
                 changes |= value if isinstance(value, Mapping) else {axis: value}
-            own = {name: changes.pop(name) for name in list(changes) if name in POINT_FIELDS}
-            yield replace(self.base, **own, settings={**self.base.settings, **changes})
+            own = {name: value for name, value in changes.items() if name in POINT_FIELDS}
+            settings = {name: value for name, value in changes.items() if name not in own}
+            settings = {**self.base.settings, **settings}
+            yield changes, replace(self.base, **own, settings=settings)
 
-    def runs(self, laws: Laws) -> Iterator[tuple[Point, RunConfig]]:
-        """The points that pass `where`, with their runs."""
-        for point in self.points():
-            run = self.derive(point, laws)
-            if self.where(point, run):
-                yield point, run
+    def _require_other(self, first: Point, point: Point) -> None:
+        """Raise a ValueError if two points derive to one run and no ignored name tells them."""
+        names = [*POINT_FIELDS - {"settings"}, *{**first.settings, **point.settings}]
+        apart = sorted(name for name in names if _value(first, name) != _value(point, name))
+        require(bool(apart), "sweep", self.name, f"has the same point twice: {dict(self.axes)}")
+        for name in apart:
+            before, value = _value(first, name), _value(point, name)
+            rule = f"derives to the same run as {before!r}; drop one, or name it in `ignored`"
+            require(name in self.ignored, name, value, rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +139,11 @@ class Planned:
     def run_id(self) -> str:
         """The identity of the run's config."""
         return self.run.identity()
+
+
+def _value(point: Point, name: str) -> Any:
+    """What a point says of a field, its own or of its run."""
+    return getattr(point, name) if name in POINT_FIELDS else point.settings.get(name)
 
 
 BASE = Point(compute_flops=BUDGETS[0])

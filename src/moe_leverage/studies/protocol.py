@@ -70,6 +70,11 @@ GEOMETRIES = tuple(
 )
 
 
+def _of_mixtures(default: Any) -> Any:
+    """A field of a point that the dense model there does not have."""
+    return field(default=default, metadata={"of_mixtures": True})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point(Record):
     """One place on the paper's axes; the defaults are the paper's baseline, E 64, E_a 2, E_s 1."""
@@ -77,15 +82,17 @@ class Point(Record):
     compute_flops: float
     seed: int = 0
     dense: bool = False
-    activation_ratio: float = 3 / 65
-    granularity: float = 2.0
-    shared_ratio: float = 1 / 3
-    active_ffn_ratio: float = 3.0  # SwiGLU width that a token passes over d_model
-    num_dense_layers: int = 0
-    attention_share: float = 0.0  # of M; 0: what the geometry gives
-    balance_coefficient: float = 0.01
-    bias_routing: bool = False  # sigmoid scores and bias balancing in place of auxiliary losses
-    renormalise: bool = RENORMALISE
+    activation_ratio: float = _of_mixtures(3 / 65)
+    granularity: float = _of_mixtures(2.0)
+    shared_ratio: float = _of_mixtures(1 / 3)
+    active_ffn_ratio: float = _of_mixtures(3.0)  # SwiGLU width that a token passes over d_model
+    num_dense_layers: int = _of_mixtures(0)
+    attention_share: float = _of_mixtures(0.0)  # of M; 0: what the geometry gives
+    balance_coefficient: float = _of_mixtures(0.01)
+    bias_routing: bool = _of_mixtures(
+        False
+    )  # sigmoid scores and bias balancing in place of auxiliary losses
+    renormalise: bool = _of_mixtures(RENORMALISE)
     init_std: float = 0.02
     size: int = -1  # place in GEOMETRIES; -1: by the allocation law
     learning_rate: float = 0.0  # 0: by the hyperparameter law
@@ -93,6 +100,32 @@ class Point(Record):
     batch_tokens: int = 0  # 0: by the hyperparameter law
     batch_factor: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)  # fields of the run, last of all
+
+    def __post_init__(self) -> None:
+        last = len(GEOMETRIES) - 1
+        require(-1 <= self.size <= last, "size", self.size, f"must be a place from -1 to {last}")
+        for name, value in self.settings.items():
+            require(name not in POINT_FIELDS, name, value, "is a field of the point, not a setting")
+            require_axis(name, value)
+
+
+POINT_FIELDS = frozenset(f.name for f in fields(Point))
+MIXTURE_FIELDS = frozenset(f.name for f in fields(Point) if f.metadata.get("of_mixtures"))
+ROUTING_FIELDS = frozenset(f.name for f in fields(RoutingConfig))
+RUN_FIELDS = frozenset(f.name for part in (RunConfig, ModelConfig) for f in fields(part))
+
+
+def require_axis(name: str, value: Any) -> None:
+    """Raise a ValueError if no run could change with this name at a point."""
+    rule = "is not a field of a point, a run, its model or its routing"
+    require(name in POINT_FIELDS | RUN_FIELDS | ROUTING_FIELDS, name, value, rule)
+    require(name != "num_steps", name, value, "follows from compute_flops")
+
+
+def require_family(point: Point, name: str, value: Any) -> None:
+    """Raise a ValueError if this was chosen for a dense point, whose model has nothing like it."""
+    is_foreign = point.dense and name in MIXTURE_FIELDS | ROUTING_FIELDS
+    require(not is_foreign, name, value, "a dense model has none")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,7 @@ from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies.backends import Pool, connected, deaths_of
 from moe_leverage.studies.catalogue import Planned
+from moe_leverage.training.checkpoint import CheckpointError
 from moe_leverage.training.loop import Stopped, train
 from moe_leverage.training.machine import Execution
 
@@ -330,9 +331,7 @@ def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]
     )
     try:
         return again(), ""
-    except ValueError as error:
-        if not str(error).startswith("checkpoint"):
-            raise
+    except CheckpointError as error:
         shutil.rmtree(directory)
         return again(), f"begun again, since its checkpoint could not be read: {error}"
 

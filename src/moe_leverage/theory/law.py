@@ -1,7 +1,9 @@
 """What every law shares: its source, the range it was fitted in, and its coefficients as `theta`.
 
 A law is a frozen dataclass whose numeric fields are its coefficients (`laws` for the paper's forms,
-`rivals` for the others); this base calls it, checks inputs and warns outside the fitted range.
+`rivals` for the others); this base calls it, checks inputs and warns outside the fitted range. A
+class that derives from it is registered by its name, and a mistake in its form is answered where it
+is defined (`registry` finds all there are).
 
     theta   coefficients as a fit sees them, shape (..., P): those named in `positive` as natural
             logarithms, the others as they are
@@ -10,9 +12,11 @@ A law is a frozen dataclass whose numeric fields are its coefficients (`laws` fo
 
 from __future__ import annotations
 
+import inspect
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,6 +27,7 @@ from moe_leverage.config import require
 Array = NDArray[np.float64]
 Inputs = Mapping[str, Array]
 
+LAWS: dict[str, type[Law]] = {}  # defined so far; `registry.laws` has all there are
 UNITS = {"compute": " FLOPs", "num_params": " parameters", "num_tokens": " tokens"}
 
 
@@ -47,21 +52,29 @@ class Law:
     """What all laws share: calling, the range they were fitted in, and coefficients as `theta`."""
 
     __slots__ = ()
-    coefficient_names: ClassVar[tuple[str, ...]]
+    coefficient_names: ClassVar[tuple[str, ...]]  # the fields, but for `source`
     inputs: ClassVar[tuple[str, ...]]
     positive: ClassVar[frozenset[str]] = frozenset()
     theta_names: ClassVar[tuple[str, ...]] = ()  # where theta holds others than the coefficients
     min_values: ClassVar[Mapping[str, int]]  # different values an input needs to be fitted
     start_box: ClassVar[Mapping[str, tuple[float, float]]] = {}  # of theta; empty: a convex fit
     num_linear: ClassVar[int] = 0  # leading coefficients in which the logarithm is linear
+    rival_for: ClassVar[str] = ""  # the quantity in whose comparison of laws it takes part
     source: Source
 
+    def __init_subclass__(cls, *, is_form: bool = True) -> None:
+        """Check and register a law; with `is_form` false it is a base that several share."""
+        if is_form:
+            _register(cls)
+
     @classmethod
+    @abstractmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Natural logarithm of the law: theta (..., P) and inputs (n,) give (..., n)."""
         raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """Derivatives of `log_value` by theta, shape (..., n, P)."""
         raise NotImplementedError
@@ -110,6 +123,7 @@ class Law:
     @classmethod
     def from_coefficients(cls, values: ArrayLike, source: Source | None = None) -> Self:
         """The law with these coefficients, in the order of `coefficient_names`."""
+        require(is_dataclass(cls), "law", cls.__name__, "must be a frozen dataclass with slots")
         named = zip(cls.coefficient_names, np.asarray(values, dtype=float), strict=True)
         return cls(**{name: float(v) for name, v in named}, source=source or UNSOURCED)  # type: ignore[call-arg]
 
@@ -155,6 +169,29 @@ class Law:
         return dict(zip(self.inputs, np.broadcast_arrays(*arrays), strict=True))
 
 
+class LogLinearLaw(Law, is_form=False):
+    """A law whose logarithm is linear in its coefficients, so that its fit is convex."""
+
+    __slots__ = ()
+
+    @classmethod
+    @abstractmethod
+    def features(cls, inputs: Inputs) -> tuple[Array, ...]:
+        """What each coefficient multiplies, (n,) arrays."""
+        raise NotImplementedError
+
+    @classmethod
+    def log_value(cls, theta: Array, inputs: Inputs) -> Array:
+        """Sum of coefficient x feature."""
+        value: Array = (theta[..., None, :] @ np.stack(cls.features(inputs)))[..., 0, :]
+        return value
+
+    @classmethod
+    def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
+        """The features."""
+        return columns(theta, *cls.features(inputs))
+
+
 def columns(theta: Array, *values: float | Array | tuple[Array, Array]) -> Array:
     """Derivatives stacked along a last axis, broadcast to the shape (..., n, P) of theta.
 
@@ -174,6 +211,42 @@ def columns(theta: Array, *values: float | Array | tuple[Array, Array]) -> Array
 def plain(values: ArrayLike) -> Any:
     """A Python float for a scalar, the array otherwise."""
     return float(values) if np.ndim(values) == 0 else values  # type: ignore[arg-type]
+
+
+def _register(form: type[Law]) -> None:
+    """Check the form of a law, name its coefficients, and make it known."""
+    name = form.__name__
+    annotated = inspect.get_annotations(form)
+    names = tuple(field for field in annotated if field != "source")
+    require(bool(names), f"{name}.coefficients", names, "a law has a field for each coefficient")
+    require("source" in annotated, f"{name}.source", None, "must be a field: UNSOURCED by default")
+    inputs = getattr(form, "inputs", None)
+    is_named = isinstance(inputs, tuple) and bool(inputs)
+    require(is_named, f"{name}.inputs", inputs, "must name the quantities that the law takes")
+    for method in dir(form):
+        is_missing = getattr(getattr(form, method, None), "__isabstractmethod__", False)
+        require(not is_missing, f"{name}.{method}", None, "must be defined: a fit needs it")
+    counts = getattr(form, "min_values", None)
+    rule = "must map inputs to how many different values tell the coefficients"
+    is_counted = isinstance(counts, Mapping) and set(counts) <= set(inputs or ())
+    require(is_counted, f"{name}.min_values", counts, rule)
+    rule = f"must be among the coefficients, {', '.join(names)}"
+    require(form.positive <= set(names), f"{name}.positive", sorted(form.positive), rule)
+    num_drawn, rule = len(form.start_box), "must be a range for each coefficient that is not linear"
+    is_whole = num_drawn in (0, len(names) - form.num_linear)
+    require(is_whole, f"{name}.start_box", sorted(form.start_box), rule)
+    old = LAWS.get(name, form)
+    rule = f"is already the name of a law in {old.__module__}"
+    require(_is_again(form, old), "law", name, rule)
+    form.coefficient_names = names
+    LAWS[name] = form
+
+
+def _is_again(form: type[Law], old: type[Law]) -> bool:
+    """Whether this is the old law: its twin with slots, or its definition, run once more."""
+    own = vars(form).get("__dataclass_fields__")  # which a class and its twin have in common
+    is_twin = own is not None and own is vars(old).get("__dataclass_fields__")
+    return is_twin or (form.__module__, form.__qualname__) == (old.__module__, old.__qualname__)
 
 
 def _transform(law: Any, values: ArrayLike, function: np.ufunc) -> Array:

@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike
 from moe_leverage import paths
 from moe_leverage.config import require
 from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, Source, columns, plain
+from moe_leverage.theory.registry import find
 from moe_leverage.theory.saturation import START_BOX, saturation
 from moe_leverage.theory.saturation import saturated_activation_ratio as saturated_activation_ratio
 
@@ -52,7 +53,6 @@ class PowerLaw(Law):
     coefficient: float
     exponent: float
     source: Source = UNSOURCED
-    coefficient_names = ("coefficient", "exponent")
     inputs = ("compute",)
     positive = frozenset({"coefficient"})
     min_values = MappingProxyType({"compute": 2})
@@ -90,7 +90,6 @@ class SaturatedActivationLaw(Law):
     a_start: float
     a_max: float
     source: Source = UNSOURCED
-    coefficient_names = ("exponent", "a_start", "a_max")
     inputs = ("activation_ratio",)
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 4})
@@ -128,7 +127,6 @@ class GranularityLaw(Law):
     b_g: float
     c_g: float
     source: Source = UNSOURCED
-    coefficient_names = ("a_g", "b_g", "c_g")
     inputs = ("granularity",)
     min_values = MappingProxyType({"granularity": 4})
     theta_names = ("a_g", "b_g", "b_g c_g")  # linear in these, so that its fit is convex
@@ -180,7 +178,6 @@ class ComputeLaw(Law):
     a_c: float
     c_c: float
     source: Source = UNSOURCED
-    coefficient_names = ("a_c", "c_c")
     inputs = ("compute",)
     min_values = MappingProxyType({"compute": 2})
 
@@ -226,7 +223,7 @@ class JointLaw(Law):
     a_start: float
     a_max: float
     source: Source = UNSOURCED
-    coefficient_names = ("a", "d", "gamma", "beta", "a_start", "a_max")
+    rival_for = "efficiency_leverage"
     inputs = ("activation_ratio", "granularity", "compute")
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 3, "granularity": 3, "compute": 2})
@@ -368,7 +365,7 @@ def load_published(path: Path = COEFFICIENTS) -> Published:
 
 
 def _read_law(name: str, table: Mapping[str, Any]) -> Any:
-    form: Any = {"PowerLaw": PowerLaw, "JointLaw": JointLaw}[table["form"]]
+    form: Any = find(table["form"], f"{name}.form")
     given, wanted = table["coefficients"], form.coefficient_names
     require(set(given) == set(wanted), f"{name}.coefficients", list(given), f"must be {wanted}")
     known = {f.name for f in fields(Source)} - {"domain"}

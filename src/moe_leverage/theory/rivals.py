@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, Source, columns
+from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, LogLinearLaw, Source, columns
 from moe_leverage.theory.laws import SaturatedActivationLaw
 from moe_leverage.theory.saturation import START_BOX
 
@@ -34,7 +34,7 @@ class FlooredPowerLaw(Law):
     coefficient: float
     exponent: float
     source: Source = UNSOURCED
-    coefficient_names = ("floor", "coefficient", "exponent")
+    rival_for = "loss"
     inputs = ("compute",)
     positive = frozenset({"floor", "coefficient"})
     min_values = MappingProxyType({"compute": 4})
@@ -79,7 +79,7 @@ class ChinchillaLaw(Law):
     alpha: float
     beta: float
     source: Source = UNSOURCED
-    coefficient_names = ("floor", "a", "b", "alpha", "beta")
+    rival_for = "loss"
     inputs = ("num_params", "num_tokens")
     positive = frozenset({"floor", "a", "b"})
     min_values = MappingProxyType({"num_params": 3, "num_tokens": 3})
@@ -120,35 +120,13 @@ class ChinchillaLaw(Law):
         return np.stack([np.log(floor), log_a, log_b, alpha, beta], axis=-1)
 
 
-class _LogLinearLaw(Law):
-    """A law whose logarithm is linear in its coefficients, so that its fit is convex."""
-
-    __slots__ = ()
-
-    @classmethod
-    def features(cls, inputs: Inputs) -> tuple[Array, ...]:
-        """What each coefficient multiplies, (n,) arrays."""
-        raise NotImplementedError
-
-    @classmethod
-    def log_value(cls, theta: Array, inputs: Inputs) -> Array:
-        """Sum of coefficient x feature."""
-        value: Array = (theta[..., None, :] @ np.stack(cls.features(inputs)))[..., 0, :]
-        return value
-
-    @classmethod
-    def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
-        """The features."""
-        return columns(theta, *cls.features(inputs))
-
-
 @dataclass(frozen=True, slots=True)
-class ConstantLeverage(_LogLinearLaw):
+class ConstantLeverage(LogLinearLaw):
     """Ln EL = level, whatever the architecture and the budget."""
 
     level: float
     source: Source = UNSOURCED
-    coefficient_names = ("level",)
+    rival_for = "efficiency_leverage"
     inputs = ("activation_ratio",)
     min_values = MappingProxyType({})
 
@@ -159,13 +137,13 @@ class ConstantLeverage(_LogLinearLaw):
 
 
 @dataclass(frozen=True, slots=True)
-class ActivationPowerLaw(_LogLinearLaw):
+class ActivationPowerLaw(LogLinearLaw):
     """Ln EL = level + slope ln A: a power of the activation ratio alone."""
 
     level: float
     slope: float
     source: Source = UNSOURCED
-    coefficient_names = ("level", "slope")
+    rival_for = "efficiency_leverage"
     inputs = ("activation_ratio",)
     min_values = MappingProxyType({"activation_ratio": 2})
 
@@ -185,7 +163,7 @@ class JointLawWithoutGranularity(Law):
     a_start: float
     a_max: float
     source: Source = UNSOURCED
-    coefficient_names = ("a", "d", "a_start", "a_max")
+    rival_for = "efficiency_leverage"
     inputs = ("activation_ratio", "compute")
     positive = frozenset({"a_start", "a_max"})
     min_values = MappingProxyType({"activation_ratio": 3, "compute": 2})
@@ -210,7 +188,7 @@ class JointLawWithoutGranularity(Law):
 
 
 @dataclass(frozen=True, slots=True)
-class FreeInteraction(_LogLinearLaw):
+class FreeInteraction(LogLinearLaw):
     """A surface of ln EL in ln A, log2 G and log10 C with all three pairwise interactions."""
 
     level: float
@@ -222,7 +200,7 @@ class FreeInteraction(_LogLinearLaw):
     by_ag: float
     by_gc: float
     source: Source = UNSOURCED
-    coefficient_names = ("level", "by_a", "by_c", "by_g", "by_gg", "by_ac", "by_ag", "by_gc")
+    rival_for = "efficiency_leverage"
     inputs = ("activation_ratio", "granularity", "compute")
     min_values = MappingProxyType({"activation_ratio": 2, "granularity": 3, "compute": 2})
 

@@ -22,10 +22,23 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from moe_leverage.config import require
-
 FORMAT = 2  # of the JSON and of the tensor names; a reader refuses any other
 INDEX = "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; without it, its run can be begun again."""
+
+
+def require_usable(holds: bool, path: Path, rule: str) -> None:
+    """Raise a CheckpointError that names the file and the rule it breaks.
+
+    >>> require_usable(False, Path("run") / INDEX, "not JSON")
+    Traceback (most recent call last):
+    moe_leverage.training.checkpoint.CheckpointError: checkpoint = 'run/checkpoint.json': not JSON
+    """
+    if not holds:
+        raise CheckpointError(f"checkpoint = {str(path)!r}: {rule}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,22 +87,22 @@ def save(directory: Path, checkpoint: Checkpoint) -> Path:
 def load(directory: Path, *, run_id: str) -> Checkpoint | None:
     """The checkpoint in `directory`, None if there is none.
 
-    Raises ValueError with the reason if it is damaged, of another format or of another run.
+    Raises CheckpointError with the reason if it is damaged, of another format or of another run.
     """
     path = directory / INDEX
     if not path.is_file():
         return None
     index = _read_index(path)
     rule = f"belongs to run {index['run_id']}, not to this run, {run_id}"
-    require(index["run_id"] == run_id, "checkpoint", str(path), rule)
+    require_usable(index["run_id"] == run_id, path, rule)
     tensors = directory / Path(index["tensors"]).name
-    require(tensors.is_file(), "checkpoint", str(path), f"its tensor file {tensors.name} is gone")
+    require_usable(tensors.is_file(), path, f"its tensor file {tensors.name} is gone")
     rule = f"damaged: SHA-256 differs from the one in {INDEX}"
-    require(_digest(tensors) == index["sha256"], "checkpoint", str(tensors), rule)
+    require_usable(_digest(tensors) == index["sha256"], tensors, rule)
     try:
         loaded = load_file(tensors)
     except SafetensorError as error:
-        raise ValueError(f"checkpoint = {str(tensors)!r}: not safetensors: {error}") from None
+        raise CheckpointError(f"checkpoint = {str(tensors)!r}: not safetensors: {error}") from None
     return Checkpoint(
         run_id=run_id,
         steps_done=index["steps_done"],
@@ -103,15 +116,15 @@ def _read_index(path: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"checkpoint = {str(path)!r}: not JSON: {error}") from None
+        raise CheckpointError(f"checkpoint = {str(path)!r}: not JSON: {error}") from None
     is_index = isinstance(index, dict) and "format" in index
-    require(is_index, "checkpoint", str(path), "not the index of a checkpoint")
+    require_usable(is_index, path, "not the index of a checkpoint")
     rule = f"format {index['format']!r}, this version reads {FORMAT}"
-    require(index["format"] == FORMAT, "checkpoint", str(path), rule)
+    require_usable(index["format"] == FORMAT, path, rule)
     types = {"run_id": str, "steps_done": int, "tensors": str, "sha256": str, "progress": dict}
     for name, kind in types.items():
         rule = f"damaged: {name} must be of type {kind.__name__}"
-        require(isinstance(index.get(name), kind), "checkpoint", str(path), rule)
+        require_usable(isinstance(index.get(name), kind), path, rule)
     return index
 
 

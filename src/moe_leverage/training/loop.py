@@ -182,7 +182,7 @@ def _resume(state: State, run: RunConfig, corpus: Corpus, directory: Path) -> No
         return
     digest = found.progress["corpus_digest"]
     rule = f"was trained on another build of the corpus, {digest[:12]}"
-    require(digest == corpus.digest, "checkpoint", str(directory), rule)
+    checkpoint.require_usable(digest == corpus.digest, directory, rule)
     restore(state, found.tensors, seconds=found.progress["seconds"])
 
 

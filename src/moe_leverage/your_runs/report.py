@@ -132,15 +132,18 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
     names = law.coefficient_names
     published: Law | None = getattr(PUBLISHED, name, None)
     printed = None if published is None else dict(zip(names, published.coefficients, strict=True))
-    whole = name.count("_") < 2  # sections of the joint law are too many to profile
+    is_whole = fitted.role == "law"  # sections of the joint law are too many to profile
     return {
         "law": type(law).__name__,
+        "kind": fitted.kind,
+        "family": fitted.family,
+        "role": fitted.role,
         "equation": law.source.equation,
         "target": fitted.target,
         "num_points": len(fitted.log_target),
         "coefficients": dict(zip(names, law.coefficients, strict=True)),
         "interval": {key: list(ends) for key, ends in fitted.interval().items()},
-        "identified": {k: p.verdict for k, p in profile(fitted).items()} if whole else None,
+        "identified": {k: p.verdict for k, p in profile(fitted).items()} if is_whole else None,
         "published": printed,
         "range": {key: list(ends) for key, ends in law.domain.items()},
         "note": law.source.note,

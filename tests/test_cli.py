@@ -1,0 +1,63 @@
+"""The command finds its verbs, and answers help and mistakes without the heavy libraries."""
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+from moe_leverage import cli
+
+PROGRAM = """
+import sys
+from moe_leverage import cli
+cli.__path__.append(sys.argv.pop(1))
+try:
+    cli.main()
+finally:
+    print(*sorted({"torch", "pandas", "scipy", "matplotlib"} & set(sys.modules)), file=sys.stderr)
+"""
+NEW_VERB = """
+import typer
+from moe_leverage.cli import app
+
+@app.command()
+def greet():
+    typer.echo("a verb of its own module")
+"""
+
+
+def called(folder, *arguments):
+    command = [sys.executable, "-c", PROGRAM, str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr.splitlines()
+
+
+def test_a_verb_of_a_new_module_is_found(tmp_path):
+    (tmp_path / "greeting.py").write_text(NEW_VERB)
+    assert called(tmp_path, "greet")[:2] == (0, "a verb of its own module\n")
+
+
+def test_every_module_brings_a_verb(tmp_path):
+    code, shown, heavy = called(tmp_path, "--help")
+    assert code == 0
+    assert heavy == [""]
+    modules = {module.name for module in pkgutil.iter_modules(cli.__path__)}
+    verbs = {"design": "explain", "instruments": "router-trace"}  # else of the module's own name
+    assert all(f" {verbs.get(name, name)} " in shown for name in modules)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["greet"], "moe-leverage: No such command 'greet'."),
+        (["corpus", "info", "--tier", "x"], "moe-leverage: tier = 'x': must be one of smoke, full"),
+        (["design", "--compute", "-1"], "moe-leverage: compute = -1.0: must be a positive, finite"),
+        (["explain", "nosuch"], "moe-leverage: CONFIG = 'nosuch': is neither a file nor one of"),
+    ],
+)
+def test_a_mistake_is_answered_at_once(tmp_path, arguments, answer):
+    code, shown, said = called(tmp_path, *arguments)
+    assert (code, shown) == (2, "")
+    assert said[0].startswith(answer)
+    assert said[1:] == [""]
