@@ -93,7 +93,7 @@ def toy_plan() -> list[Planned]:
         Planned(
             study="toy",
             sweep="seeds",
-            point=Point(compute_flops=1e10, seed=seed),
+            point=Point(budget_flops=1e10, seed=seed),
             run=RunConfig(
                 model=model, corpus="smoke", sequence_length=128, batch_sequences=8, num_steps=60,
                 learning_rate=1e-3, seed=seed,

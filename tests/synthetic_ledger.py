@@ -31,7 +31,7 @@ SIGMA = 0.002
 
 def loss_of(planned, axes, generator):
     """The loss of a run: the law of its family, raised by what its study varies."""
-    compute, model = planned.point.compute_flops, planned.run.model
+    compute, model = planned.point.budget_flops, planned.run.model
     reached = compute
     if model.is_moe:
         reached *= JOINT(
@@ -51,9 +51,14 @@ def loss_of(planned, axes, generator):
 def fill(directory, studies=tuple(STUDIES)):
     """Write the ledger of these studies."""
     generator = np.random.default_rng(0)
+    plans = {}
     for study in studies:
-        for planned in plan(study, ADOPTED):
+        about, runs = STUDIES[study], plan(study, ADOPTED)
+        plans[study] = {"role": about.role, "varies": list(about.varies)}
+        plans[study]["runs"] = [planned.run_id for planned in runs]
+        for planned in runs:
             described = ledger.describe(planned.run)
             loss = loss_of(planned, described["axes"], generator)
             outcome = {"study": study, "status": "ok", "validation_loss_nats": loss}
             ledger.append(directory / f"{study}.jsonl", described | outcome)
+    ledger.write_plans(plans, directory)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from moe_leverage.audit import decide, evidence, load_claims
 from moe_leverage.audit import trends as measured
 from moe_leverage.audit.trends import fitted, measure
 from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
+from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.laws import PowerLaw
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
@@ -48,9 +48,11 @@ def record(directory: Path, study: str, run: RunConfig, loss: float, **more: obj
 
 
 def plan_run(directory: Path, study: str, run_id: str) -> None:
-    path = directory / ledger.PLANS
-    plans = json.loads(path.read_text()) if path.is_file() else {}
-    ledger.write_plans({**plans, study: {*plans.get(study, ()), run_id}}, directory)
+    plans = ledger.plans(directory)
+    about = STUDIES[study] if study in STUDIES else STUDIES["activation"]
+    plan = plans.get(study, {"role": about.role, "varies": list(about.varies), "runs": []})
+    plan["runs"] = [*plan["runs"], run_id]
+    ledger.write_plans({**plans, study: plan}, directory)
 
 
 def moe(experts: int = 64, granularity: int = 2, **more: object) -> ModelConfig:
@@ -108,7 +110,7 @@ def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:
     record(directory, "activation", run, 3.0)
     record(directory, "activation", run, 9.0, excluded="a test")
     record(directory, "activation", run, 9.0, status="diverged")
-    assert evidence.runs(["activation"])["loss"].tolist() == [3.0]
+    assert evidence.runs(["activation"])["loss_nats"].tolist() == [3.0]
 
 
 def test_slope_is_recovered_and_gap_stated(directory: Path) -> None:
@@ -138,12 +140,12 @@ def test_optimum_and_its_drift_are_recovered(directory: Path, best: float) -> No
         loss = 3 + 0.1 * (math.log(granularity) - place) ** 2 - 0.1 * math.log(budget / 1e12)
         run = plan(moe(64, granularity), budget)
         record(directory, "granularity", run, loss + noise(generator))
-    drift = measure(study="granularity", statistic="drift", axis="granularity", by="compute_flops")
+    drift = measure(study="granularity", statistic="drift", axis="granularity", by="training_flops")
     assert drift.effect == pytest.approx(0.2, abs=0.05)
     assert drift.low < drift.effect < drift.high
     curved = measure(study="granularity", statistic="curvature", axis="granularity")
     assert curved.effect == pytest.approx(0.1, abs=0.02)
-    one_budget = {"compute_flops": [0.9e12, 1.1e12]}
+    one_budget = {"training_flops": [0.9e12, 1.1e12]}
     place = measure(study="granularity", statistic="optimum", axis="granularity")
     assert place.effect is not None
     assert (
@@ -188,7 +190,7 @@ def test_best_of_a_second_sweep_is_taken(directory: Path) -> None:
         run = plan(moe(), budget, learning_rate=rate, batch_sequences=batch)
         record(directory, "hparams", run, loss + noise(generator))
     found = measure(
-        study="hparams", statistic="drift", axis="learning_rate", by="compute_flops",
+        study="hparams", statistic="drift", axis="learning_rate", by="training_flops",
         over="batch_tokens",
     )  # fmt: skip
     assert found.effect == pytest.approx(-0.15, abs=0.03)
@@ -227,7 +229,7 @@ def test_a_loss_below_every_dense_run_is_no_number(directory: Path) -> None:
 
 def test_early_loss_is_read_at_a_tenth_of_the_tokens() -> None:
     curve = [float(place) for place in range(1, 65)]  # ends of (i / 64)^2 of the steps
-    frame = pd.DataFrame({"training_loss_curve_nats": [curve], "loss": [1.0]})
+    frame = pd.DataFrame({"training_loss_curve_nats": [curve], "loss_nats": [1.0]})
     (point,) = evidence.with_response(frame, "early_loss")["response"]
     assert (point / 64) ** 2 == pytest.approx(0.1, abs=0.01)
 
@@ -315,16 +317,16 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     design = [(budget, g) for budget in BUDGETS for g in (2, 4, 6, 8, 12, 16)]
     compute, granularity = (np.array(column, dtype=float) for column in zip(*design, strict=True))
     z = np.log(compute) - np.log(compute).mean()
-    columns = {"budget": compute.astype(str), "compute_flops": compute, "granularity": granularity}
+    columns = {"budget": compute.astype(str), "training_flops": compute, "granularity": granularity}
     covered = 0
     for seed in range(200):
         x = np.log(granularity / 8) - 0.1 * z
         loss = 3 - 0.1 * z + 0.02 * x**2 + np.random.default_rng(seed).normal(0, 0.005, len(z))
-        frame = pd.DataFrame({**columns, "loss": loss, "is_moe": 1, "seed": 0})
+        frame = pd.DataFrame({**columns, "loss_nats": loss, "is_moe": 1, "seed": 0})
         monkeypatch.setattr(evidence, "runs", lambda studies, frame=frame: frame)
         monkeypatch.setattr(evidence, "shortfall", lambda studies, *columns: "")
         found = measure(
-            study="granularity", statistic="drift", axis="granularity", by="compute_flops"
+            study="granularity", statistic="drift", axis="granularity", by="training_flops"
         )
         covered += found.low <= 0.1 <= found.high
     assert 0.84 <= covered / 200 <= 0.96
@@ -336,12 +338,12 @@ def test_the_smallest_of_many_equal_effects_is_not_surely_below_them(
     """Four slopes that are all 0: their least is negative, and 90 % of its intervals hold 0."""
     design = [(budget, a) for budget in BUDGETS for a in (0.01, 0.03, 0.1, 0.3, 0.6)]
     compute, ratio = (np.array(column, dtype=float) for column in zip(*design, strict=True))
-    columns = {"budget": compute.astype(str), "compute_flops": compute, "activation_ratio": ratio}
+    columns = {"budget": compute.astype(str), "training_flops": compute, "activation_ratio": ratio}
     monkeypatch.setattr(evidence, "shortfall", lambda studies, *columns: "")
     below = 0
     for seed in range(200):
         loss = 3 + np.random.default_rng(seed).normal(0, 0.01, len(compute))
-        frame = pd.DataFrame({**columns, "loss": loss, "is_moe": 1, "seed": 0})
+        frame = pd.DataFrame({**columns, "loss_nats": loss, "is_moe": 1, "seed": 0})
         monkeypatch.setattr(evidence, "runs", lambda studies, frame=frame: frame)
         found = measure(
             study="activation", statistic="slope", axis="activation_ratio", each="compute"

@@ -11,7 +11,7 @@ EXAMPLE = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e22}
 
 
 def points(*rows):
-    names = ["activation_ratio", "granularity", "compute_flops", "efficiency_leverage"]
+    names = ["activation_ratio", "granularity", "training_flops", "efficiency_leverage"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -28,7 +28,7 @@ def test_the_range_holds_the_printed_law():
 
 def test_a_crossing_is_interpolated_in_logarithms():
     found = beyond.crossings(points((0.1, 2.0, 1e12, 0.5), (0.1, 2.0, 1e14, 2.0)))
-    assert found["compute_flops"].tolist() == pytest.approx([1e13])
+    assert found["training_flops"].tolist() == pytest.approx([1e13])
 
 
 def test_a_design_on_one_side_of_1_has_no_crossing():
@@ -39,7 +39,7 @@ def test_a_design_on_one_side_of_1_has_no_crossing():
 
 def test_both_ways_of_balancing_stand_side_by_side():
     rows = [
-        {"status": "ok", "routing.score": score, "compute_flops": compute, "num_experts": 32,
+        {"status": "ok", "routing.score": score, "budget_flops": compute, "num_experts": 32,
          "loss_nats": loss, "load.max_over_mean": [1.0, load]}
         for score, loss, load in (("softmax", 4.0, 3.0), ("sigmoid", 3.9, 1.4))
         for compute in (1.0e12, 3.1e12)

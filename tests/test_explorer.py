@@ -24,7 +24,7 @@ def table(index):
 
 
 def test_every_run_of_the_ledger_stands_once_under_its_studies(index):
-    frame = ledger.load()
+    frame = ledger.table()
     shown = table(index)
     assert shown["run"].is_unique
     assert set(shown["run"]) == set(frame["run_id"])
@@ -35,7 +35,7 @@ def test_every_run_of_the_ledger_stands_once_under_its_studies(index):
 
 
 def test_numbers_are_those_of_the_ledger_to_five_digits(index):
-    frame = ledger.load().drop_duplicates("run_id").set_index("run_id")
+    frame = ledger.table().drop_duplicates("run_id").set_index("run_id")
     shown = table(index).set_index("run")
     for name, column in explorer.COLUMNS.items():
         if name in ("run", "status", "excluded"):
@@ -60,13 +60,15 @@ def test_a_twin_is_another_dense_run_of_the_nearest_budget(index):
         assert twin["loss"] == rivals["loss"].min()
 
 
-def test_the_lowest_dense_loss_of_a_budget_lies_on_the_frontier(index):
+def test_the_mean_dense_twin_of_a_budget_lies_on_the_chapters_frontier(index):
     shown = table(index)
     dense = shown[(shown["family"] == "dense") & shown["excess"].notna()]
-    dense = dense[[names != ["pilot"] for names in dense["studies"]]]
-    lowest = dense.groupby("budget")["excess"].min()
-    assert lowest.between(-0.05, 0.05).any()
-    assert (lowest > -0.05).all()
+    twins = dense[["activation" in names for names in dense["studies"]]]
+    means = twins[twins["excluded"].isna()].groupby("budget")["excess"].mean()
+    assert len(means) > 4
+    assert (
+        means.abs().max() < 0.02
+    )  # a budget may have twins of two plans, the better is the frontier
 
 
 def test_details_hold_each_run_at_its_home_with_a_curve_on_its_grid(index):
@@ -104,7 +106,7 @@ def test_scripts_are_valid_and_small():
 
 
 def test_leverage_reaches_every_seed_of_a_point(tmp_path):
-    seeds = ledger.load()["run_id"].unique()[:2]
+    seeds = ledger.table()["run_id"].unique()[:2]
     row = {"estimator": "frontier", "efficiency_leverage": 1.5, "low": 1.2, "high": 1.9}
     row |= {"at_least": None, "at_most": None, "run_id": " ".join(seeds)}
     pd.DataFrame([row]).to_csv(tmp_path / "leverage.csv")
@@ -114,7 +116,7 @@ def test_leverage_reaches_every_seed_of_a_point(tmp_path):
 
 
 def test_a_loss_beyond_the_dense_frontier_shows_its_bound(tmp_path):
-    beyond, behind = ledger.load("activation")["run_id"].head(2)
+    beyond, behind = ledger.table("activation")["run_id"].head(2)
     points = pd.DataFrame({
         "estimator": "frontier", "efficiency_leverage": np.nan, "low": np.nan, "high": np.nan,
         "at_least": [2.5, np.nan], "at_most": [np.nan, 0.4], "run_id": [beyond, behind],
@@ -130,7 +132,7 @@ def test_a_loss_beyond_the_dense_frontier_shows_its_bound(tmp_path):
 def test_an_empty_ledger_and_a_diverged_run_are_told_apart(tmp_path):
     assert explorer.index(tmp_path, tmp_path)["rows"] == []
     assert explorer.overview(tmp_path).empty
-    record = ledger.find(ledger.load()["run_id"].iloc[0])
+    record = ledger.find(ledger.table()["run_id"].iloc[0])
     blank = dict.fromkeys((*ledger.RESULTS,))
     ledger.append(
         tmp_path / "hparams.jsonl", record | blank | {"study": "hparams", "status": "diverged"}

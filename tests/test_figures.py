@@ -18,15 +18,12 @@ from moe_leverage.figures import flops_accounting, joint_law
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
-from moe_leverage.page import drawing as common
 from moe_leverage.page import measured, sizes
 from moe_leverage.page import phone as narrow
-from moe_leverage.page.drawing import LADDER_FLOPS
 from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.page.registry import ENTRIES, draw
 from moe_leverage.paths import DATA
-from moe_leverage.studies.catalogue import STUDIES, UNPLANNED
-from moe_leverage.studies.protocol import BUDGETS
+from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 import_modules("moe_leverage.figures")
@@ -39,7 +36,8 @@ SMALL = {"vocab_size": 64, "num_layers": 1, "d_model": 16, "num_heads": 2, "num_
 def points(**columns):
     return pd.DataFrame(
         {
-            "compute_flops": [1e12, 1e13],
+            "training_flops": [1e12, 1e13],
+            "budget_flops": [1e12, 1e13],
             "activation_ratio": [3 / 65, 3 / 65],
             "granularity": [2.0, 8.0],
             "efficiency_leverage": [0.8, 1.1],
@@ -64,7 +62,7 @@ def record(loss, **more):
 
 
 def settings():
-    table = TABLE_7.drop_duplicates("compute_flops")
+    table = TABLE_7.drop_duplicates("training_flops")
     return table.assign(batch_tokens=table["batch_sequences"] * 4096)
 
 
@@ -175,14 +173,17 @@ def sweep(axis, values, **more):
         for seed in (0, 1)
     ]  # fmt: skip
     frame = pd.DataFrame(rows).assign(
-        status="ok", compute_flops=lambda t: t["budget"], num_experts=8, sequence_length=8,
+        status="ok", excluded=None, training_flops=lambda t: t["budget"],
+        budget_flops=lambda t: t["budget"], num_experts=8, is_moe=True, sequence_length=8,
+        config_id=lambda t: t["budget"].astype(str) + t["number"].astype(str), batch_tokens=32,
+        attention_share=lambda t: 0.1 * t["number"], d_model=16, num_layers=1,
         flops_per_token=lambda t: t["number"] * 1e5 + 2e5, num_steps=3, num_tokens=48,
         loss_nats=lambda t: 4 - 0.1 * np.log10(t["budget"]) + 0.01 * (t["number"] - 2) ** 2
         + 0.002 * t["seed"],
         training_loss_curve_nats=[[4.0, 3.5, 3.0]] * len(rows),
         run_id=[f"{i:012x}" for i in range(len(rows))],
     )  # fmt: skip
-    fixed = dict.fromkeys(common.CONFIG_COLUMNS, 1) | {
+    fixed = {
         "activation_ratio": 0.1, "granularity": 2.0, "learning_rate": 1e-3, "batch_sequences": 4,
         "num_steps": 3,
         "forward_flops.attention_projections": 1e5, "forward_flops.attention_scores": 1e4,
@@ -270,7 +271,7 @@ def test_a_figure_says_what_it_is_computed_from(name):
     entry = ENTRIES[name]
     made_later = "fits/"  # by make fits, once runs suffice
     assert all((DATA / file).exists() or file.startswith(made_later) for file in entry.data)
-    assert set(entry.studies) <= {*STUDIES, *UNPLANNED}
+    assert set(entry.studies) <= set(STUDIES)
     assert entry.data or entry.studies or name == "own-losses"  # made up in the page
 
 
@@ -348,7 +349,11 @@ def ledger_rows(losses):
                 {
                     "run_id": f"{len(rows):012x}",
                     "status": "ok",
-                    "compute_flops": budget,
+                    "excluded": None,
+                    "training_flops": budget,
+                    "budget_flops": budget,
+                    "batch_tokens": 2048,
+                    "attention_share": 0.3,
                     "loss_nats": loss,
                     "num_experts": 0 if family == "dense" else 32,
                     "activation_ratio": ratio,
@@ -417,6 +422,5 @@ def test_no_runs_give_empty_tables(tmp_path):
     assert measured.best_by_budget(empty, "granularity").empty
 
 
-def test_figures_know_the_ladder_that_the_lab_trains():
-    assert LADDER_FLOPS == BUDGETS
+def test_captions_know_the_ladder_that_is_trained():
     assert "by 5 to 7 powers of ten" in ENTRIES["leverage-activation"].caption

@@ -3,14 +3,15 @@
 import copy
 import json
 import multiprocessing
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from moe_leverage import ledger
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.ledger import append, describe, load, records, verify
-from moe_leverage.ledger import table as ledger_table
+from moe_leverage.ledger import append, describe, records, verify
 
 DENSE = ModelConfig(vocab_size=64, num_layers=2, d_model=16, num_heads=2, num_kv_heads=1, d_ffn=32)
 
@@ -57,7 +58,7 @@ def test_what_is_appended_is_read_back(tmp_path):
 
 def test_columns_have_plain_names_for_the_config_and_paths_for_the_rest(tmp_path):
     append(tmp_path / "toy.jsonl", record_of(seed=4))
-    row = load("toy", tmp_path).iloc[0]
+    row = ledger.table("toy", directory=tmp_path).iloc[0]
     assert row["seed"] == 4
     assert row["d_model"] == 16
     assert row["learning_rate"] == 1e-2
@@ -69,17 +70,17 @@ def test_columns_have_plain_names_for_the_config_and_paths_for_the_rest(tmp_path
 
 
 def test_studies_are_joined_and_leaves_that_some_lack_are_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_table, "CHUNK_LINES", 2)
+    monkeypatch.setattr(sys.modules["moe_leverage.ledger.table"], "CHUNK_LINES", 2)
     for seed in range(5):
         append(tmp_path / "a.jsonl", record_of(seed, study="a"))
     extra = {"validation": {"prose": {"loss_nats": 1.5}}, "load": {"entropy": [1.0]}}
     append(tmp_path / "b.jsonl", record_of(9, study="b", **extra))
-    table = load(directory=tmp_path)
-    assert table["study"].tolist() == ["a"] * 5 + ["b"]
-    assert table["seed"].tolist() == [0, 1, 2, 3, 4, 9]
-    assert table["validation.prose.loss_nats"].isna().tolist() == [True] * 5 + [False]
-    assert table["validation.code.loss_nats"].isna().tolist() == [False] * 5 + [True]
-    assert table["load.entropy"].iloc[-1] == [1.0]
+    runs = ledger.table(directory=tmp_path)
+    assert runs["study"].tolist() == ["a"] * 5 + ["b"]
+    assert runs["seed"].tolist() == [0, 1, 2, 3, 4, 9]
+    assert runs["validation.prose.loss_nats"].isna().tolist() == [True] * 5 + [False]
+    assert runs["validation.code.loss_nats"].isna().tolist() == [False] * 5 + [True]
+    assert runs["load.entropy"].iloc[-1] == [1.0]
 
 
 def test_the_table_equals_a_plain_reading(tmp_path):
@@ -87,22 +88,25 @@ def test_the_table_equals_a_plain_reading(tmp_path):
     losses = rng.uniform(1, 5, size=50).tolist()
     for seed, loss in enumerate(losses):
         append(tmp_path / "toy.jsonl", record_of(seed, loss))
-    table = load("toy", tmp_path)
+    runs = ledger.table("toy", directory=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "toy.jsonl").read_text().splitlines()]
     plain = pd.json_normalize(lines)
-    assert table["validation_loss_nats"].tolist() == losses
-    assert table["run_id"].tolist() == plain["run_id"].tolist()
-    assert table["training_flops"].tolist() == plain["training_flops"].tolist()
-    assert table["d_ffn"].tolist() == plain["config.model.d_ffn"].tolist()
+    assert runs["validation_loss_nats"].tolist() == losses
+    assert runs["run_id"].tolist() == plain["run_id"].tolist()
+    assert runs["training_flops"].tolist() == plain["training_flops"].tolist()
+    assert runs["d_ffn"].tolist() == plain["config.model.d_ffn"].tolist()
 
 
 def test_an_empty_ledger_is_an_empty_table(tmp_path):
-    assert load(directory=tmp_path).empty
+    assert ledger.table(directory=tmp_path).empty
 
 
 def test_an_unknown_study_is_named(tmp_path):
+    append(tmp_path / "toy.jsonl", record_of())
     with pytest.raises(ValueError, match="study = 'nowhere': has no ledger"):
-        load("nowhere", tmp_path)
+        ledger.table("nowhere", directory=tmp_path)
+    ledger.write_plans({"nowhere": {"role": "plain", "runs": []}}, tmp_path)
+    assert ledger.table("nowhere", directory=tmp_path).empty
 
 
 def test_a_line_cut_by_a_kill_is_dropped_and_the_next_append_is_whole(tmp_path):
@@ -110,12 +114,12 @@ def test_a_line_cut_by_a_kill_is_dropped_and_the_next_append_is_whole(tmp_path):
     append(path, record_of(0))
     with path.open("ab") as file:
         file.write(json.dumps(record_of(1)).encode()[:-40])
-    assert len(load("toy", tmp_path)) == 1
+    assert len(ledger.table("toy", directory=tmp_path)) == 1
     append(path, record_of(2))
-    assert load("toy", tmp_path)["seed"].tolist() == [0, 2]
+    assert ledger.table("toy", directory=tmp_path)["seed"].tolist() == [0, 2]
     path.write_bytes(b'{"schema":')
     append(path, record_of(3))
-    assert load("toy", tmp_path)["seed"].tolist() == [3]
+    assert ledger.table("toy", directory=tmp_path)["seed"].tolist() == [3]
 
 
 def write_many(path, first):
@@ -132,14 +136,14 @@ def test_writers_beside_each_other_lose_nothing(tmp_path):
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    assert sorted(load("toy", tmp_path)["seed"]) == list(range(150))
+    assert sorted(ledger.table("toy", directory=tmp_path)["seed"]) == list(range(150))
     assert verify(tmp_path) == []
 
 
 def test_not_a_number_never_enters(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         append(tmp_path / "toy.jsonl", record_of(loss=float("nan")))
-    assert load(directory=tmp_path).empty
+    assert ledger.table(directory=tmp_path).empty
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_a_foreign_line_is_refused_with_its_place(tmp_path, line, message):
     with path.open("ab") as file:
         file.write(line)
     with pytest.raises(ValueError, match=message):
-        load("toy", tmp_path)
+        ledger.table("toy", directory=tmp_path)
     assert len(verify(tmp_path)) == 1
 
 

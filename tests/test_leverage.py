@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import BUDGETS, DENSE, FRONTIER, JOINT, all_runs, dense_runs, moe_runs, noisy
 
-from moe_leverage.analysis.leverage import best_runs, estimate, frontier_compute, seed_noise
+from moe_leverage.analysis.leverage import best_runs, estimate, frontier_compute, table_noise
 
 ESTIMATORS = {"frontier", "power curves", "floored curves", "joint"}
 
@@ -120,14 +120,14 @@ def test_rows_without_seeds_are_a_sweep_and_not_repeats():
     at_point = table.groupby("compute")["loss"]
     np.testing.assert_allclose(repeated["loss"], at_point.mean())
     np.testing.assert_allclose(swept["loss"], at_point.min())
-    assert seed_noise(table.drop(columns="seed")) == (0.0, 0)
+    assert table_noise(table.drop(columns="seed")) == (0.0, 0)
 
 
 def test_seed_noise_is_measured_within_configurations():
-    sigma, freedom = seed_noise(noisy(dense_runs(seeds=40), 0.01))
+    sigma, freedom = table_noise(noisy(dense_runs(seeds=40), 0.01))
     assert sigma == pytest.approx(0.01, rel=0.1)
     assert freedom == len(FRONTIER) * 39
-    assert seed_noise(dense_runs(seeds=1)) == (0.0, 0)
+    assert table_noise(dense_runs(seeds=1)) == (0.0, 0)
 
 
 def test_without_seeds_the_noise_is_that_of_the_dense_curve():

@@ -40,21 +40,22 @@ def directory(tmp_path):
 
 
 def test_noise_is_pooled_over_settings_and_leaves_out_what_is_excluded(directory):
-    (row,) = limits.seed_noise(directory).to_dict("records")
+    (row,) = limits.noise_by_budget(ledger.table(directory=directory)).to_dict("records")
     assert (row["settings"], row["runs"]) == (2, 5)
-    pooled = np.sqrt((1 * np.var([3.0, 3.2], ddof=1) + 2 * np.var([4.0, 4.1, 4.2], ddof=1)) / 3)
-    assert row["sd_nats"] == pytest.approx(pooled)
+    squares = [np.log(losses).var(ddof=1) for losses in ([3.0, 3.2], [4.0, 4.1, 4.2])]
+    pooled = np.sqrt((1 * squares[0] + 2 * squares[1]) / 3)
+    assert row["sd_nats"] == pytest.approx(pooled * np.mean([3.0, 3.2, 4.0, 4.1, 4.2]))
     assert row["evaluation_nats"] == pytest.approx(0.02)
 
 
 def test_one_seed_gives_no_noise(tmp_path):
-    assert limits.seed_noise(tmp_path).empty
+    assert limits.noise_by_budget(ledger.table(directory=tmp_path)).empty
     ledger.append(tmp_path / "toy.jsonl", record(3.0))
-    assert limits.seed_noise(tmp_path).empty
+    assert limits.noise_by_budget(ledger.table(directory=tmp_path)).empty
 
 
 def test_every_run_left_out_is_listed_with_its_reason(directory):
-    out = limits.left_out(ledger.load(directory=directory))
+    out = limits.left_out(ledger.table(directory=directory))
     assert sorted(out["why"]) == [
         "diverged: its loss was no number",
         "planned under an earlier protocol",
@@ -63,9 +64,9 @@ def test_every_run_left_out_is_listed_with_its_reason(directory):
 
 
 def test_scale_sets_the_ledger_beside_the_tables(directory):
-    reach = limits.scale(ledger.load(directory=directory), 7e7).set_index("quantity")
+    reach = limits.scale(ledger.table(directory=directory), 7e7).set_index("quantity")
     first = reach.iloc[0]
-    compute = limits.finished(ledger.load(directory=directory))["training_flops"].max()
+    compute = limits.finished(ledger.table(directory=directory))["training_flops"].max()
     assert first["the paper"] == "6e20"  # Table 7
     assert first["ratio"] == pytest.approx(6e20 / compute)
     assert reach.loc["models trained", "this book"] == "5"
@@ -79,7 +80,7 @@ def test_an_empty_ledger_has_no_ratio():
 
 
 def test_tuning_counts_settings_not_runs(directory):
-    tuned = limits.tuning(ledger.load(directory=directory)).set_index("family")
+    tuned = limits.tuning(ledger.table(directory=directory)).set_index("family")
     assert tuned.loc["dense, this book", "settings tried"] == 2
     assert tuned.loc["dense, this book", "learning rates"] == "1.0e-03 to 2.0e-03"
 

@@ -12,7 +12,7 @@ from moe_leverage import ledger
 from moe_leverage.analysis import measured
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitting import Fit
-from moe_leverage.analysis.leverage import seed_noise
+from moe_leverage.analysis.leverage import table_noise
 from moe_leverage.cli.fit import fits
 
 KINDS = ("learning_rate", "batch_tokens", "model", "tokens")
@@ -108,8 +108,8 @@ def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
     assert set(plain["study"]) == {"activation"}
     assert not plain["held_out"].any()
     variants = of_shared[of_shared["variant"] != ""]  # the same runs, begun a sweep of their own
-    assert set(variants["variant"]) == {"dense-first 0 layers"}
-    _, freedom = seed_noise(joined)
+    assert set(variants["variant"]) == {"dense-first 0"}
+    _, freedom = table_noise(joined)
     families = joined.groupby(["is_moe", "run_id", "variant"]).ngroups
     assert families == len(joined)
     assert 0 < freedom <= 2 * len(joined) / 3  # three seeds of a design leave two to tell noise by
@@ -117,17 +117,17 @@ def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
 
 def test_digest_follows_losses_and_exclusions_alone(tmp_path):
     fill(tmp_path, ("nano-beta",))
-    frame = ledger.load(directory=tmp_path)
+    frame = ledger.table(directory=tmp_path)
     digest = measured.digest(frame)
     assert measured.digest(frame.iloc[::-1]) == digest
     assert measured.digest(frame.assign(seconds=1.0)) == digest
-    frame.loc[0, "validation_loss_nats"] += 1e-3
+    frame.loc[0, "loss_nats"] += 1e-3
     assert measured.digest(frame) != digest
 
 
 def test_excluded_and_diverged_runs_are_not_used(tmp_path):
     fill(tmp_path, ("activation",))
-    frame = ledger.load(directory=tmp_path)
+    frame = ledger.table(directory=tmp_path)
     whole = len(measured.runs_table(frame))
     frame.loc[0, "status"] = "diverged"
     frame.loc[1, "excluded"] = "the corpus changed"
@@ -136,7 +136,7 @@ def test_excluded_and_diverged_runs_are_not_used(tmp_path):
 
 def test_an_empty_ledger_has_reasons_and_no_fits(tmp_path):
     fill(tmp_path, ("nano-beta",))
-    none = ledger.load(directory=tmp_path).iloc[:0]
+    none = ledger.table(directory=tmp_path).iloc[:0]
     found = measured.fit_ledger(none)
     assert found.fits == {}
     assert set(found.skipped) == {"hyperparameters", "allocation", "leverage"}
@@ -168,7 +168,7 @@ def test_committed_fits_are_current():
 
 
 def test_the_verb_checks(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(measured, "load_ledger", lambda: ledger.load(directory=tmp_path))
+    monkeypatch.setattr(measured, "load_ledger", lambda: ledger.table(directory=tmp_path))
     monkeypatch.setattr(measured, "read_index", lambda: {"ledger": "old"})
     with pytest.raises(typer.Exit) as stopped:
         fits(check=True, as_json=True)

@@ -24,7 +24,7 @@ def test_every_table_is_whole_and_described(number: int) -> None:
 
 @pytest.mark.parametrize("number", [7, 8, 9, 10, 11])
 def test_model_lists_have_six_equal_groups(number: int) -> None:
-    sizes = paper.table(number).groupby("compute_flops").size()
+    sizes = paper.table(number).groupby("training_flops").size()
     assert sizes.index.tolist() == BUDGETS
     assert sizes.nunique() == 1
 

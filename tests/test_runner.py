@@ -75,7 +75,7 @@ def test_trouble_is_reported_by_name_and_the_rest_goes_on(tmp_path):
     assert "sequence_length = 2000: toy has" in found["misfit"][0]["reason"]
     assert "its worker process died 2 times, alone" in found["deadly"][0]["reason"]
     assert "File too large" in found["crowded"][0]["reason"]
-    records = ledger.load("toy", tmp_path / "ledger")
+    records = ledger.table("toy", directory=tmp_path / "ledger")
     assert len(records) == records["run_id"].nunique() == 4
     assert ledger.verify(tmp_path / "ledger") == []
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [found["crowded"][0]["run_id"]]

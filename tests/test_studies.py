@@ -5,7 +5,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from moe_leverage import ledger, paths
@@ -13,7 +12,7 @@ from moe_leverage.accounting import count_forward_flops, count_training_flops
 from moe_leverage.config import RunConfig
 from moe_leverage.studies import adoption, status
 from moe_leverage.studies import catalogue as studies
-from moe_leverage.studies.adoption import adopt, allocation_laws
+from moe_leverage.studies.adoption import adopt
 from moe_leverage.studies.catalogue import LADDER, STUDIES, Sweep, get, plan
 from moe_leverage.studies.protocol import (
     BUDGETS,
@@ -74,7 +73,7 @@ def test_there_are_three_hundred_runs_that_two_cores_train_within_hours():
 def test_the_dense_frontier_alone_goes_beyond_the_ladder():
     """So that the leverage of a mixture at the last budget is interpolated."""
     ladder = [one for one in chain(*ALL.values()) if one.protocol == 1 and one.sweep != "dense"]
-    beyond = [one for one in ladder if one.point.compute_flops > BUDGETS[-1]]
+    beyond = [one for one in ladder if one.point.budget_flops > BUDGETS[-1]]
     assert {(one.study, one.sweep, one.point.dense) for one in beyond} == {
         ("activation", "dense-frontier", True),
         ("activation", "dense-reach", True),
@@ -87,7 +86,7 @@ def test_every_run_keeps_its_budget_and_survives_its_own_json(name):
         if one.sweep != "dense" or name != "nano-beta":
             spent = count_training_flops(one.run)
             step = spent / one.run.num_steps
-            assert abs(spent - one.point.compute_flops) <= step
+            assert abs(spent - one.point.budget_flops) <= step
         assert RunConfig.from_dict(json.loads(json.dumps(one.run.to_dict()))) == one.run
         assert one.run.num_tokens < 64_000_000
         assert one.run.model.d_expert % 4 == 0
@@ -97,7 +96,7 @@ def axis(name, quantity, compute):
     return sorted({
         round(getattr(one.run.model, quantity), 4)
         for one in ALL[name]
-        if one.point.compute_flops == compute and not one.point.dense
+        if one.point.budget_flops == compute and not one.point.dense
     })  # fmt: skip
 
 
@@ -122,7 +121,7 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
 
 def test_dense_first_layers_cost_what_the_experts_they_replace_cost():
     for budget in LADDER:
-        routed = [one.run.model for one in ALL["dense-first"] if one.point.compute_flops == budget]
+        routed = [one.run.model for one in ALL["dense-first"] if one.point.budget_flops == budget]
         flops = [count_forward_flops(model, SEQUENCE_LENGTH) for model in routed]
         without_router = [one.total - one.router for one in flops]
         assert max(without_router) == pytest.approx(min(without_router), rel=1e-12)
@@ -137,7 +136,7 @@ def test_attention_takes_the_share_asked_for_at_equal_cost():
         costs = [
             count_forward_flops(one.run.model, SEQUENCE_LENGTH).non_embedding
             for one in ALL["attention"]
-            if one.point.compute_flops == budget
+            if one.point.budget_flops == budget
         ]
         assert max(costs) < 1.05 * min(costs)
 
@@ -147,7 +146,7 @@ def test_the_joint_design_fills_its_box_off_the_axes():
     assert len(points) == 24
     assert min(model.activation_ratio for model in points) < 0.04
     assert max(model.activation_ratio for model in points) > 0.3
-    assert len({one.point.compute_flops for one in ALL["joint"]}) == 24
+    assert len({one.point.budget_flops for one in ALL["joint"]}) == 24
     others = {one.run_id for name, runs in ALL.items() if name != "joint" for one in runs}
     assert not others & {one.run_id for one in ALL["joint"]}
 
@@ -156,16 +155,16 @@ def test_rates_and_batches_come_from_the_law_of_the_family():
     other = dict(LAWS.hyperparameters) | {"dense_learning_rate": PowerLaw(0.1, -0.16)}
     laws = Laws(hyperparameters=other, allocation=LAWS.allocation)
     top = BUDGETS[-1]
-    moe, dense = (derive(Point(compute_flops=top, dense=d), laws) for d in (False, True))
+    moe, dense = (derive(Point(budget_flops=top, dense=d), laws) for d in (False, True))
     assert moe.learning_rate == pytest.approx(RATE(top), abs=1e-6)
     assert dense.learning_rate == pytest.approx(RATE(top) / 2, abs=1e-6)
     assert moe.batch_tokens == pytest.approx(BATCH(top), abs=SEQUENCE_LENGTH)
 
 
 def test_models_are_trained_on_three_times_their_optimal_tokens():
-    small = derive(Point(compute_flops=BUDGETS[-1]), LAWS).model
-    large = derive(Point(compute_flops=3 * BUDGETS[-1]), LAWS).model
-    by_start = derive(Point(compute_flops=BUDGETS[-1]), Laws()).model
+    small = derive(Point(budget_flops=BUDGETS[-1]), LAWS).model
+    large = derive(Point(budget_flops=3 * BUDGETS[-1]), LAWS).model
+    by_start = derive(Point(budget_flops=BUDGETS[-1]), Laws()).model
     assert (large.num_layers, large.d_model) == (by_start.num_layers, by_start.d_model)
     assert count_forward_flops(small, 256).total < count_forward_flops(large, 256).total
 
@@ -176,7 +175,7 @@ def test_the_dense_partner_has_the_tokens_of_the_mixture_and_its_leverage_in_flo
     leverage = PUBLISHED.joint(
         activation_ratio=mixture.model.activation_ratio,
         granularity=mixture.model.granularity,
-        compute=point.compute_flops,
+        compute=point.budget_flops,
     )
     ratio = count_training_flops(partner) / count_training_flops(mixture)
     assert ratio == pytest.approx(leverage, rel=0.2)
@@ -203,7 +202,7 @@ def test_later_laws_do_not_move_earlier_studies():
 
 
 def test_a_sweep_is_the_product_of_its_axes_thinned_by_where():
-    base = Point(compute_flops=1e12)
+    base = Point(budget_flops=1e12)
     axes = {"granularity": (2, 4), "both": ({"seed": 1}, {"seed": 2, "dense": True})}
     names = frozenset({"granularity"})
     sweep = Sweep(
@@ -219,7 +218,7 @@ def test_a_study_of_a_new_axis_is_one_entry_of_the_catalogue(monkeypatch):
     """Its claim is the second file: test_audit_measured has one on such an axis."""
     sweep = Sweep(
         name="ladder",
-        base=Point(compute_flops=1e12),
+        base=Point(budget_flops=1e12),
         axes={"adam_beta2": (0.9, 0.95, 0.99), "design": ({"dense": True}, {"granularity": 4.0})},
     )
     study = studies.Study(name="optimiser", answers="is 0.95 best?", sweeps=(sweep,), needs=())
@@ -239,7 +238,7 @@ DENSE_TOO = {"dense": (False, True)}
         ({"granularty": (2, 4)}, "granularty = 2: is not a field of a point, a run, its model"),
         ({"design": ({"granularty": 2},)}, "granularty = 2: is not a field of a point"),
         ({"experts": (8, 16)}, "experts = 8: is not a field of a point"),
-        ({"num_steps": (10, 20)}, "num_steps = 10: follows from compute_flops"),
+        ({"num_steps": (10, 20)}, "num_steps = 10: follows from budget_flops"),
         ({"seed": 3}, "seed = 3: an axis is a list of values"),
         ({"qk_norm": "head"}, "qk_norm = 'head': an axis is a list of values"),
         ({"size": (3, 12)}, "size = 12: must be a place from -1 to 11"),
@@ -256,18 +255,18 @@ DENSE_TOO = {"dense": (False, True)}
 )
 def test_a_sweep_that_would_change_nothing_is_refused_by_the_name_of_its_axis(axes, rule):
     with pytest.raises(ValueError, match=f"^{rule}"):
-        list(Sweep(name="s", base=Point(compute_flops=1e12), axes=axes).runs(Laws()))
+        list(Sweep(name="s", base=Point(budget_flops=1e12), axes=axes).runs(Laws()))
 
 
 def test_names_that_some_points_do_without_are_declared():
     """Eighteen points, of which the dense ones are three runs; what the base says is no choice."""
     axes = DENSE_TOO | {"granularity": (2, 4, 6), "seed": (0, 1, 2)}
-    base = Point(compute_flops=1e12, balance_coefficient=0.1, granularity=4.0)
+    base = Point(budget_flops=1e12, balance_coefficient=0.1, granularity=4.0)
     sweep = Sweep(name="s", base=base, axes=axes, ignored=frozenset({"granularity"}))
     runs = [run for _, run in sweep.runs(Laws())]
     assert (len(runs), len(set(runs))) == (18, 12)
     with pytest.raises(ValueError, match=r"seed = 4: is a field of the point, not a setting"):
-        Point(compute_flops=1e12, settings={"seed": 4})
+        Point(budget_flops=1e12, settings={"seed": 4})
 
 
 def synthetic(runs, loss):
@@ -286,7 +285,7 @@ def synthetic(runs, loss):
 
 def bowl(one):
     """A loss whose best rate, batch and model size follow known laws."""
-    compute, run = one.point.compute_flops, one.run
+    compute, run = one.point.budget_flops, one.run
     excess = np.log(run.learning_rate / (0.5 * compute**-0.2)) ** 2
     excess += 0.3 * np.log(run.batch_tokens / (0.02 * compute**0.4)) ** 2
     if one.study == "allocation":
@@ -347,18 +346,18 @@ def test_adoption_binds_the_laws_that_the_runs_follow(place):
         adopt("taste", place)
 
 
-def test_laws_that_the_runs_do_not_tell_are_refused():
-    runs = plan("allocation", LAWS)
-    table = pd.DataFrame({
-        "is_moe": [not one.point.dense for one in runs],
-        "compute": [one.point.compute_flops for one in runs],
-        "flops_per_token": [count_forward_flops(one.run.model, 256).non_embedding for one in runs],
-        "num_tokens": [one.run.num_tokens for one in runs],
-    })  # fmt: skip
-    falling = table.assign(loss=9 / table["flops_per_token"] ** 0.1)
-    with pytest.raises(ValueError, match=r"dense optima = 0: a law needs two optima"):
-        allocation_laws(falling)
+def test_laws_that_the_runs_do_not_tell_are_refused(place):
+    falling = synthetic(plan("allocation", LAWS), lambda one: 9 / model_flops(one) ** 0.1)
+    write(place, "allocation", falling)
+    status.pin(place)
+    table = ledger.table("allocation", directory=place.ledger)
+    with pytest.raises(ValueError, match=r"law = 'dense_model': cannot be fitted: isoFLOP optima"):
+        adoption.measure("allocation", table)
     assert set(adoption.STUDIES_BEHIND) == set(adoption.MEASURES)
+
+
+def model_flops(one):
+    return count_forward_flops(one.run.model, SEQUENCE_LENGTH).non_embedding
 
 
 def test_status_counts_what_is_done_missing_and_waiting(place):
@@ -371,7 +370,7 @@ def test_status_counts_what_is_done_missing_and_waiting(place):
     row = found["studies"]["hparams"]
     assert (row["planned"], row["done"], row["diverged"], row["missing"]) == (120, 9, 1, 110)
     assert "needs the hyperparameters law" in found["studies"]["joint"]["waits"]
-    assert set(found["studies"]) == set(STUDIES)
+    assert set(found["studies"]) == {name for name in STUDIES if STUDIES[name].sweeps}
 
 
 def test_verify_names_stale_runs_unless_they_carry_a_reason(place):
@@ -426,7 +425,7 @@ def test_predicted_time_uses_the_speed_of_like_runs(place):
 
 def test_the_ladder_rises():
     flops = [
-        count_forward_flops(derive(Point(compute_flops=1e12, size=i), Laws()).model, 256).total
+        count_forward_flops(derive(Point(budget_flops=1e12, size=i), Laws()).model, 256).total
         for i in range(len(GEOMETRIES))
     ]
     assert flops == sorted(flops)

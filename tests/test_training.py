@@ -65,7 +65,7 @@ def test_a_record_enters_the_ledger_and_verifies(tmp_path):
     record = train(run_of(), corpus=CORPUS, execution=CPU)
     ledger.append(tmp_path / "toy.jsonl", record | {"study": "toy"})
     assert ledger.verify(tmp_path) == []
-    row = ledger.load("toy", tmp_path).iloc[0]
+    row = ledger.table("toy", directory=tmp_path).iloc[0]
     assert row["validation_loss_nats"] == record["validation_loss_nats"]
     assert row["num_experts"] == 8
 

@@ -68,7 +68,7 @@ def toy_plan(count, num_steps=20, **changes):
         Planned(
             study="toy",
             sweep="seeds",
-            point=Point(compute_flops=1e6, seed=seed),
+            point=Point(budget_flops=1e6, seed=seed),
             run=toy_run(seed, num_steps, **changes),
         )
         for seed in range(count)

@@ -16,6 +16,7 @@ sizes; the paper's axes are properties derived from them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import types
@@ -61,7 +62,7 @@ class Record:
                 values[name],
                 "is not a field of this config",
             )
-        hints = typing.get_type_hints(cls)
+        hints = _hints(typing.cast(Any, cls))
         converted = {n: _convert(f"{cls.__name__}.{n}", v, hints[n]) for n, v in values.items()}
         for name, f in known.items():
             required = f.default is MISSING and f.default_factory is MISSING
@@ -86,6 +87,11 @@ class Record:
         """Twelve hexadecimal digits of the SHA-256 of the canonical JSON of `departures`."""
         text = json.dumps(self.departures(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:

@@ -20,6 +20,7 @@ NUM_TABLES = 11
 MODEL_TABLES = (3, 7, 8, 9, 10, 11)
 VOCABULARY_SIZE = 126_464  # Appendix B
 SEQUENCE_LENGTH = 4_096  # tokens, Appendix B
+STUDY_BUDGETS_FLOPS = (1e18, 1e19, 1e20, 3e20)  # of the architecture studies, Section 4
 LONG_SEQUENCE_LENGTH = 8_192  # tokens, "8K" of Section 5.1
 _KV_HEADS = {8: 2, 10: 2, 12: 4, 16: 4, 20: 4}  # by query heads in Tables 7 and 11
 

@@ -28,10 +28,10 @@ from moe_leverage.analysis.leverage import (
     Leverage,
     estimate,
     family_name,
-    seed_noise,
+    table_noise,
 )
 from moe_leverage.analysis.reductions import (
-    budget_of,
+    budgets,
     isoflop_optima,
     mean_over_seeds,
     near_optimal,
@@ -127,7 +127,7 @@ def hyperparameters(
     the quantity. The noise between seeds is that of `repeated`, or else of the table itself.
     """
     source = table if repeated is None else repeated
-    noise, freedom = seed_noise(source) if "seed" in source else (0.0, 0)
+    noise, freedom = table_noise(source) if "seed" in source else (0.0, 0)
     noise = noise * student_ratio(freedom) if freedom >= MIN_SEED_PAIRS else 0.0
     found = Findings(fits={}, skipped={}, warnings=[])
     for family, runs in _largest_families(table):
@@ -152,7 +152,7 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             reason = f"{', '.join(missing)}: not in the table"
             found.skipped.update({f"{family}_{kind}": reason for kind in kinds.values()})
             continue
-        budget = budget_of(runs["compute"].to_numpy())
+        budget = budgets(runs)
         best = runs.groupby([budget, runs["flops_per_token"]])["loss"].idxmin()
         points = isoflop_optima(runs.loc[best], seed=seed)
         optima[family] = points
@@ -257,7 +257,7 @@ def _hyperparameter_fit(
 ) -> Fit:
     if name not in runs:
         raise UnidentifiedError(f"{name}: not in the table")
-    budget = pd.Series(budget_of(runs["compute"].to_numpy()), index=runs.index)
+    budget = pd.Series(budgets(runs), index=runs.index)
     swept = runs[name].groupby(budget).transform("nunique") >= least
     if budget[swept].nunique() < MIN_SWEPT_BUDGETS:
         raise UnidentifiedError(
@@ -320,7 +320,7 @@ def _family_of(runs: pd.DataFrame) -> str:
 def _section_fits(
     points: pd.DataFrame, resamples: int, seed: int
 ) -> Iterator[tuple[str, Fit | str]]:
-    points = points.assign(budget=budget_of(points["compute"].to_numpy()) if len(points) else 0.0)
+    points = points.assign(budget=budgets(points) if len(points) else 0.0)
     for law, kind, fixed in SECTIONS:
         fitted_any, reason = False, "no leverage inside the dense frontier"
         for values, group in points.groupby(list(fixed)):

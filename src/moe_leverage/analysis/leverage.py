@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
 from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, refit
-from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.analysis.reductions import budgets, seed_noise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import JointLaw, PowerLaw
@@ -90,16 +90,17 @@ def best_runs(table: pd.DataFrame) -> pd.DataFrame:
     return chosen.merge(counts, on=key).sort_values([*FAMILY, "compute"], ignore_index=True)
 
 
-def seed_noise(table: pd.DataFrame) -> tuple[float, int]:
-    """Pooled standard deviation of ln loss between seeds of a configuration, and its freedom."""
-    table = _prepared(table)
-    groups = np.log(table["loss"]).groupby([table[name] for name in [*FAMILY, "budget", *SIZES]])
-    sums, counts = groups.transform("mean"), groups.transform("size")
-    freedom = int(len(table) - groups.ngroups)
-    if freedom == 0:
-        return 0.0, 0
-    residuals = (np.log(table["loss"]) - sums)[counts > 1]
-    return float(np.sqrt((residuals**2).sum() / freedom)), freedom
+def table_noise(table: pd.DataFrame) -> tuple[float, int]:
+    """`seed_noise` of a table in the names of this module, a reader's or ours.
+
+    Where it does not say which rows are one setting, those are that are equal in family, budget and
+    sizes, if the table has seeds at all.
+    """
+    if "config_id" not in table:
+        prepared = _prepared(table)
+        setting = prepared.groupby([*FAMILY, "budget", *SIZES], dropna=False).ngroup()
+        table = prepared.assign(config_id=setting)
+    return seed_noise(table.assign(loss_nats=table["loss"]))
 
 
 def estimate(
@@ -311,7 +312,7 @@ def family_name(family: Mapping[str, object]) -> str:
 
 
 def _noise(table: pd.DataFrame, dense: Fit | None) -> tuple[float, str]:
-    sigma, freedom = seed_noise(table)
+    sigma, freedom = table_noise(table)
     if freedom >= MIN_SEED_PAIRS:
         return sigma * student_ratio(freedom), f"between seeds, {freedom} degrees of freedom"
     if dense is None:
@@ -346,9 +347,7 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         variant=table["variant"].fillna("").where(table["is_moe"], ""),
         held_out=marked & table["is_moe"],
     )
-    return table.assign(
-        is_moe=table["is_moe"].astype(bool), budget=budget_of(table["compute"].to_numpy())
-    )
+    return table.assign(is_moe=table["is_moe"].astype(bool), budget=budgets(table))
 
 
 def _significant(column: pd.Series, digits: int = 4) -> pd.Series:

@@ -1,7 +1,8 @@
 """The laws of our own ledger: the fits that the book reads, made from the runs in one way.
 
-Each study answers its part: `hparams` Equation 3, `allocation` Table 1, the architecture studies
-(Section 4.1) leverage and Equation 13. The `joint` study is held out of every fit.
+Each study answers its part: the searches Equation 3, the sizes Table 1, the architecture studies
+(Section 4.1) leverage and Equation 13. A study says its part itself, in its role; what is held out
+is kept from every fit.
 """
 
 from __future__ import annotations
@@ -20,45 +21,43 @@ from moe_leverage.analysis import findings
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.leverage import RESAMPLES
-from moe_leverage.config import PAPER_ROUTING
 
 T = TypeVar("T")
 
 DIRECTORY = paths.FITS
 INDEX = "index.json"
-HELD_OUT_STUDY = "joint"
-SEARCH_STUDY = "hparams-second"  # of Section 2.2; the first search stood at other sizes
-PLAIN_STUDIES = ("activation", "granularity", HELD_OUT_STUDY)  # of the baseline's recipe
-VARIANT_STUDIES = ("shared", "balance", "dense-first", "attention", "bias-routing")
+FED = ("first search", "search", "sizes", "plain", "variant", "held out")  # roles behind laws
 TABLES = ("leverage", "rivals", "profiles")
 MOE_NAMES = {"learning_rate": "moe_learning_rate", "batch_tokens": "moe_batch_tokens"}  # protocol's
 
 
 def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs of the ledger as the table that `findings` examines.
+    """Finished runs of the ledger's table under the names that laws and `findings` read.
 
-    Runs of the studies that change another thing than A, G and C carry it as their `variant`.
+    C is their `compute` and L their `loss`. Runs of a study that changes another thing than A, G
+    and C carry it as their `variant`, in the columns that the study names.
     """
-    done = frame[(frame["status"] == "ok") & frame["excluded"].isna()].reset_index(drop=True)
-    records = done.to_dict("records")
-    variant = [_variant({str(key): value for key, value in row.items()}) for row in records]
+    done = ledger.finished(frame)
     return pd.DataFrame({
         "study": done["study"],
+        "role": done["role"],
         "run_id": done["run_id"],
-        "is_moe": done["num_experts"].astype(int) > 0,
+        "config_id": done["config_id"],
+        "is_moe": done["is_moe"],
         "activation_ratio": done["activation_ratio"].astype(float),
         "granularity": done["granularity"].astype(float),
         "shared_ratio": done["shared_ratio"].astype(float),
-        "compute": done["training_flops"].astype(float),
-        "loss": done["validation_loss_nats"].astype(float),
+        "compute": done["training_flops"],
+        "budget": done["budget_flops"],
+        "loss": done["loss_nats"],
         "num_tokens": done["num_tokens"].astype(float),
         "flops_per_token": done["flops_per_token"].astype(float),
         "active_params": done["active_params"].astype(float),
         "learning_rate": done["learning_rate"].astype(float),
-        "batch_tokens": (done["batch_sequences"] * done["sequence_length"]).astype(float),
+        "batch_tokens": done["batch_tokens"].astype(float),
         "seed": done["seed"].astype(int),
-        "variant": variant,
-        "held_out": done["study"] == HELD_OUT_STUDY,
+        "variant": done["variant"],
+        "held_out": done["role"] == "held out",
     })  # fmt: skip
 
 
@@ -71,25 +70,25 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     """
     table = runs_table(frame)
 
-    def of(*studies: str) -> pd.DataFrame:
-        joined = pd.concat([table[table["study"] == study] for study in studies])
+    def of(*roles: str) -> pd.DataFrame:
+        joined = pd.concat([table[table["role"] == role] for role in roles])
         return joined.drop_duplicates(["run_id", "variant"], ignore_index=True)
 
     options = {"resamples": resamples, "seed": seed}
     parts = [
         _unless_empty(
             findings.hyperparameters,
-            of(SEARCH_STUDY),
+            of("search"),
             "hyperparameters",
-            options | {"repeated": of("hparams", SEARCH_STUDY)},  # the first search has the seeds
+            options | {"repeated": of("first search", "search")},  # the first one has the seeds
         ),
-        _unless_empty(findings.allocation, of("allocation"), "allocation", options),
+        _unless_empty(findings.allocation, of("sizes"), "allocation", options),
         _unless_empty(
-            findings.leverage_laws, of(*PLAIN_STUDIES, *VARIANT_STUDIES), "leverage", options
+            findings.leverage_laws, of("plain", "held out", "variant"), "leverage", options
         ),
     ]
     found = findings.merge(parts)
-    return replace(found, fits=_named(found.fits), skipped=_named(found.skipped))
+    return replace(found, fits=named(found.fits), skipped=named(found.skipped))
 
 
 def write_fits(
@@ -131,19 +130,18 @@ def digest(frame: pd.DataFrame) -> str:
     """SHA-256 of what the fits are made from: identities, losses and exclusions of the runs."""
     if frame.empty:
         return hashlib.sha256(b"").hexdigest()
-    columns = ["study", "run_id", "status", "excluded", "validation_loss_nats"]
+    columns = ["study", "run_id", "status", "excluded", "loss_nats"]
     rows = sorted("|".join(map(str, row)) for row in frame[columns].to_numpy(dtype=object))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def load_ledger(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
-    """The runs of every study, without those made before there was a protocol."""
-    frame = ledger.load(directory=directory)
-    known = {"hparams", SEARCH_STUDY, "allocation", *PLAIN_STUDIES, *VARIANT_STUDIES}
-    return frame if frame.empty else frame[frame["study"].isin(known)].reset_index(drop=True)
+    """The runs of every study that feeds a law."""
+    frame = ledger.table(directory=directory)
+    return frame if frame.empty else frame[frame["role"].isin(FED)].reset_index(drop=True)
 
 
-def _named(found: Mapping[str, T]) -> dict[str, T]:
+def named(found: Mapping[str, T]) -> dict[str, T]:
     """Under the names that the protocol gives its laws: a family, then a quantity."""
     return {MOE_NAMES.get(name, name): value for name, value in found.items()}
 
@@ -155,24 +153,6 @@ def _unless_empty(
         return Findings(fits={}, skipped={name: "no finished run of its studies"}, warnings=[])
     found: Findings = examine(table, **options)
     return found
-
-
-def _variant(run: Mapping[str, Any]) -> str:
-    """What a run changes beside A, G and C, in a few words; empty for the baseline's recipe."""
-    if run["study"] not in VARIANT_STUDIES:
-        return ""
-    parts = [str(run["study"])]
-    if run["study"] == "balance":
-        parts.append(f"{run['routing.balance_coefficient']:g}")
-    if run["study"] == "dense-first":
-        parts.append(f"{run['num_dense_layers']:g} layers")
-    if run["study"] == "attention":
-        spent = run["forward_flops.attention_projections"] + run["forward_flops.attention_scores"]
-        parts.append(f"{spent / run['flops_per_token']:.0%}")
-    if run["study"] == "bias-routing":
-        balanced = run["routing.bias_update_rate"] > PAPER_ROUTING.bias_update_rate
-        parts.append("bias" if balanced else "loss")
-    return " ".join(parts)
 
 
 def _tables(found: Findings) -> dict[str, pd.DataFrame]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array
 
@@ -20,6 +21,7 @@ NEAR_OPTIMAL = 0.0025  # relative excess loss of a near-optimal run (Section 2.2
 SAME_BUDGET = 0.04  # two budgets closer than this, relatively, are one
 NEAR_LOSS = 1.15  # times a budget's lowest loss: as far as a parabola in ln M is trusted
 MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to spare
+MIN_FREEDOM = 2  # degrees of freedom, below which no interval is drawn
 RESAMPLES = 1000
 LEVEL = 0.90
 
@@ -43,6 +45,45 @@ def budget_of(compute: Array, tolerance: float = SAME_BUDGET) -> Array:
     return budgets
 
 
+def budgets(table: pd.DataFrame) -> Array:
+    """The budget of each row of a table: its column `budget`, or else that of its `compute`."""
+    if "budget" in table:
+        return table["budget"].to_numpy(dtype=float)
+    return budget_of(table["compute"].to_numpy())
+
+
+def seed_noise(table: pd.DataFrame) -> tuple[float, int]:
+    """Standard deviation of ln loss between seeds of one setting, pooled, and its freedom.
+
+    Rows with the same `config_id` are one setting with other seeds; `loss_nats` is their loss.
+    Nothing but those rows counts, so that no other setting or study moves it.
+
+    >>> runs = pd.DataFrame({"config_id": ["a", "a", "b"], "loss_nats": [3.0, 3.0, 4.0]})
+    >>> seed_noise(runs)
+    (0.0, 1)
+    """
+    if table.empty:
+        return 0.0, 0
+    log_loss = pd.Series(np.log(table["loss_nats"].astype(float)), table.index)
+    groups = log_loss.groupby(table["config_id"])
+    freedom = int(len(table) - groups.ngroups)
+    if freedom == 0:
+        return 0.0, 0
+    squares = ((log_loss - groups.transform("mean")) ** 2).sum()
+    return float(np.sqrt(squares / freedom)), freedom
+
+
+def widened_noise(table: pd.DataFrame) -> float:
+    """The noise between seeds as wide as its few degrees of freedom ask for; NaN below MIN_FREEDOM.
+
+    >>> runs = pd.DataFrame({"config_id": ["a"] * 3, "loss_nats": [3.0, 3.3, 3.1]})
+    >>> widened_noise(runs) > seed_noise(runs)[0], widened_noise(runs.head(2))
+    (True, nan)
+    """
+    sigma, freedom = seed_noise(table)
+    return sigma * student_ratio(freedom) if freedom >= MIN_FREEDOM else float("nan")
+
+
 def near_optimal(table: pd.DataFrame, tolerance: float = NEAR_OPTIMAL) -> pd.DataFrame:
     """The runs whose loss lies within `tolerance` of the best at their budget (Section 2.2).
 
@@ -52,7 +93,7 @@ def near_optimal(table: pd.DataFrame, tolerance: float = NEAR_OPTIMAL) -> pd.Dat
     >>> near_optimal(runs)["excess_loss"].round(4).tolist()
     [0.0, 0.0016]
     """
-    budget = budget_of(table["compute"].to_numpy())
+    budget = budgets(table)
     best = table["loss"].groupby(budget).transform("min")
     marked = table.assign(budget=budget, excess_loss=table["loss"] / best - 1)
     return marked[marked["excess_loss"] <= tolerance].reset_index(drop=True)
@@ -67,9 +108,7 @@ def mean_over_seeds(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     >>> mean_over_seeds(runs, ["rate"])[["loss", "num_seeds"]].round(3).to_numpy().tolist()
     [[4.0, 2.0], [3.0, 1.0]]
     """
-    logs = table.assign(
-        compute=budget_of(table["compute"].to_numpy()), loss=np.log(table["loss"].astype(float))
-    )
+    logs = table.assign(compute=budgets(table), loss=np.log(table["loss"].astype(float)))
     groups = logs.groupby(["compute", *names], as_index=False)
     means = groups.agg(loss=("loss", "mean"), num_seeds=("loss", "size"))
     return means.assign(loss=np.exp(means["loss"]))
@@ -113,7 +152,7 @@ def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
     generator = np.random.default_rng(seed)
-    table = table.assign(budget=budget_of(table["compute"].to_numpy()))
+    table = table.assign(budget=budgets(table))
     rows = [_isoflop_optimum(runs, generator) for _, runs in table.groupby("budget")]
     return pd.DataFrame(rows)
 

@@ -208,18 +208,18 @@ def law_crossing(first: str, second: str) -> Finding:
 @check
 def table_slope(column: str, table: int = 7) -> Finding:
     """Least-squares slope of ln(column) on ln(budget) over the six groups of a table."""
-    groups = paper.table(table).drop_duplicates("compute_flops")
-    slope = np.polyfit(np.log(groups["compute_flops"]), np.log(groups[column]), 1)[0]
-    ends = paper.printed(table).drop_duplicates("compute_flops")[column]
+    groups = paper.table(table).drop_duplicates("training_flops")
+    slope = np.polyfit(np.log(groups["training_flops"]), np.log(groups[column]), 1)[0]
+    ends = paper.printed(table).drop_duplicates("training_flops")[column]
     halves = [half_unit(text) / float(text) for text in (ends.iloc[0], ends.iloc[-1])]
-    span = math.log(groups["compute_flops"].max() / groups["compute_flops"].min())
+    span = math.log(groups["training_flops"].max() / groups["training_flops"].min())
     return Finding(value=float(slope), uncertainty=sum(halves) / span)
 
 
 @check
 def spread(table: int, quantity: str) -> Finding:
     """Largest relative spread of a quantity inside the groups of a table, percent."""
-    groups = listed(table).groupby("compute_flops")[quantity]
+    groups = listed(table).groupby("training_flops")[quantity]
     spreads = 100 * (groups.max() / groups.min() - 1)
     detail = f"largest in the group of {spreads.idxmax():.0e} FLOPs, smallest {spreads.min():.3f} %"
     return Finding(value=float(spreads.max()), detail=detail)
@@ -250,7 +250,7 @@ def ordered(table: int, quantity: str, by: str, sign: int) -> Finding:
     """Smallest step of a quantity, times `sign`, as `by` grows inside each group of a table."""
     steps = [
         (sign * group.sort_values(by)[quantity].pct_change()).min()
-        for _, group in listed(table).groupby("compute_flops")
+        for _, group in listed(table).groupby("training_flops")
     ]
     return Finding(value=float(min(steps)), detail=f"smallest relative step {min(steps):+.3g}")
 
@@ -275,7 +275,7 @@ def distinct_models() -> Finding:
 @check
 def same_by_budget(column: str, tables: Sequence[int]) -> Finding:
     """Largest relative difference of a column between tables at the same budget, percent."""
-    values = [paper.table(number).groupby("compute_flops")[column].first() for number in tables]
+    values = [paper.table(number).groupby("training_flops")[column].first() for number in tables]
     ratios = [max(entries) / min(entries) - 1 for entries in zip(*values, strict=True)]
     return Finding(value=100 * max(ratios))
 

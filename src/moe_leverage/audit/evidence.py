@@ -6,7 +6,9 @@ a claim may name: axes of the paper, nominal budget, family, shares of compute, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,13 +16,13 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
-from moe_leverage.analysis.leverage import best_runs, frontier_compute, seed_noise
+from moe_leverage.analysis.leverage import best_runs, frontier_compute
+from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
 
-BUDGETS_PER_DECADE = 2  # the ladder is 1e11, 3e11, 1e12, ...
 FRONTIER_STUDY = "activation"  # whose dense twins, of the same recipe, are the dense frontier
 STUDIES_BEHIND = {
     "log_leverage": (FRONTIER_STUDY,),
@@ -41,40 +43,30 @@ def shortfall(studies: Sequence[str], *columns: str) -> str:
 
 def runs(studies: Sequence[str]) -> pd.DataFrame:
     """Finished runs of these studies; empty while the ledger has none."""
-    files = [study for study in studies if (ledger.DIRECTORY / f"{study}.jsonl").is_file()]
-    tables = [ledger.load(study, ledger.DIRECTORY) for study in files]
-    if not tables or not sum(map(len, tables)):
-        return pd.DataFrame()
-    frame = pd.concat(tables, ignore_index=True).drop_duplicates("run_id")  # planned twice
-    frame = frame[(frame["status"] == "ok") & frame["excluded"].isna()]
-    return with_columns(frame.reset_index(drop=True))
+    return _runs(ledger.DIRECTORY, ledger.stamp(ledger.DIRECTORY), *studies).copy(deep=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _runs(directory: Path, _: ledger.Stamp, *studies: str) -> pd.DataFrame:
+    frame = ledger.once(ledger.table(*studies, directory=directory))
+    return frame if frame.empty else with_columns(ledger.finished(frame))
 
 
 def with_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """The table with the columns that claims name beside those of the ledger."""
-    compute = frame["training_flops"].astype(float)
-    rounded = np.round(BUDGETS_PER_DECADE * np.log10(compute)) / BUDGETS_PER_DECADE
-    forward = {
-        name: frame[f"forward_flops.{name}"].astype(float)
-        for name in ("attention_projections", "attention_scores")
-    }
     axes = ["activation_ratio", "granularity", "shared_ratio", "num_dense_layers"]
     places = frame[axes].astype(float).round(4).astype(str)
-    budget = pd.Series(rounded, index=frame.index).map("1e{:.1f}".format)
+    budget = frame["budget_flops"].map("{:.0e}".format)
     return frame.assign(
-        loss=frame["validation_loss_nats"].astype(float),
-        compute_flops=compute,
         budget=budget,
-        is_moe=(frame["num_experts"] > 0).astype(int),
-        batch_tokens=frame["batch_sequences"] * frame["sequence_length"],
-        attention_share=sum(forward.values()) / frame["flops_per_token"],
+        is_moe=frame["is_moe"].astype(int),
         is_weakly_balanced=(
             frame["routing.balance_coefficient"] < PAPER_ROUTING.balance_coefficient
         ).astype(int),
         architecture=places.agg("/".join, axis=1),
         budget_and_granularity=budget + "/" + places["granularity"],
-        published_leverage=_predicted(PUBLISHED.joint, frame, compute),
-        fitted_leverage=_predicted(_fitted_joint_law(), frame, compute),
+        published_leverage=_predicted(PUBLISHED.joint, frame),
+        fitted_leverage=_predicted(_fitted_joint_law(), frame),
     )
 
 
@@ -85,7 +77,7 @@ def with_response(frame: pd.DataFrame, response: str) -> pd.DataFrame:
         return frame.assign(response=_log_leverage(frame))
     if response == "early_loss":
         return frame.assign(response=frame["training_loss_curve_nats"].map(early_loss))
-    loss = frame["loss"]
+    loss = frame["loss_nats"]
     return frame.assign(response=np.log(loss) if response == "log_loss" else loss)
 
 
@@ -96,12 +88,12 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
     that leaves the frontier then stays where it was.
     """
     compute, log_loss, num_seeds = _frontier()
-    noise, freedom = seed_noise(_with_family(runs([FRONTIER_STUDY])))
+    noise, freedom = seed_noise(runs([FRONTIER_STUDY]))
     if freedom == 0 or len(compute) < MIN_FRONTIER:
         return np.zeros((draws, len(frame)))
     spread = noise * student_ratio(freedom) / np.sqrt(num_seeds)
     moved = log_loss + np.random.default_rng(seed).standard_normal((draws, len(compute))) * spread
-    wanted = np.broadcast_to(np.log(frame["loss"].to_numpy(float)), (draws, len(frame)))
+    wanted = np.broadcast_to(np.log(frame["loss_nats"].to_numpy(float)), (draws, len(frame)))
     with np.errstate(divide="ignore"):
         change = np.log(frontier_compute(compute, moved, wanted, 0.0))
         change = change - np.log(frontier_compute(compute, log_loss[None], wanted[:1], 0.0))
@@ -125,10 +117,10 @@ def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
     compute, log_loss, _ = _frontier()
     if len(compute) < MIN_FRONTIER:
         return pd.Series(np.nan, index=frame.index)
-    wanted = np.log(frame["loss"].to_numpy(dtype=float))
+    wanted = np.log(frame["loss_nats"].to_numpy(dtype=float))
     reached = frontier_compute(compute, log_loss[None], wanted[None], 0.0)[0]
     leverage = np.where(np.isfinite(reached) & (reached > 0), reached, np.nan)
-    return pd.Series(np.log(leverage / frame["compute_flops"].to_numpy(float)), index=frame.index)
+    return pd.Series(np.log(leverage / frame["training_flops"].to_numpy(float)), index=frame.index)
 
 
 def _frontier() -> tuple[Array, Array, Array]:
@@ -143,7 +135,12 @@ def _frontier() -> tuple[Array, Array, Array]:
 
 def _with_family(frame: pd.DataFrame) -> pd.DataFrame:
     """Under the names that the leverage of a table is read from."""
-    return frame.assign(is_moe=frame["is_moe"] == 1, compute=frame["compute_flops"])
+    return frame.assign(
+        is_moe=frame["is_moe"] == 1,
+        compute=frame["training_flops"],
+        loss=frame["loss_nats"],
+        budget=frame["budget_flops"],
+    )
 
 
 def _dense_runs() -> pd.DataFrame:
@@ -162,9 +159,9 @@ def _fitted_joint_law() -> Law | None:
     return Fit.load(path).law if path.is_file() else None
 
 
-def _predicted(law: Law | None, frame: pd.DataFrame, compute: pd.Series[float]) -> pd.Series[float]:
+def _predicted(law: Law | None, frame: pd.DataFrame) -> pd.Series[float]:
     """EL of a joint law at the axes of each run; missing without a law."""
     if law is None:
         return pd.Series(np.nan, index=frame.index)
     axes = {name: frame[name].astype(float) for name in ("activation_ratio", "granularity")}
-    return pd.Series(law.evaluate(**axes, compute=compute), index=frame.index)
+    return pd.Series(law.evaluate(**axes, compute=frame["training_flops"]), index=frame.index)

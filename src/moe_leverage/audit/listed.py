@@ -49,7 +49,7 @@ def token_multiple(
     """
     flops = frame["flops_per_token"]
     best_compute = PUBLISHED.moe_model.compute_for(passes_in_law * flops)
-    num_tokens = frame["compute_flops"] / (passes_in_budget * flops)
+    num_tokens = frame["training_flops"] / (passes_in_budget * flops)
     return pd.Series(num_tokens / PUBLISHED.moe_tokens(best_compute), index=frame.index)
 
 
@@ -81,11 +81,11 @@ def _costs(model: ModelConfig, sequence_length: int) -> dict[str, float]:
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:
     """Columns that need a training budget: tokens, multiples of the optimum, predicted leverage."""
-    frame["num_tokens"] = frame["compute_flops"] / (TRAINING_PASSES * frame["flops_per_token"])
+    frame["num_tokens"] = frame["training_flops"] / (TRAINING_PASSES * frame["flops_per_token"])
     frame["token_multiple"] = token_multiple(frame, TRAINING_PASSES, TRAINING_PASSES)
     frame["published_leverage"] = PUBLISHED.joint(
         activation_ratio=frame["activation_ratio"],
         granularity=frame["granularity"],
-        compute=frame["compute_flops"],
+        compute=frame["training_flops"],
     )
     return frame

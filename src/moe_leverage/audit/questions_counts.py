@@ -60,7 +60,7 @@ def meaning_of_m() -> Settled:
 
 def attention_factor() -> Settled:
     """Spread of M inside the groups of Table 11 under four counts, and what Eq. 14 leaves out."""
-    models, budgets = paper.models(11), paper.table(11)["compute_flops"]
+    models, budgets = paper.models(11), paper.table(11)["training_flops"]
     counts = [count_forward_flops(model, paper.SEQUENCE_LENGTH) for model in models]
     rows = []
     for of_projections, of_scores in product((1.0, 0.5), (1.0, 0.5)):
@@ -76,7 +76,7 @@ def attention_factor() -> Settled:
              "least_attention_percent", "most_attention_percent"]  # fmt: skip
     table = pd.DataFrame(rows, columns=names)
     best, printed = table.iloc[0], table.iloc[2]
-    seven = listed(7).groupby("compute_flops").first()
+    seven = listed(7).groupby("training_flops").first()
     short = 100 * (1 - seven["printed_flops_per_token"] / seven["flops_per_token"])
     text = (
         "Table 11 moves compute between attention and FFN at constant M, so it tells how M was "
@@ -95,7 +95,7 @@ def attention_factor() -> Settled:
 
 def logits_share() -> Settled:
     """Share of the logit projection in a forward pass, by size."""
-    groups = listed(7).groupby("compute_flops")
+    groups = listed(7).groupby("training_flops")
     shares = {
         "d_model": groups["d_model"].first(),
         "logits_percent": 100 * groups["logits_share"].mean(),
@@ -104,7 +104,7 @@ def logits_share() -> Settled:
     table = pd.DataFrame(shares).reset_index()
     first, last = table.iloc[0], table.iloc[-1]
     exponent = math.log(last["compute_ratio"] / first["compute_ratio"]) / math.log(
-        last["compute_flops"] / first["compute_flops"]
+        last["training_flops"] / first["training_flops"]
     )
     text = (
         f"The logit projection is {first['logits_percent']:.0f} percent of a forward pass of the "
@@ -120,10 +120,10 @@ def logits_share() -> Settled:
 
 def implied_budgets() -> Settled:
     """The compute at which Eq. 3 returns the printed batch and learning rate, over the budget."""
-    groups = paper.table(7).drop_duplicates("compute_flops").reset_index(drop=True)
-    budget = groups["compute_flops"]
+    groups = paper.table(7).drop_duplicates("training_flops").reset_index(drop=True)
+    budget = groups["training_flops"]
     batch_tokens = groups["batch_sequences"] * paper.SEQUENCE_LENGTH
-    table = groups[["compute_flops", "batch_sequences", "learning_rate"]].copy()
+    table = groups[["training_flops", "batch_sequences", "learning_rate"]].copy()
     table["batch_implies_flops"] = PUBLISHED.batch_tokens.compute_for(batch_tokens)
     table["rate_implies_flops"] = PUBLISHED.learning_rate.compute_for(groups["learning_rate"])
     table["batch_ratio"] = table["batch_implies_flops"] / budget
@@ -159,8 +159,8 @@ def ling_mini_beta_budget() -> Settled:
         implied = PUBLISHED.batch_tokens.compute_for(LING_BATCH_SEQUENCES * sequence)
         rows.append((f"implied by B = {LING_BATCH_SEQUENCES} x {sequence} tokens", implied))
     rows.append((f"implied by eta = {LING_RATE:g}", PUBLISHED.learning_rate.compute_for(LING_RATE)))
-    table = pd.DataFrame(rows, columns=["reading", "compute_flops"]).drop_duplicates()
-    value = table.set_index("reading")["compute_flops"]
+    table = pd.DataFrame(rows, columns=["reading", "training_flops"]).drop_duplicates()
+    value = table.set_index("reading")["training_flops"]
     spent = value["exact, 8192 tokens, non_embedding"]
     short, long = value.iloc[-3], value.iloc[-2]
     text = (

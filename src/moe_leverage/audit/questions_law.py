@@ -61,7 +61,7 @@ def sign_of_d() -> Settled:
     """EL over compute with d as printed and as described."""
     flipped = replace(PUBLISHED.joint, d=-PUBLISHED.joint.d)
     computes = [1e18, 1e20, 1e22]
-    table = pd.DataFrame({"compute_flops": computes})
+    table = pd.DataFrame({"training_flops": computes})
     for name, law in (("as_printed", PUBLISHED.joint), ("as_described", flipped)):
         table[name] = [_at_quoted_point(law, compute) for compute in computes]
     first, last = table["as_printed"].iloc[0], table["as_printed"].iloc[-1]
@@ -77,9 +77,9 @@ def sign_of_d() -> Settled:
 def dense_limit() -> Settled:
     """EL that the law gives a dense model."""
     points = list(product([1e18, 1e20, 1e22], [2.0, 12.0]))
-    table = pd.DataFrame(points, columns=["compute_flops", "granularity"])
+    table = pd.DataFrame(points, columns=["training_flops", "granularity"])
     table["efficiency_leverage"] = PUBLISHED.joint(
-        activation_ratio=1.0, granularity=table["granularity"], compute=table["compute_flops"]
+        activation_ratio=1.0, granularity=table["granularity"], compute=table["training_flops"]
     )
     worst = 100 * (1 - table["efficiency_leverage"].min())
     text = (

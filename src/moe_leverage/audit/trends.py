@@ -199,14 +199,14 @@ def _select(runs: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, int]:
     for column, (low, high) in design.where.items():
         runs = runs[runs[column].astype(float).between(low, high)]
     if design.near and len(runs):
-        least = runs.groupby(["budget", "is_moe"])["loss"].transform("min")
-        runs = runs[runs["loss"] <= design.near * least]
+        least = runs.groupby(["budget", "is_moe"])["loss_nats"].transform("min")
+        runs = runs[runs["loss_nats"] <= design.near * least]
     columns = [name for name in (design.axis, design.by) if name]
     num_inside = len(runs)
     runs = runs.dropna(subset=["response", *columns])
     num_unread = num_inside - len(runs)
     if design.over and len(runs):
-        own = [name for name in columns if name != "compute_flops"]  # rounding moves it per run
+        own = [name for name in columns if name != "training_flops"]  # rounding moves it per run
         keys = ["budget", "is_moe", "seed", *own]
         best = runs.groupby(list(dict.fromkeys(keys)))["response"].idxmin()
         runs = runs.loc[best]
@@ -259,7 +259,7 @@ def _groups(runs: pd.DataFrame, design: Design) -> pd.Series[str]:
     if design.within == "none":
         return pd.Series("all", runs.index)
     labels = runs[design.within].astype(str)
-    if design.by and design.by != "compute_flops":
+    if design.by and design.by != "training_flops":
         labels = labels + "/" + runs[design.by].astype(str)
     return labels
 
@@ -329,7 +329,7 @@ def _names(design: Design) -> str:
 def _scope(runs: pd.DataFrame, design: Design, num_unread: int) -> str:
     """How many runs at which computes, and how far below the paper's budgets."""
     without = f", {num_unread} more outside the losses of the dense runs" if num_unread else ""
-    low, high = runs["compute_flops"].min(), runs["compute_flops"].max()
+    low, high = runs["training_flops"].min(), runs["training_flops"].max()
     gap = PAPER_COMPUTE_FLOPS / high
     return (
         f"{len(runs)} runs of {_names(design)}{without}, {low:.0e} to {high:.0e} FLOPs, "

@@ -158,13 +158,14 @@ def verify(as_json: Json = False) -> None:
 
     Example: moe-leverage study verify
     """
-    from moe_leverage.studies import runner, status
+    from moe_leverage.studies import adoption, runner, status
 
-    problems = status.verify(runner.Place())
+    place = runner.Place()
+    problems, remarks = status.verify(place), adoption.moved(place)
     if as_json:
-        typer.echo(json.dumps({"problems": problems}))
+        typer.echo(json.dumps({"problems": problems, "remarks": remarks}))
     else:
-        typer.echo("\n".join(problems) or "the ledger holds")
+        typer.echo("\n".join(["\n".join(problems) or "the ledger holds", *remarks]))
     if problems:
         raise typer.Exit(1)
 
@@ -210,7 +211,7 @@ def _described(one: Planned) -> dict[str, Any]:
         "study": one.study,
         "sweep": one.sweep,
         "run_id": one.run_id,
-        "compute_flops": one.point.compute_flops,
+        "budget_flops": one.point.budget_flops,
         "training_flops": count_training_flops(one.run),
         **{name: getattr(model, name) for name in axes + sizes},
         "learning_rate": one.run.learning_rate,

@@ -17,12 +17,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.analysis.reductions import budget_of
+from moe_leverage import ledger
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
     FAMILIES,
-    LADDER_FLOPS,
-    PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
     draw_points,
     log_axes,
@@ -35,11 +33,13 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.paper import STUDY_BUDGETS_FLOPS
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
 from moe_leverage.training.loop import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
-DECADES = [int(math.log10(PAPER_BUDGETS_FLOPS[0] / ours)) for ours in LADDER_FLOPS]
+DECADES = [int(math.log10(STUDY_BUDGETS_FLOPS[0] / ours)) for ours in BUDGETS]
 
 
 @figure(
@@ -88,11 +88,11 @@ def leverage(
 ) -> Drawing:
     """Both ranges of compute side by side; measured points and our own fit on the right."""
     runs = points(measured)
-    runs = runs.assign(budget=budget_of(runs["compute_flops"].to_numpy(dtype=float)))
-    ours = sorted(set(runs["budget"])) if len(runs) else list(LADDER_FLOPS)
+    runs = runs.assign(budget=runs["training_flops"].map(ledger.rung))
+    ours = sorted(set(runs["budget"])) if len(runs) else list(BUDGETS)
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.45, 4.4))
     tables = [
-        _curves(axes[0], law, PAPER_BUDGETS_FLOPS, "published", "-"),
+        _curves(axes[0], law, STUDY_BUDGETS_FLOPS, "published", "-"),
         _curves(axes[1], law, ours, "published", ":"),
     ]
     if fitted is not None:
@@ -119,12 +119,12 @@ def leverage(
     note(fig, ranges(STUDY_RANGE, runs))
     sparse = {"activation_ratio": 3 / 257, "granularity": 2.0}
     low, high = (
-        law(**sparse, compute=c) for c in (PAPER_BUDGETS_FLOPS[0], PAPER_BUDGETS_FLOPS[-1])
+        law(**sparse, compute=c) for c in (STUDY_BUDGETS_FLOPS[0], STUDY_BUDGETS_FLOPS[-1])
     )
     finding = (
         f"At A = {percent(3 / 257)} the law gives EL = {low:.1f} at "
-        f"{power(PAPER_BUDGETS_FLOPS[0])} FLOPs and {high:.1f} at "
-        f"{power(PAPER_BUDGETS_FLOPS[-1])}, growing as A falls; extrapolated to "
+        f"{power(STUDY_BUDGETS_FLOPS[0])} FLOPs and {high:.1f} at "
+        f"{power(STUDY_BUDGETS_FLOPS[-1])}, growing as A falls; extrapolated to "
         f"{power(ours[0])} FLOPs it gives {law(**sparse, compute=ours[0]):.2f}, a loss."
     )
     return Drawing(fig, pd.concat([*tables, runs], ignore_index=True), finding)
@@ -141,7 +141,7 @@ def _curves(
         drawn = law(activation_ratio=activation, granularity=granularity, compute=budget)
         ax.plot(activation, drawn, line, color=ink, label=power(budget) if line == "-" else "")
         values = {"activation_ratio": activation, "efficiency_leverage": drawn}
-        fixed = {"series": series, "granularity": granularity, "compute_flops": budget}
+        fixed = {"series": series, "granularity": granularity, "training_flops": budget}
         tables.append(pd.DataFrame(values | fixed))
     return pd.concat(tables, ignore_index=True)
 
@@ -164,7 +164,7 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
         curve = pd.DataFrame(
             {
                 "family": family,
-                "compute_flops": flops * steps / num_steps,
+                "training_flops": flops * steps / num_steps,
                 "training_loss_nats": record["training_loss_curve_nats"],
             }
         )
@@ -172,7 +172,7 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
         ink = theme.colour(family)
         line, marker = theme.LINES[family], theme.MARKERS[family]
         ax.plot(
-            curve["compute_flops"], curve["training_loss_nats"], line, color=ink,
+            curve["training_flops"], curve["training_loss_nats"], line, color=ink,
             label=f"{FAMILIES[family]}, training",
         )  # fmt: skip
         ax.errorbar(
@@ -180,7 +180,7 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
             fmt=marker, mfc="none", mew=1.6, ms=8, label=f"{FAMILIES[family]}, held out",
         )  # fmt: skip
         tables.append(curve.assign(validation_loss_nats=final[family]))
-    ax.set_xlabel(axis_label("compute_flops"))
+    ax.set_xlabel(axis_label("training_flops"))
     ax.set_ylabel("Cross-entropy (nats per token)")
     ax.set_xlim(left=0)
     ax.legend()
@@ -217,7 +217,7 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
 def _against_dense(means: pd.DataFrame) -> str:
     """At which budgets the best mixture beats the dense twin."""
     wide = means.pivot_table(
-        index="compute_flops", columns="series", values="loss_nats", aggfunc="min"
+        index="budget_flops", columns="series", values="loss_nats", aggfunc="min"
     )
     both = wide.dropna() if {"MoE", "dense"} <= set(wide) else pd.DataFrame()
     if both.empty:

@@ -17,13 +17,11 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import paper
-from moe_leverage.analysis import reductions
 from moe_leverage.audit.claims import half_unit
 from moe_leverage.design.designer import Explanation
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
-    LADDER_FLOPS,
     STUDY_RANGE,
     draw_points,
     log_axes,
@@ -36,12 +34,13 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import PUBLISHED, JointLaw
 
 ROUNDED = ("a", "d", "gamma", "beta", "a_start")  # coefficients of Table 2 that matter
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
 LABEL_STEP = 0.55  # of EL, between the names of neighbouring points
-CROSSING_COLUMNS = ("granularity", "compute_flops")
+CROSSING_COLUMNS = ("granularity", "training_flops")
 
 
 def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
@@ -55,7 +54,7 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
                 "total_params": model.total_params,
                 "active_params": model.active_params,
                 "num_tokens": model.tokens,
-                "compute_flops": model.compute,
+                "training_flops": model.compute,
                 "efficiency_leverage": model.efficiency_leverage,
                 "dense_equivalent_params": model.dense_equivalent.total_params,
             }
@@ -95,14 +94,14 @@ def crossings(measured: pd.DataFrame) -> pd.DataFrame:
     axes = ["activation_ratio", "granularity"]
     rows = []
     for values, group in measured.groupby(axes) if len(measured) else ():
-        ordered = group.sort_values("compute_flops")
+        ordered = group.sort_values("training_flops")
         height = np.log(ordered["efficiency_leverage"].to_numpy(float))
-        place = np.log(ordered["compute_flops"].to_numpy(float))
+        place = np.log(ordered["training_flops"].to_numpy(float))
         for i in np.flatnonzero((height[:-1] < 0) & (height[1:] >= 0)):
             part = -height[i] / (height[i + 1] - height[i])
             compute = float(np.exp(place[i] + part * (place[i + 1] - place[i])))
-            rows.append({**dict(zip(axes, values, strict=True)), "compute_flops": compute})
-    return pd.DataFrame(rows, columns=[*axes, "compute_flops"])
+            rows.append({**dict(zip(axes, values, strict=True)), "training_flops": compute})
+    return pd.DataFrame(rows, columns=[*axes, "training_flops"])
 
 
 def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +115,7 @@ def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[runs["status"] == "ok"]
     kinds = done["routing.score"].map({"sigmoid": "bias", "softmax": "auxiliary loss"})
     frame = pd.DataFrame({
-        keys[0]: [power(c) for c in reductions.budget_of(done["compute_flops"].to_numpy(float))],
+        keys[0]: [power(budget) for budget in done["budget_flops"]],
         keys[1]: done["num_experts"].to_numpy(),
         "routing": kinds.to_numpy(),
         "loss": done["loss_nats"].to_numpy(float),
@@ -153,15 +152,15 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     plain_ticks(ax.xaxis, GALLERY_TICKS)
     ax.set_ylabel(axis_label("efficiency_leverage"))
     low, high = law.domain["compute"]
-    least, most = shown["compute_flops"].min(), shown["compute_flops"].max()
+    least, most = shown["training_flops"].min(), shown["training_flops"].max()
     text = f"Law: runs of {power(low)} to {power(high)} FLOPs."
     note(fig, f"{text}  These models: {power(least)} to {power(most)} FLOPs.")
     best = shown.sort_values("efficiency_leverage").iloc[-1]
-    beyond = int((shown["compute_flops"] > high).sum())
+    beyond = int((shown["training_flops"] > high).sum())
     finding = (
         f"Of {len(shown)} open models the law gives {best['model']} the largest leverage, "
         f"{best['efficiency_leverage']:.1f} at A = {percent(best['activation_ratio'])} and "
-        f"{power(best['compute_flops'])} FLOPs; {beyond} of them lie above the compute of any run "
+        f"{power(best['training_flops'])} FLOPs; {beyond} of them lie above the compute of any run "
         f"behind the law."
     )
     return Drawing(fig, shown, finding)
@@ -181,30 +180,30 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     runs = points(measured, CROSSING_COLUMNS)
     grain = np.geomspace(1.5, 24, 97)
     table = pd.DataFrame(
-        {"granularity": grain, "compute_flops": law.break_even_compute(0.05, grain)}
+        {"granularity": grain, "training_flops": law.break_even_compute(0.05, grain)}
     )
     fig, ax = plt.subplots()
-    ours = LADDER_FLOPS[0], LADDER_FLOPS[-1]
+    ours = BUDGETS[0], BUDGETS[-1]
     ax.axhspan(*ours, color=theme.colour("grid"), alpha=0.6, lw=0, label="our runs")
     ink = theme.colour("published")
-    ax.plot(grain, table["compute_flops"], ":", color=ink, label="Table 2, extrapolated")
+    ax.plot(grain, table["training_flops"], ":", color=ink, label="Table 2, extrapolated")
     if len(runs):
         label = "measured crossings"
-        draw_points(ax, runs, "granularity", "compute_flops", label=label)
-    log_axes(ax, "granularity", "compute_flops")
+        draw_points(ax, runs, "granularity", "training_flops", label=label)
+    log_axes(ax, "granularity", "training_flops")
     plain_ticks(ax.xaxis, TABLE_8_GRANULARITY)
-    ax.set_ylabel(axis_label("compute_flops", prefix="break-even"))
+    ax.set_ylabel(axis_label("training_flops", prefix="break-even"))
     ax.legend()
     note(fig, ranges(STUDY_RANGE, runs))
-    lowest = table.sort_values("compute_flops").iloc[0]
+    lowest = table.sort_values("training_flops").iloc[0]
     coarse = float(law.break_even_compute(0.05, 2.0))
     finding = (
         f"The law's break-even compute is {power(coarse)} FLOPs at G = 2 and least, "
-        f"{power(lowest['compute_flops'])}, near G = {lowest['granularity']:.0f}; our "
-        f"own ladder of MoE models ends at {power(LADDER_FLOPS[-1])}."
+        f"{power(lowest['training_flops'])}, near G = {lowest['granularity']:.0f}; our "
+        f"own ladder of MoE models ends at {power(BUDGETS[-1])}."
     )
     if len(runs):
-        least, most = runs["compute_flops"].min(), runs["compute_flops"].max()
+        least, most = runs["training_flops"].min(), runs["training_flops"].max()
         finding += (
             f" Our own models pass EL = 1 at {power(least)} to {power(most)} FLOPs ({len(runs)} "
             f"designs with leverages on both sides of it)."
@@ -231,7 +230,7 @@ def losses_of_routing(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) 
     means = sweeps.means_of(runs, axis.name, labels, repeated)
     roles = {"auxiliary loss": "measured", "bias balancing": "accent"}
     wide = means.pivot_table(
-        index=["compute_flops", axis.name], columns="series", values="loss_nats"
+        index=["budget_flops", axis.name], columns="series", values="loss_nats"
     )
     both = wide.dropna() if set(roles) <= set(wide) else pd.DataFrame(columns=list(roles))
     gap = both["bias balancing"] - both["auxiliary loss"]

@@ -12,11 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.analysis.reductions import budget_of
+from moe_leverage import ledger
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
-    LADDER_FLOPS,
-    PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
     draw_points,
     log_axes,
@@ -29,6 +27,8 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.paper import STUDY_BUDGETS_FLOPS
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import JointLaw
 
 TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -36,7 +36,7 @@ TABLE_8_ACTIVATION = 3 / 65  # E = 64, E_a = 2, E_s = 1, and the same for finer 
 BEST_RANGE = (8.0, 12.0)  # Section 1, second finding
 BEST_RANGE_WEAK_BALANCE = (6.0, 8.0)  # Appendix D, Figure 12
 WEAK_BALANCE = 0.005  # between the two balance coefficients, 0.01 and 0.001
-OPTIMUM_COLUMNS = ("compute_flops", "granularity", "balance_coefficient")
+OPTIMUM_COLUMNS = ("training_flops", "granularity", "balance_coefficient")
 
 
 @figure(
@@ -57,23 +57,23 @@ def leverage(
     best = law.optimum_granularity
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.45, 4.2))
     tables = []
-    inks = theme.sequential_colours(len(PAPER_BUDGETS_FLOPS))
-    for ink, budget in zip(inks, PAPER_BUDGETS_FLOPS, strict=True):
+    inks = theme.sequential_colours(len(STUDY_BUDGETS_FLOPS))
+    for ink, budget in zip(inks, STUDY_BUDGETS_FLOPS, strict=True):
         fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": budget}
         drawn = law(**fixed, granularity=grain)
         relative = drawn / law(**fixed, granularity=best)
         axes[0].plot(grain, drawn, color=ink, label=power(budget))
         table = {"granularity": grain, "efficiency_leverage": drawn, "over_maximum": relative}
-        tables.append(pd.DataFrame(table).assign(series="published", compute_flops=budget))
+        tables.append(pd.DataFrame(table).assign(series="published", training_flops=budget))
     one = tables[0]["over_maximum"]  # that of any budget
     axes[1].plot(grain, one, color=theme.colour("published"), label="Table 2, any budget")
     if fitted is not None:
         top = fitted.optimum_granularity
-        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": LADDER_FLOPS[-1]}
+        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": BUDGETS[-1]}
         curve = fitted(**fixed, granularity=grain) / fitted(**fixed, granularity=top)
         axes[1].plot(grain, curve, "--", color=theme.colour("measured"), label="our fit")
     if len(runs):
-        budgets = budget_of(runs["compute_flops"].to_numpy(dtype=float))
+        budgets = runs["training_flops"].map(ledger.rung)
         top_of = runs.groupby(budgets)["efficiency_leverage"].transform("max")
         shown = runs.assign(over_maximum=runs["efficiency_leverage"] / top_of)
         ladder = sorted(set(budgets))
@@ -95,7 +95,7 @@ def leverage(
     coarse = float(np.interp(TABLE_8_GRANULARITY[0], gain.index, gain))
     finding = (
         f"The law's leverage is largest at G = {best:.1f}, inside the printed range "
-        f"{BEST_RANGE[0]:.0f} to {BEST_RANGE[1]:.0f} (shaded); at {power(PAPER_BUDGETS_FLOPS[0])} "
+        f"{BEST_RANGE[0]:.0f} to {BEST_RANGE[1]:.0f} (shaded); at {power(STUDY_BUDGETS_FLOPS[0])} "
         f"FLOPs experts of G = 2 reach {coarse:.0%} of it, and the optimum is the same at every "
         f"budget."
     )
@@ -114,7 +114,7 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     """Bands of the text, the law's constant optimum, and measured optima by balance coefficient."""
     runs = points(measured, OPTIMUM_COLUMNS)
     fig, ax = plt.subplots()
-    paper_reach = [PAPER_BUDGETS_FLOPS[0], PAPER_BUDGETS_FLOPS[-1]]
+    paper_reach = [STUDY_BUDGETS_FLOPS[0], STUDY_BUDGETS_FLOPS[-1]]
     bands = {
         "text, balance 0.01": (BEST_RANGE, "published"),
         "text, balance 0.001": (BEST_RANGE_WEAK_BALANCE, "accent"),
@@ -128,8 +128,8 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         role = "measured" if group["balance_coefficient"].iloc[0] > WEAK_BALANCE else "accent"
         label = f"measured, balance {coefficient:g}"
         ink = theme.colour(role)
-        draw_points(ax, group, "compute_flops", "granularity", colour=ink, label=label)
-    log_axes(ax, "compute_flops", "granularity")
+        draw_points(ax, group, "training_flops", "granularity", colour=ink, label=label)
+    log_axes(ax, "training_flops", "granularity")
     plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)
     ax.set_ylim(1.7, 19)
     ax.legend(loc="lower right")
@@ -140,7 +140,7 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         f"{BEST_RANGE_WEAK_BALANCE[0]:.0f} to {BEST_RANGE_WEAK_BALANCE[1]:.0f} where the balance "
         f"loss is ten times weaker."
     )
-    law_line = {"compute_flops": paper_reach, "granularity": best, "series": "published"}
+    law_line = {"training_flops": paper_reach, "granularity": best, "series": "published"}
     return Drawing(fig, pd.concat([pd.DataFrame(law_line), runs], ignore_index=True), finding)
 
 

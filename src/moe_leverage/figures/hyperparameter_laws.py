@@ -13,11 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from moe_leverage import ledger
 from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
     FAMILIES,
-    LADDER_FLOPS,
     draw_band,
     draw_points,
     linked_means,
@@ -28,19 +29,19 @@ from moe_leverage.page.drawing import (
     points,
     power,
     ranges,
-    seed_noise,
 )
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import PowerLaw
 
 SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
-OUR_REACH = np.geomspace(LADDER_FLOPS[0], LADDER_FLOPS[-1], 25)
+OUR_REACH = np.geomspace(BUDGETS[0], BUDGETS[-1], 25)
 NEAR_OPTIMAL_PERCENT = 0.25  # Section 2.2
 MOST_EXCESS_PERCENT = 20.0  # at which the landscape is cut
 SEARCH = f"search at {power(SEARCH_FLOPS[0])} to {power(SEARCH_FLOPS[1])} FLOPs"
-OPTIMUM_COLUMNS = ("compute_flops", "learning_rate", "batch_tokens", "family")
+OPTIMUM_COLUMNS = ("training_flops", "learning_rate", "batch_tokens", "family")
 
 
 @figure(
@@ -64,9 +65,9 @@ def hyperparameters(
     `fits` are our own laws by name, `moe_learning_rate` and so on, drawn with their 90 % interval.
     """
     runs = points(measured, OPTIMUM_COLUMNS)
-    start = min([LADDER_FLOPS[0], *runs["compute_flops"]])
+    start = min([BUDGETS[0], *runs["training_flops"]])
     compute = np.geomspace(start, 1e22, 89)
-    table = pd.DataFrame({"compute_flops": compute})
+    table = pd.DataFrame({"training_flops": compute})
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
     laws = {"learning_rate": learning_rate, "batch_tokens": batch_tokens}
     inside = (compute >= SEARCH_FLOPS[0]) & (compute <= SEARCH_FLOPS[1])
@@ -77,11 +78,11 @@ def hyperparameters(
         ax.plot(compute, table[name], ":", color=ink, lw=1.2, label="Eq. 3, extrapolated")
         ax.plot(compute[inside], table[name][inside], color=ink, label="Eq. 3, fitted here")
         ax.plot(
-            settings["compute_flops"], settings[name], "s", color=ink, mfc="none", label="Table 7"
+            settings["training_flops"], settings[name], "s", color=ink, mfc="none", label="Table 7"
         )
         for family, group in runs.groupby("family"):
             draw_points(
-                ax, group, "compute_flops", name, label=f"measured, {FAMILIES[str(family)]}",
+                ax, group, "training_flops", name, label=f"measured, {FAMILIES[str(family)]}",
                 colour=theme.colour(str(family)),
             )  # fmt: skip
         bands += [
@@ -89,7 +90,7 @@ def hyperparameters(
             for family in FAMILIES
             if (own := (fits or {}).get(f"{family}_{name}")) is not None
         ]
-        log_axes(ax, "compute_flops", name)
+        log_axes(ax, "training_flops", name)
     axes[1].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))
     decade = 1e20 / 1e19
@@ -120,7 +121,7 @@ def plane(
     budgets = 3 * 10.0 ** np.arange(17, 21)
     table = pd.DataFrame(
         {
-            "compute_flops": budgets,
+            "training_flops": budgets,
             "batch_tokens": batch_tokens(budgets),
             "learning_rate": learning_rate(budgets),
         }
@@ -169,7 +170,7 @@ def plane(
 def landscape(runs: pd.DataFrame) -> Drawing:
     """Excess loss of every setting of our grids; `runs` are those of the study `hparams`."""
     means = _excess(runs)
-    budgets, batches = (sorted(means[name].unique()) for name in ("compute_flops", "batch_tokens"))
+    budgets, batches = (sorted(means[name].unique()) for name in ("budget_flops", "batch_tokens"))
     fig, grid = plt.subplots(
         2, len(budgets), squeeze=False, sharex=True, sharey=True,
         figsize=(theme.WIDTH_INCHES * 1.35, 5.6),
@@ -177,7 +178,7 @@ def landscape(runs: pd.DataFrame) -> Drawing:
     inks = theme.sequential_colours(len(batches))
     for row, name in zip(grid, ("dense", "moe"), strict=True):
         for ax, budget in zip(row, budgets, strict=True):
-            ours = means[(means["family"] == name) & (means["compute_flops"] == budget)]
+            ours = means[(means["family"] == name) & (means["budget_flops"] == budget)]
             ax.axhspan(0, NEAR_OPTIMAL_PERCENT, color=theme.colour("published"), alpha=0.3, lw=0)
             for ink, size in zip(inks, batches, strict=True):
                 line = ours[ours["batch_tokens"] == size].sort_values("learning_rate")
@@ -193,7 +194,8 @@ def landscape(runs: pd.DataFrame) -> Drawing:
         ax.set_ylabel("Loss above the best (%)")
     grid[0, -1].legend(fontsize=8)
     note(fig, "Ours alone: the paper prints none of these losses.")
-    near, noise = means["excess_percent"] <= NEAR_OPTIMAL_PERCENT, 100 * seed_noise(runs)
+    near = means["excess_percent"] <= NEAR_OPTIMAL_PERCENT
+    noise = 100 * widened_noise(ledger.finished(runs))
     known = (
         f"seeds alone move a loss by {noise:.1f} %, so that the best setting is known only to its "
         "neighbours"
@@ -263,7 +265,7 @@ def _excess(runs: pd.DataFrame) -> pd.DataFrame:
     means = linked_means(
         runs.assign(family=family, batch_tokens=batch), ["family", "learning_rate", "batch_tokens"]
     )
-    least = means.groupby(["compute_flops", "family"])["loss_nats"].transform("min")
+    least = means.groupby(["budget_flops", "family"])["loss_nats"].transform("min")
     return means.assign(excess_percent=100 * (means["loss_nats"] / least - 1))
 
 

@@ -19,7 +19,6 @@ from moe_leverage.figures.activation_ratio import RATIO_TICKS
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
-    LADDER_FLOPS,
     STUDY_RANGE,
     draw_points,
     log_axes,
@@ -33,6 +32,7 @@ from moe_leverage.page.drawing import (
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import JointLaw
 
 LANDSCAPE_FLOPS = (1e20, 1e22)  # the two budgets of Figure 1
@@ -71,7 +71,7 @@ def landscape(law: JointLaw) -> Drawing:
         ax.set_title(f"{power(budget)} FLOPs, EL = {star:.1f} at the star")
         columns = {"activation_ratio": mesh_a, "granularity": mesh_g, "efficiency_leverage": drawn}
         flat = {name: values.ravel() for name, values in columns.items()}
-        tables.append(pd.DataFrame(flat).assign(compute_flops=budget))
+        tables.append(pd.DataFrame(flat).assign(training_flops=budget))
     axes[1].set_ylabel("")
     note(fig, f"Published: fitted to {STUDY_RANGE}, EL < {HELD_OUT_LEVERAGE:g}; right: beyond.")
     low, high = (law(**{**EXAMPLE, "compute": c}) for c in LANDSCAPE_FLOPS)
@@ -110,15 +110,15 @@ def against_compute(
         if fitted is not None:
             ours = fitted(activation_ratio=ratio, granularity=2.0, compute=compute[compute < 1e15])
             ax.plot(compute[compute < 1e15], ours, "--", color=ink, lw=1.2)
-        columns = {"compute_flops": compute, "efficiency_leverage": drawn}
+        columns = {"training_flops": compute, "efficiency_leverage": drawn}
         tables.append(pd.DataFrame(columns).assign(activation_ratio=ratio, series="published"))
         group = runs[np.isclose(runs["activation_ratio"].astype(float), ratio)]
         if len(group):
-            draw_points(ax, group, "compute_flops", "efficiency_leverage", colour=ink, label="")
+            draw_points(ax, group, "training_flops", "efficiency_leverage", colour=ink, label="")
     crossing = float(law.break_even_compute(EXAMPLE["activation_ratio"], 2.0))
     ax.axhline(1.0, color=theme.colour("muted"), lw=1.0, ls="--")
     ax.axvline(crossing, color=theme.colour("muted"), lw=1.0, ls="--")
-    log_axes(ax, "compute_flops", "efficiency_leverage")
+    log_axes(ax, "training_flops", "efficiency_leverage")
     plain_ticks(ax.yaxis, (0.5, 1, 2, 4, 8))
     ax.legend()
     note(fig, ranges(STUDY_RANGE, runs))
@@ -197,7 +197,7 @@ def fit_points(configurations: pd.DataFrame, law: JointLaw) -> Drawing:
     """EL by the law at the largest printed budget, and beyond, over the activation ratio."""
     table = configurations.copy()
     axes = {name: table[name].to_numpy(float) for name in ("activation_ratio", "granularity")}
-    table["efficiency_leverage"] = law(**axes, compute=table["compute_flops"].to_numpy(float))
+    table["efficiency_leverage"] = law(**axes, compute=table["training_flops"].to_numpy(float))
     table["leverage_at_example_budget"] = law(**axes, compute=EXAMPLE["compute"])
     fig, ax = plt.subplots()
     ink = theme.colour("published")
@@ -213,7 +213,7 @@ def fit_points(configurations: pd.DataFrame, law: JointLaw) -> Drawing:
     plain_ticks(ax.xaxis, RATIO_TICKS)
     plain_ticks(ax.yaxis, (1, 2, 4, HELD_OUT_LEVERAGE, 8))
     ax.legend()
-    largest = power(table["compute_flops"].max())
+    largest = power(table["training_flops"].max())
     note(fig, f"Published: configurations of Tables 7 and 8, up to {largest} FLOPs.")
     held_out = int((table["efficiency_leverage"] >= HELD_OUT_LEVERAGE).sum())
     finding = (
@@ -284,7 +284,7 @@ def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
     levels = [0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 2.5, 3, 4]
     inks = theme.sequential_colours(len(levels))[::-1]
     tables, above = [], []
-    for ax, budget in zip(panels, LADDER_FLOPS[-2:], strict=True):
+    for ax, budget in zip(panels, BUDGETS[-2:], strict=True):
         drawn = fitted.predict(axes_of | {"compute": np.full(mesh_a.size, budget)})
         low, high = drawn.confidence.T
         value = drawn.value.reshape(mesh_a.shape)
@@ -295,7 +295,7 @@ def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
                 mesh_a, mesh_g, end.reshape(mesh_a.shape), levels=[1.0],
                 colors=theme.colour("accent"), linestyles="--", linewidths=1.4,
             )  # fmt: skip
-        near = np.isclose(np.log(table["compute_flops"].astype(float)), np.log(budget), atol=0.1)
+        near = np.isclose(np.log(table["training_flops"].astype(float)), np.log(budget), atol=0.1)
         ours = table[near]
         ax.plot(
             ours["activation_ratio"], ours["granularity"], "o", mfc="none",
@@ -307,7 +307,7 @@ def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
         plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)
         ax.set_title(f"{power(budget)} FLOPs")
         columns = {"efficiency_leverage": drawn.value, "leverage_low": low, "leverage_high": high}
-        tables.append(pd.DataFrame(axes_of | columns).assign(compute_flops=budget))
+        tables.append(pd.DataFrame(axes_of | columns).assign(training_flops=budget))
         sides = [f"on {share:.0%}" if share else "nowhere" for share in
                  (float((low > 1).mean()), float((high < 1).mean()))]  # fmt: skip
         above.append(f"above 1 {sides[0]} and below 1 {sides[1]} at {power(budget)}")

@@ -63,7 +63,7 @@ def leverage_map(
     own = _break_even(ax, fitted, "measured", "--", 1.8) if fitted is not None else None
     ax.plot(EXAMPLE["compute"], EXAMPLE["activation_ratio"], "*", ms=13,
             color=theme.colour("accent"), label="the paper's example")  # fmt: skip
-    log_axes(ax, "compute_flops", "activation_ratio")
+    log_axes(ax, "training_flops", "activation_ratio")
     ax.set(xlim=SHOWN_FLOPS, ylim=(0.0075, 1.15))
     plain_ticks(ax.yaxis, RATIO_TICKS)
     ax.grid(visible=False)
@@ -71,7 +71,7 @@ def leverage_map(
     note(fig, ranges(f"{power(low)} to {power(high)} FLOPs", runs))
     table = pd.DataFrame({name: values.ravel() for name, values in mesh.items()})
     table = table.assign(granularity=grain, efficiency_leverage=leverage.ravel())
-    table = table.rename(columns={"compute": "compute_flops"}).assign(series="published")
+    table = table.rename(columns={"compute": "training_flops"}).assign(series="published")
     rows = pd.concat([table, runs.assign(series="measured")], ignore_index=True)
     return Drawing(fig, rows, _finding(law, crossing, runs, own))
 
@@ -116,10 +116,10 @@ def _our_points(ax: Axes, runs: pd.DataFrame) -> None:
         marker, is_filled = STANDINGS[str(name)]
         face = ink if is_filled else "none"
         ax.plot(
-            group["compute_flops"], group["activation_ratio"], marker, color=ink,
+            group["training_flops"], group["activation_ratio"], marker, color=ink,
             markerfacecolor=face, markeredgewidth=1.4, label=f"measured: {name}",
         )  # fmt: skip
-    link_runs(ax, runs, "compute_flops", "activation_ratio")
+    link_runs(ax, runs, "training_flops", "activation_ratio")
 
 
 def _finding(law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | None) -> str:

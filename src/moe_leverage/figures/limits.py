@@ -9,17 +9,14 @@ M    non-embedding FLOPs of one token
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paper
-from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.audit import Verdict, table
 from moe_leverage.audit.claims import Label
 from moe_leverage.figures.hyperparameter_laws import (
@@ -27,8 +24,9 @@ from moe_leverage.figures.hyperparameter_laws import (
     LEARNING_RATE_LOG2,
     SEARCH_FLOPS,
 )
-from moe_leverage.page.drawing import PAPER_BUDGETS_FLOPS, power
+from moe_leverage.page.drawing import power
 from moe_leverage.page.sizes import sizes_of
+from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten
@@ -53,9 +51,9 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
         ours = pd.DataFrame(columns=["training_flops", "total_params", "flops_per_token"])
     largest = {
         "largest training compute of a study, $C$ (FLOPs)": (
-            printed["compute_flops"].max(), ours["training_flops"].max()),
+            printed["training_flops"].max(), ours["training_flops"].max()),
         "smallest training compute of a study, $C$ (FLOPs)": (
-            PAPER_BUDGETS_FLOPS[0], ours["training_flops"].min()),
+            STUDY_BUDGETS_FLOPS[0], ours["training_flops"].min()),
         "largest model, $N$ (parameters)": (
             printed["total_params"].max(), ours["total_params"].max()),
         "largest model scale, $M$ (FLOPs per token)": (
@@ -100,32 +98,27 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def seed_noise(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
+def noise_by_budget(runs: pd.DataFrame) -> pd.DataFrame:
     """How far losses of one setting lie apart when only the seed differs, a row a budget.
 
-    `sd_nats` is pooled over settings, `evaluation_nats` the mean standard error of one loss from
-    the held-out text alone; losses of one setting share that text, so it is not part of `sd_nats`.
+    `sd_nats` is pooled over settings; `evaluation_nats` the mean standard error of
+    one loss from the held-out text alone; losses of one setting share that text, so it is no part
+    of the former.
     """
-    groups: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for path in sorted(directory.glob("*.jsonl")):
-        for record in ledger.records(path):
-            if record["status"] == "ok" and record["excluded"] is None:
-                setting = {k: v for k, v in record["config"].items() if k != "seed"}
-                groups[json.dumps(setting, sort_keys=True)][record["run_id"]] = record
-    rows = [_repeated(list(group.values())) for group in groups.values() if len(group) > 1]
-    if not rows:
-        return pd.DataFrame()
-    frame = pd.DataFrame(rows)
-    return pd.DataFrame([
-        {
-            "training compute (FLOPs)": power(budget),
-            "settings": len(part := frame[frame["budget"] == budget]),
-            "runs": int(part["runs"].sum()),
-            "sd_nats": np.sqrt(np.average(part["variance"], weights=part["runs"] - 1)),
-            "evaluation_nats": part["evaluation"].mean(),
-        }
-        for budget in sorted(frame["budget"].unique())
-    ])  # fmt: skip
+    done = ledger.once(ledger.finished(runs))
+    rows = []
+    for budget, group in done.groupby("budget_flops") if len(done) else ():
+        repeats = group[group.groupby("config_id")["run_id"].transform("size") > 1]
+        sigma, freedom = seed_noise(repeats)
+        if freedom:
+            rows.append({
+                "training compute (FLOPs)": power(float(str(budget))),
+                "settings": repeats["config_id"].nunique(),
+                "runs": len(repeats),
+                "sd_nats": sigma * repeats["loss_nats"].mean(),
+                "evaluation_nats": repeats["validation_standard_error_nats"].astype(float).mean(),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def left_out(runs: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +128,7 @@ def left_out(runs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     kept = runs[(runs["status"] != "ok") | runs["excluded"].notna()]
     why = kept["excluded"].where(kept["excluded"].notna(), "diverged: its loss was no number")
-    budget = [power(float(c)) for c in budget_of(kept["training_flops"].to_numpy(dtype=float))]
+    budget = kept["budget_flops"].map(power)
     found = kept.assign(why=why, **{columns[1]: budget})
     keys = columns[:3]
     return found.groupby(keys, as_index=False, sort=False).agg(
@@ -150,18 +143,6 @@ def claims(verdicts: Iterable[Verdict], *labels: Label) -> pd.DataFrame:
     if not chosen:
         return pd.DataFrame(columns=columns)
     return table(chosen)[columns].rename(columns={"locator": "in the paper"})
-
-
-def _repeated(records: list[dict[str, Any]]) -> dict[str, float]:
-    losses = [record["validation_loss_nats"] for record in records]
-    errors = [record["validation_standard_error_nats"] for record in records]
-    exponent = round(2 * np.log10(records[0]["training_flops"])) / 2
-    return {
-        "budget": float(f"{10**exponent:.0e}"),
-        "runs": len(records),
-        "variance": float(np.var(losses, ddof=1)),
-        "evaluation": float(np.mean(errors)),
-    }
 
 
 def _most(frame: pd.DataFrame, column: str) -> float:

@@ -90,12 +90,12 @@ def leverage(
         drawn = law(activation_ratio=ratio, granularity=granularity, compute=reach)
         label = f"{convention}: {percent(ratio)}"
         ax.plot(reach, drawn, style, color=theme.colour("published"), label=label)
-        columns = {"compute_flops": reach, "efficiency_leverage": drawn}
+        columns = {"training_flops": reach, "efficiency_leverage": drawn}
         tables.append(pd.DataFrame(columns).assign(convention=convention))
     ax.axvline(compute, color=theme.colour("moe"), lw=1.2)
     ax.axhline(compute_ratio, color=theme.colour("accent"), ls="--", label="compute, dense / MoE")
     ax.set_xscale("log")
-    ax.set_xlabel(axis_label("compute_flops"))
+    ax.set_xlabel(axis_label("training_flops"))
     ax.set_ylabel(axis_label("efficiency_leverage"))
     ax.legend(loc="upper left")
     note(fig, f"Vertical line: compute of Ling-mini-beta, {power(compute)} FLOPs; {TRAINING}.")

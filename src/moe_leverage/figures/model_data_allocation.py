@@ -20,7 +20,6 @@ from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
     FAMILIES,
-    LADDER_FLOPS,
     draw_band,
     draw_points,
     linked_means,
@@ -34,13 +33,14 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import PowerLaw
 
-MINIMUM_COLUMNS = ("compute_flops", "flops_per_token", "num_tokens", "family")
+MINIMUM_COLUMNS = ("training_flops", "flops_per_token", "num_tokens", "family")
 AXES = ("flops_per_token", "num_tokens")
 SCALE_TICKS = (1e5, 2e5, 5e5, 1e6, 2e6, 5e6)
 FIT_NAMES = {"flops_per_token": "model", "num_tokens": "tokens"}
-OUR_REACH = np.geomspace(LADDER_FLOPS[0], LADDER_FLOPS[-1], 25)
+OUR_REACH = np.geomspace(BUDGETS[0], BUDGETS[-1], 25)
 REACH_FLOPS = (1e11, 1e24)
 
 
@@ -64,7 +64,7 @@ def allocation(
     runs = points(measured, MINIMUM_COLUMNS)
     compute = np.geomspace(*REACH_FLOPS, 105)
     inside = (compute >= SEARCH_FLOPS[0]) & (compute <= SEARCH_FLOPS[1])
-    table = pd.DataFrame({"compute_flops": compute})
+    table = pd.DataFrame({"training_flops": compute})
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
     bands: list[pd.DataFrame] = []
     for (family, column), law in laws.items():
@@ -82,11 +82,11 @@ def allocation(
         group = runs[runs["family"] == family]
         if len(group):
             label = f"measured, {FAMILIES[family]}"
-            draw_points(ax, group, "compute_flops", column, colour=ink, label=label)
+            draw_points(ax, group, "training_flops", column, colour=ink, label=label)
         own = (fits or {}).get(f"{family}_{FIT_NAMES[column]}")
         if own is not None:
             bands.append(draw_band(ax, own, OUR_REACH, family=family))
-        log_axes(ax, "compute_flops", column)
+        log_axes(ax, "training_flops", column)
     axes[0].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))
     dense, moe = laws[("dense", AXES[0])], laws[("moe", AXES[0])]
@@ -111,18 +111,18 @@ def allocation(
 def ratio(
     dense: PowerLaw, moe: PowerLaw, crossing_flops: float, measured: pd.DataFrame | None = None
 ) -> Drawing:
-    """M_opt of MoE over M_opt of dense; `measured` needs compute_flops and model_ratio."""
-    runs = points(measured, ("compute_flops", "model_ratio"))
+    """M_opt of MoE over M_opt of dense; `measured` needs training_flops and model_ratio."""
+    runs = points(measured, ("training_flops", "model_ratio"))
     compute = np.geomspace(*REACH_FLOPS, 105)
-    table = pd.DataFrame({"compute_flops": compute, "model_ratio": moe(compute) / dense(compute)})
+    table = pd.DataFrame({"training_flops": compute, "model_ratio": moe(compute) / dense(compute)})
     fig, ax = plt.subplots()
     ax.axvspan(*SEARCH_FLOPS, color=theme.colour("grid"), alpha=0.5, lw=0, label="fitted here")
     ink = theme.colour("published")
     ax.plot(compute, table["model_ratio"], color=ink, label="Table 1")
     ax.axhline(1.0, color=theme.colour("muted"), ls="--", lw=1.0)
     if len(runs):
-        draw_points(ax, runs, "compute_flops", "model_ratio")
-    log_axes(ax, "compute_flops")
+        draw_points(ax, runs, "training_flops", "model_ratio")
+    log_axes(ax, "training_flops")
     ax.set_ylabel("Best $M$, MoE over dense")
     ax.legend()
     note(fig, ranges(SEARCH, runs))
@@ -149,12 +149,12 @@ def isoflops(
     """Loss over M at each budget; `runs` are those of `allocation`, `minima` their parabolas'."""
     family = pd.Series(np.where(runs["num_experts"] > 0, "moe", "dense"), runs.index)
     means = linked_means(runs.assign(family=family), ["family", "flops_per_token"], repeated)
-    budgets = sorted(means["compute_flops"].unique())
+    budgets = sorted(means["budget_flops"].unique())
     inks = theme.sequential_colours(len(budgets))
     fig, axes = plt.subplots(1, 2, sharey=True, figsize=(theme.WIDTH_INCHES * 1.25, 4.4))
     for ax, name in zip(axes, ("dense", "moe"), strict=True):
         for ink, budget in zip(inks, budgets, strict=True):
-            ours = means[(means["family"] == name) & (means["compute_flops"] == budget)]
+            ours = means[(means["family"] == name) & (means["budget_flops"] == budget)]
             if ours.empty:
                 continue
             label = f"{power(budget)} FLOPs"
@@ -171,12 +171,12 @@ def isoflops(
     axes[0].set_ylabel(axis_label("loss_nats"))
     axes[0].legend(fontsize=8.5)
     note(fig, "Ours alone: the paper prints none of these losses.")
-    asked = means.groupby(["family", "compute_flops"]).ngroups
+    asked = means.groupby(["family", "budget_flops"]).ngroups
     finding = (
         f"{len(minima)} of {asked} isoFLOP curves have their lowest point inside the sizes tried"
     )
     listed = [
-        f"{FAMILIES[str(row.family)]} at {power(float(str(row.compute_flops)))}: "
+        f"{FAMILIES[str(row.family)]} at {power(float(str(row.training_flops)))}: "
         f"M = {float(str(row.flops_per_token)):.2g}"
         for row in minima.itertuples()
     ]

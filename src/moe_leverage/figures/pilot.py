@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from moe_leverage import ledger
+from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.page import theme
-from moe_leverage.page.drawing import LADDER_FLOPS, log_axes, note, plain_ticks, power
+from moe_leverage.page.drawing import log_axes, note, plain_ticks, power
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 
@@ -29,32 +31,23 @@ FIRST_PLAN_FLOPS = 1.9e15  # of the 382 runs that all studies planned on it
 RENORMALISED, RAW, DENSE = "gates renormalised", "gates as printed", "dense"
 INKS = {RENORMALISED: "moe", RAW: "accent", DENSE: "dense"}
 WORKERS = 2  # processes that trained the ledger, one a core
-CONFIGURATION = ("compute_flops", "num_experts", "learning_rate", "batch_tokens", "init_std")
+CONFIGURATION = ("budget_flops", "num_experts", "learning_rate", "batch_tokens", "init_std")
 
 
 def settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Finished runs with their family, batch in tokens, and budget on the ladder."""
     done = runs[runs["status"] == "ok"].reset_index(drop=True)
     mixture = np.where(done["routing.renormalise"].astype(bool), RENORMALISED, RAW)
-    ladder = np.array(LADDER_FLOPS)
-    spent = done["compute_flops"].to_numpy(dtype=float)
-    nearest = np.abs(np.log(spent[:, None] / ladder)).argmin(axis=1)
     return done.assign(
         family=np.where(done["num_experts"] > 0, mixture, DENSE),
-        batch_tokens=done["batch_sequences"] * done["sequence_length"],
-        compute_flops=ladder[nearest],
-        loss_nats=done["loss_nats"].astype(float),
         error=done["validation_standard_error_nats"].astype(float),
     )
 
 
-def seed_noise(runs: pd.DataFrame) -> float:
+def difference_noise(runs: pd.DataFrame) -> float:
     """Standard deviation of the difference between two runs of other seeds, pooled, in nats."""
-    table = settings(runs)
-    groups = table.groupby([table[name] for name in CONFIGURATION])["loss_nats"]
-    freedom = len(table) - groups.ngroups
-    squares = ((table["loss_nats"] - groups.transform("mean")) ** 2).sum()
-    return float(np.sqrt(2 * squares / freedom))
+    done = ledger.finished(runs)
+    return float(np.sqrt(2) * seed_noise(done)[0] * done["loss_nats"].mean())
 
 
 @figure(
@@ -69,7 +62,7 @@ def gates(pilot: pd.DataFrame) -> Drawing:
     """Both kinds of gates at one budget and batch, with the dense model for scale."""
     table = _plain(pilot)
     table = table[table["batch_tokens"] == GATES_TOKENS]
-    budget = table["compute_flops"].iloc[0]
+    budget = table["budget_flops"].iloc[0]
     fig, ax = plt.subplots()
     for family, ink in INKS.items():
         mine = table[table["family"] == family]
@@ -123,7 +116,7 @@ def rates(pilot: pd.DataFrame) -> Drawing:
         ax.set_title("dense" if family == DENSE else "MoE, E = 64")
     axes[0].legend(title="batch, tokens")
     axes[1].set_ylabel("")
-    note(fig, f"Ours: {power(table['compute_flops'].iloc[0])} FLOPs, one seed.")
+    note(fig, f"Ours: {power(table['budget_flops'].iloc[0])} FLOPs, one seed.")
     best = table.loc[table.groupby("family")["loss_nats"].idxmin()]
     best = best[["family", "loss_nats", "learning_rate", "batch_tokens"]]
     words = [
@@ -174,13 +167,13 @@ def totals(runs: pd.DataFrame) -> pd.DataFrame:
 
     A run that several studies plan is counted with the first; `runs` holds the whole ledger.
     """
-    once = runs.drop_duplicates("run_id")
+    once = ledger.once(runs)
     table = pd.DataFrame({
         "study": once["study"],
         "runs": 1,
         "diverged": (once["status"] == "diverged").astype(int),
         "excluded": once["excluded"].notna().astype(int),
-        "FLOPs": once["training_flops"].astype(float),
+        "FLOPs": once["training_flops"],
         "tokens (million)": once["num_tokens"] / 1e6,
         "hours": (once["seconds"] + once["evaluation_seconds"]) / 3600,
     })  # fmt: skip
@@ -192,7 +185,7 @@ def totals(runs: pd.DataFrame) -> pd.DataFrame:
 
 def throughput(runs: pd.DataFrame) -> dict[str, float]:
     """FLOP/s of one worker: over all its training time, at best, and hours that ladders take."""
-    once = runs.drop_duplicates("run_id")
+    once = ledger.once(runs)
     speed = float(once["training_flops"].sum() / once["seconds"].sum())
     best = float(once["flops_per_second"].max())
     return {
@@ -206,8 +199,8 @@ def throughput(runs: pd.DataFrame) -> dict[str, float]:
 def _plain(pilot: pd.DataFrame) -> pd.DataFrame:
     """The runs of the first grid: the budget with most runs, and the init of the studies."""
     table = settings(pilot)
-    budget = float(table["compute_flops"].mode().iloc[0])
-    return table.loc[(table["compute_flops"] == budget) & (table["init_std"] == INIT_STD)]
+    budget = float(table["budget_flops"].mode().iloc[0])
+    return table.loc[(table["budget_flops"] == budget) & (table["init_std"] == INIT_STD)]
 
 
 def _line(ax: Axes, runs: pd.DataFrame, ink: str, label: str) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
-    PAPER_BUDGETS_FLOPS,
     STUDY_RANGE,
     draw_points,
     log_axes,
@@ -23,10 +22,11 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 
 # Section 4.1.3: best S up to the turning compute, and above it
 BEST_BELOW, BEST_ABOVE, TURN_FLOPS = 0.167, 0.083, 1e20
-OPTIMUM_COLUMNS = ("compute_flops", "shared_ratio")
+OPTIMUM_COLUMNS = ("training_flops", "shared_ratio")
 
 
 @figure(
@@ -47,17 +47,17 @@ def optimum(table_9: pd.DataFrame, measured: pd.DataFrame | None = None) -> Draw
         value = float(str(share))
         ax.axhline(value, color=theme.colour("muted"), lw=0.7)
         ax.text(2.2e21, value, f"{percent(value)}, {rows} rows", fontsize=8.5, va="bottom")
-    low, high = PAPER_BUDGETS_FLOPS[0], PAPER_BUDGETS_FLOPS[-1]
+    low, high = STUDY_BUDGETS_FLOPS[0], STUDY_BUDGETS_FLOPS[-1]
     steps = [BEST_BELOW, BEST_BELOW, BEST_ABOVE, BEST_ABOVE]
     stated = pd.DataFrame(
-        {"compute_flops": [low, TURN_FLOPS, TURN_FLOPS, high], "shared_ratio": steps}
+        {"training_flops": [low, TURN_FLOPS, TURN_FLOPS, high], "shared_ratio": steps}
     )
     ink = theme.colour("published")
     label = "best, Section 4.1.3"
-    ax.plot(stated["compute_flops"], stated["shared_ratio"], color=ink, lw=3, label=label)
+    ax.plot(stated["training_flops"], stated["shared_ratio"], color=ink, lw=3, label=label)
     if len(runs):
-        draw_points(ax, runs, "compute_flops", "shared_ratio")
-    log_axes(ax, "compute_flops")
+        draw_points(ax, runs, "training_flops", "shared_ratio")
+    log_axes(ax, "training_flops")
     ax.set_xlim(1e11, 1e23)
     ax.set_ylabel(axis_label("shared_ratio"))
     ax.grid(visible=False)

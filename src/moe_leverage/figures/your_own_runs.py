@@ -41,9 +41,9 @@ def losses(table: pd.DataFrame, fits: Mapping[str, Fit]) -> Drawing:
         ax.plot(grid, found.value, theme.LINES[role], color=ink, lw=1.4)
         ax.fill_between(grid, *found.confidence.T, color=ink, alpha=0.15, lw=0)
         ends = dict(zip(("low", "high"), found.confidence.T, strict=True))
-        columns = {"family": family, "compute_flops": grid, "loss_nats": found.value} | ends
+        columns = {"family": family, "training_flops": grid, "loss_nats": found.value} | ends
         drawn.append(pd.DataFrame(columns))
-    log_axes(ax, "compute_flops", "loss_nats")
+    log_axes(ax, "training_flops", "loss_nats")
     low, high = ax.get_ylim()
     plain_ticks(ax.yaxis, [t for t in (2, 2.5, 3, 3.5, 4, 4.5, 5) if low < t < high])
     ax.legend()

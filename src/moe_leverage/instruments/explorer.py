@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.analysis.leverage import best_runs
 from moe_leverage.instruments.scripts import assign
 from moe_leverage.page import theme
-from moe_leverage.studies.catalogue import STUDIES, UNPLANNED
+from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.law import Array
 from moe_leverage.training.loop import curve_steps
 
@@ -43,7 +43,9 @@ COLUMNS = {  # of the index: name in the page, column of the ledger
     "D": "num_tokens",
     "eta": "learning_rate",
     "seed": "seed",
-    "loss": "validation_loss_nats",
+    "B": "batch_tokens",
+    "budget": "budget_flops",
+    "loss": "loss_nats",
     "error": "validation_standard_error_nats",
     "bits": "validation_bits_per_byte",
 }
@@ -52,9 +54,8 @@ SPEEDS = ("seconds", "tokens_per_second", "flops_per_second", "peak_share")
 
 def study_names(directory: Path = ledger.DIRECTORY) -> list[str]:
     """The studies that the ledger holds, in the order of their plan."""
-    order = [*STUDIES, *UNPLANNED]
     found = {path.stem for path in directory.glob("*.jsonl")}
-    return [name for name in order if name in found] + sorted(found - set(order))
+    return [name for name in STUDIES if name in found] + sorted(found - set(STUDIES))
 
 
 def index(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[str, Any]:
@@ -114,8 +115,8 @@ def overview(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
         runs = frame[frame["studies"].map(lambda names, study=study: study in names)]
         done = runs[runs["status"] == "ok"]
         reach = (runs["training_flops"].min(), runs["training_flops"].max())
-        answers = STUDIES[study].answers if study in STUDIES else "chosen by hand"
-        lowest = done["validation_loss_nats"].min()
+        answers = STUDIES[study].answers if study in STUDIES else "no study of the package"
+        lowest = done["loss_nats"].min()
         rows.append((study, answers, len(runs), len(runs) - len(done), *reach, lowest))
     return pd.DataFrame(rows, columns=columns)
 
@@ -151,10 +152,10 @@ def plain(value: Any) -> Any:
 
 def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
     """Every run once, its home the first study of the plan that has it."""
-    tables = [table for table in (ledger.load(name, directory) for name in names) if len(table)]
-    if not tables:
-        return pd.DataFrame()
-    frame = pd.concat(tables, ignore_index=True)
+    frame = ledger.table(directory=directory)
+    if frame.empty:
+        return frame
+    frame = frame.sort_values("study", key=lambda studies: studies.map(names.index), kind="stable")
     planned = frame.groupby("run_id")["study"].agg(lambda studies: sorted(studies, key=names.index))
     frame = frame.drop_duplicates("run_id").reset_index(drop=True)
     return frame.assign(studies=frame["run_id"].map(planned))
@@ -163,14 +164,13 @@ def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
 def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({name: frame.get(column) for name, column in COLUMNS.items()})
     table["studies"] = frame["studies"]
-    table["family"] = np.where(frame["num_experts"] > 0, "moe", "dense")
-    table["B"] = frame["batch_sequences"] * frame["sequence_length"]
-    table["budget"] = budget_of(frame["training_flops"].to_numpy(dtype=float))
-    table["excess"] = _excess(table)
+    table["family"] = np.where(frame["is_moe"], "moe", "dense")
+    table["role"] = frame["role"]
+    table["excess"] = _excess(frame, table)
     table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
     table = table.merge(leverage, on="run", how="left")
     table["twin"] = _twins(table)
-    return table
+    return table.drop(columns="role")
 
 
 def _leverage(fits: Path) -> pd.DataFrame:
@@ -189,25 +189,28 @@ def _leverage(fits: Path) -> pd.DataFrame:
 
 
 def _dense(table: pd.DataFrame) -> pd.DataFrame:
-    """The dense runs that others are compared with: finished, of the protocol where it has any."""
+    """The dense runs that others are compared with: those of the chapters' frontier, if any."""
     is_dense = (table["family"] == "dense") & (table["status"] == "ok") & table["excluded"].isna()
     dense = table[is_dense]
-    planned = dense[~dense["studies"].str[0].isin(UNPLANNED)]
-    return planned if len(planned) else dense
+    plain = dense[dense["role"] == "plain"]
+    return plain if len(plain) else dense
 
 
-def _excess(table: pd.DataFrame) -> Array:
-    """Loss above the dense frontier at equal compute, interpolated in (ln C, ln L); NaN beyond."""
-    dense = _dense(table)
-    best = dense.groupby("budget", as_index=False).agg(C=("C", "mean"), loss=("loss", "min"))
-    if best.empty:
+def _excess(frame: pd.DataFrame, table: pd.DataFrame) -> Array:
+    """Loss above the dense frontier at equal compute, interpolated in (ln C, ln L); NaN beyond.
+
+    The frontier is that of the chapters: at each budget the best dense design's mean over seeds.
+    """
+    dense = frame.loc[_dense(table).index]
+    if dense.empty:
         return np.full(len(table), np.nan)
-    log_c = np.log(best["C"].to_numpy(dtype=float))
+    named = {"training_flops": "compute", "loss_nats": "loss", "budget_flops": "budget"}
+    best = best_runs(dense.rename(columns=named))
+    log_c = np.log(best["compute"].to_numpy(dtype=float))
     log_loss = np.log(np.minimum.accumulate(best["loss"].to_numpy(dtype=float)))
-    reach = [math.log(dense["C"].min()), math.log(dense["C"].max())]
     at = np.log(table["C"].to_numpy(dtype=float))
     frontier = np.exp(np.interp(at, log_c, log_loss))
-    inside = (at >= reach[0] - 0.04) & (at <= reach[1] + 0.04)  # a budget's own width
+    inside = (at >= log_c[0] - 0.04) & (at <= log_c[-1] + 0.04)  # a budget's own width
     return np.where(inside, table["loss"].to_numpy(dtype=float) - frontier, np.nan)
 
 

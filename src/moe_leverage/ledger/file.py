@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +24,17 @@ from moe_leverage.config import RunConfig, require
 
 SCHEMA = 1  # of a line; a reader refuses any other
 DIRECTORY = paths.DATA / "ledger"
-PLANS = "plans.json"  # beside the studies' files: the identities of the runs that each plans
+PLANS = "plans.json"  # beside the studies' files: role and identities of the runs of each
+ROLES = {  # what a study is for, which decides the analyses that read it
+    "search": "learning rates and batches of one design at each budget (Section 2.2)",
+    "first search": "the same at sizes that did not stay; lends its repeats to the noise",
+    "sizes": "models of several sizes at each budget (Section 2.3)",
+    "plain": "the baseline's recipe along A, G or C (Section 4.1)",
+    "variant": "one further thing changed beside A, G and C",
+    "held out": "kept from every fit, to test it",
+    "check": "something about the runs themselves; feeds no law",
+    "pilot": "chosen before there was a protocol; feeds no law",
+}
 STATUSES = ("ok", "diverged")
 RESULTS = (  # None in the record of a diverged run
     "validation_loss_nats", "validation_standard_error_nats", "validation_bits_per_byte",
@@ -136,23 +146,34 @@ class Standing:
 
 def standing(study: str, directory: Path = DIRECTORY) -> Standing:
     """What is recorded of the runs that a study plans, diverged and excluded ones among them."""
-    path, plans = directory / f"{study}.jsonl", directory / PLANS
-    planned = set(json.loads(plans.read_text("utf-8")).get(study, ())) if plans.is_file() else set()
+    path = directory / f"{study}.jsonl"
+    planned = set(plans(directory).get(study, {}).get("runs", ()))
     have = {record["run_id"] for record in records(path)} if path.is_file() else set()
     counted = have & planned if planned else have
     return Standing(study=study, recorded=len(counted), planned=len(planned))
 
 
-def write_plans(plans: Mapping[str, Iterable[str]], directory: Path = DIRECTORY) -> None:
-    """Write the identities of the runs that each study plans, a line a study.
+def plans(directory: Path = DIRECTORY) -> dict[str, dict[str, Any]]:
+    """The plan of every study as `write_plans` wrote it, in its order; empty before."""
+    path = directory / PLANS
+    found = dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    for study, plan in found.items():
+        is_plan = isinstance(plan, dict) and {"role", "runs"} <= set(plan)
+        rule = "has no role and runs; remove the file, then moe-leverage study pin"
+        require(is_plan, f"{PLANS}.{study}", type(plan).__name__, rule)
+    return found
+
+
+def write_plans(found: Mapping[str, Mapping[str, Any]], directory: Path = DIRECTORY) -> None:
+    """Write what each study says of itself, `role`, and the identities of its `runs`, a line each.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_plans({"toy": ["c0ffee"]}, Path(folder))
+    ...     write_plans({"toy": {"role": "plain", "runs": ["c0ffee"]}}, Path(folder))
     ...     standing("toy", Path(folder)).words
     'toy: 0 of 1 runs'
     """
-    lines = [f" {json.dumps(study)}: {json.dumps(sorted(ids))}" for study, ids in plans.items()]
+    lines = [f" {json.dumps(study)}: {json.dumps(dict(plan))}" for study, plan in found.items()]
     paths.write_atomically(directory / PLANS, "{\n" + ",\n".join(lines) + "\n}\n")
 
 

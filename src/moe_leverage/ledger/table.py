@@ -1,12 +1,25 @@
-"""The ledger as one tidy table: a row a run, a column each leaf of the records."""
+"""The ledger as one typed table: a row for each run of each study; every reader of runs takes it.
+
+A leaf of `config`, `config.model` or `axes` is a column of its own name; others carry their path:
+`routing.score`, `load.entropy`, `validation.code.loss_nats`, `environment.threads`. Lists stay
+lists. Beside the leaves stand the columns of `COLUMNS`, which follow from a record and its study's
+plan alone, so that no run changes what is said of another.
+
+    C    training_flops   what the run spent, exact convention
+         budget_flops     the rung of the ladder it stands on
+         config_id        identity of its config whatever its seeds: equal for repeats of a setting
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
+import json
+import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +27,135 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.config import require
-from moe_leverage.ledger.file import DIRECTORY, records
+from moe_leverage.config import RunConfig, require
+from moe_leverage.ledger.file import DIRECTORY, PLANS, plans, records
 
+COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit and meaning
+    "protocol": "int: the ladder it belongs to; 1 where its record says none",
+    "role": "str: what its study is for, see `file.ROLES`",
+    "variant": "str: what a run of a variant study changes, in the columns that the study names",
+    "config_id": "str: identity of the config with both its seeds at their defaults",
+    "is_moe": "bool: whether any layer routes",
+    "batch_tokens": "int, tokens: of one optimiser step",
+    "training_flops": "float, FLOPs: C, exact convention",
+    "budget_flops": "float, FLOPs: the rung of C, 1 or 3 times a power of ten, or C in two digits",
+    "attention_share": "float: attention's part of the non-embedding FLOPs of a token",
+    "loss_nats": "float, nats a token: validation loss, NaN where the run diverged",
+}
+RUNGS = (1.0, 3.0)  # of a decade of budgets
+SAME_RUNG = 0.03  # relative: whole steps and batches move C by at most this
 UNPREFIXED = ("config", "model", "axes")  # sections whose leaves are columns of their own name
 Packed = NDArray[Any] | list[Any]  # part of a column
+Stamp = tuple[tuple[str, int, int], ...]  # name, time and size of each file
 CHUNK_LINES = 50  # turned into columns at once: so few stay in the processor's cache
 
 
-def load(study: str | None = None, directory: Path = DIRECTORY) -> pd.DataFrame:
-    """One row a run, of one study or of all; columns are the leaves of the records.
+def table(*studies: str, directory: Path = DIRECTORY) -> pd.DataFrame:
+    """The runs of these studies, or of all; without columns while there are none.
 
-    A leaf of `config`, `config.model` or `axes` is a column of its own name; others carry their
-    path: `routing.score`, `validation.code.loss_nats`, `environment.threads`. Lists stay lists.
+    A run that several studies plan has a row in each. The files are read once for as long as they
+    do not change. ValueError for a study that has neither a file nor a plan.
     """
-    files = sorted(directory.glob("*.jsonl")) if study is None else [directory / f"{study}.jsonl"]
-    if study is not None:
-        require(files[0].is_file(), "study", study, f"has no ledger in {directory.name}/")
-    found = (record for path in files for record in records(path))
+    whole = _read(directory, stamp(directory))
+    if not studies or whole.empty:
+        return whole.copy(deep=False)
+    for study in studies:
+        is_known = study in plans(directory) or (directory / f"{study}.jsonl").is_file()
+        require(is_known, "study", study, f"has no ledger in {directory.name}/ and no plan")
+    return whole[whole["study"].isin(studies)].reset_index(drop=True)
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows that an analysis may use: with a loss, and without a reason to be left out."""
+    if runs.empty:
+        return runs
+    return runs[(runs["status"] == "ok") & runs["excluded"].isna()].reset_index(drop=True)
+
+
+def once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run in the first of its rows: several studies may have planned it."""
+    return runs if runs.empty else runs.drop_duplicates("run_id", ignore_index=True)
+
+
+def rung(training_flops: float) -> float:
+    """The budget that a compute stands on: 1 or 3 times a power of ten, if it is as near as that.
+
+    Rounding of steps and batches moves C by up to SAME_RUNG. A compute between the rungs is its own
+    budget, in two significant digits.
+
+    >>> rung(0.9993e12), rung(3.02e11), rung(1.5512e12)
+    (1000000000000.0, 300000000000.0, 1600000000000.0)
+    """
+    decade = math.floor(math.log10(training_flops))
+    candidates = [factor * 10.0**power for power in (decade, decade + 1) for factor in RUNGS]
+    nearest = min(candidates, key=lambda budget: abs(math.log(training_flops / budget)))
+    is_near = abs(training_flops / nearest - 1) <= SAME_RUNG
+    return nearest if is_near else float(f"{training_flops:.1e}")
+
+
+def stamp(directory: Path = DIRECTORY) -> Stamp:
+    """What changes whenever a file of the ledger does: for caches of what is made from it."""
+    files = [*sorted(directory.glob("*.jsonl")), directory / PLANS]
+    found = [(path.name, path.stat()) for path in files if path.is_file()]
+    return tuple((name, status.st_mtime_ns, status.st_size) for name, status in found)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(directory: Path, _: Stamp) -> pd.DataFrame:
+    files = sorted(directory.glob("*.jsonl"))
+    found = (_named(record, path.stem) for path in files for record in records(path))
     with _collector_paused():
-        return _table(found)
+        leaves = _table(found)
+    return leaves if leaves.empty else _with_columns(leaves, plans(directory))
+
+
+def _named(record: dict[str, Any], study: str) -> dict[str, Any]:
+    """The record with its study, its config's identity and its protocol in their places."""
+    seedless = {k: v for k, v in record["config"].items() if k not in ("seed", "order_seed")}
+    return {
+        **record,
+        "study": study,
+        "protocol": record.get("protocol", 1),
+        "config_id": _config_id(json.dumps(seedless, sort_keys=True)),
+    }
+
+
+@functools.cache
+def _config_id(config: str) -> str:
+    return RunConfig.from_dict(json.loads(config)).identity()
+
+
+def _with_columns(leaves: pd.DataFrame, planned: Mapping[str, Any]) -> pd.DataFrame:
+    compute = leaves["training_flops"].astype(float)
+    parts = ("attention_projections", "attention_scores")
+    attention = sum(leaves[f"forward_flops.{part}"].astype(float) for part in parts)
+    roles = {study: plan["role"] for study, plan in planned.items()}
+    table = leaves.assign(
+        role=[roles.get(study, "pilot") for study in leaves["study"]],
+        is_moe=leaves["num_experts"].astype(int) > 0,
+        batch_tokens=leaves["batch_sequences"] * leaves["sequence_length"],
+        training_flops=compute,
+        budget_flops=compute.map(rung),
+        attention_share=attention / leaves["flops_per_token"].astype(float),
+        loss_nats=leaves["validation_loss_nats"].astype(float),
+    )
+    return table.assign(variant=_variants(table, planned))
+
+
+def _variants(table: pd.DataFrame, planned: Mapping[str, Any]) -> pd.Series[str]:
+    """The study of each run of a variant study, and the values in which it varies."""
+    found = pd.Series("", table.index)
+    for study in table.loc[table["role"] == "variant", "study"].unique():
+        mine = table[table["study"] == study]
+        columns = [mine[name].map(_short) for name in planned[study].get("varies", ())]
+        words = list(zip(*columns, strict=True)) or [()] * len(mine)
+        named = [" ".join([str(study), *values]) for values in words]
+        found = found.where(~found.index.isin(mine.index), pd.Series(named, mine.index))
+    return found
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, int | float) else str(value)
 
 
 @contextlib.contextmanager

@@ -39,19 +39,12 @@ def numbers(**values: object) -> None:
 
 
 def runs_of(*studies: str) -> pd.DataFrame:
-    """The ledger of these studies under the names of the notation; empty while there is none.
+    """The runs of these studies, each once; empty while there are none.
 
-    Runs that the ledger excludes are left out; `compute_flops` and `loss_nats` are its
-    `training_flops` and `validation_loss_nats`.
+    Those that the ledger excludes are left out, those that diverged are not.
     """
-    found = [s for s in studies if (ledger.DIRECTORY / f"{s}.jsonl").is_file()]
-    tables = [ledger.load(s, ledger.DIRECTORY) for s in found]
-    tables = [table for table in tables if len(table)]
-    if not tables:
-        return pd.DataFrame()
-    runs = pd.concat(tables, ignore_index=True).drop_duplicates("run_id")  # planned twice
-    names = {"training_flops": "compute_flops", "validation_loss_nats": "loss_nats"}
-    return runs[runs["excluded"].isna()].rename(columns=names).reset_index(drop=True)
+    runs = ledger.once(ledger.table(*studies, directory=ledger.DIRECTORY))
+    return runs if runs.empty else runs[runs["excluded"].isna()].reset_index(drop=True)
 
 
 def standing(*studies: str) -> None:
@@ -72,7 +65,7 @@ def _standing(study: str) -> str:
             "side alone, and no measured verdict is given."
         )
     finished = runs[runs["status"] == "ok"]
-    low, high = finished["compute_flops"].min(), finished["compute_flops"].max()
+    low, high = finished["training_flops"].min(), finished["training_flops"].max()
     text = (
         f"The ledger holds {len(finished)} finished runs of `{study}`, from "
         f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."

@@ -15,29 +15,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
+from moe_leverage import ledger
+from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.fitting import Fit
-from moe_leverage.analysis.reductions import budget_of
+from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.config import require
 from moe_leverage.page import theme
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
 from moe_leverage.theory.laws import PowerLaw
 
-PAPER_BUDGETS_FLOPS = (1e18, 1e19, 1e20, 3e20)  # reach of the architecture studies, Section 4
-LADDER_FLOPS = (1e11, 3e11, 1e12, 3e12)  # our own ladder of small models, as lab.protocol has it
 STUDY_RANGE = "studies of Section 4, 1e18 to 3e20 FLOPs"
-CONFIG_COLUMNS = (  # that tell two configs of our studies apart, all but the seed
-    "num_experts", "num_active_experts", "num_shared_experts", "d_expert", "d_ffn", "num_layers",
-    "d_model", "num_dense_layers", "learning_rate", "batch_sequences", "num_steps",
-    "routing.balance_coefficient", "routing.bias_update_rate",
-)  # fmt: skip
-MIN_REPEATS = 2  # degrees of freedom, below which no interval is drawn
 FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them
 POINT_COLUMNS = (
     "activation_ratio",
     "granularity",
-    "compute_flops",
+    "training_flops",
     "efficiency_leverage",
     "leverage_low",
     "leverage_high",
@@ -101,39 +94,18 @@ def linked_means(
     The interval is that of a mean under the noise between seeds: of `repeated`, runs of the same
     recipe, or else of the table itself. It is missing where neither repeats enough.
     """
-    done = runs[runs["status"] == "ok"]
-    done = done.assign(
-        compute_flops=budget_of(done["compute_flops"].to_numpy(dtype=float)),
-        log_loss=np.log(done["loss_nats"].astype(float)),
-    )
-    means = done.groupby(["compute_flops", *axes], as_index=False).agg(
+    done = ledger.finished(runs)
+    done = done.assign(log_loss=np.log(done["loss_nats"]))
+    means = done.groupby(["budget_flops", *axes], as_index=False).agg(
         log_loss=("log_loss", "mean"), num_seeds=("log_loss", "size"), run_id=("run_id", " ".join)
     )
     source = runs if repeated is None or repeated.empty else repeated
-    wide = NORMAL_95 * seed_noise(source) / np.sqrt(means["num_seeds"])
+    wide = NORMAL_95 * widened_noise(ledger.finished(source)) / np.sqrt(means["num_seeds"])
     return means.assign(
         loss_nats=np.exp(means["log_loss"]),
         loss_nats_low=np.exp(means["log_loss"] - wide),
         loss_nats_high=np.exp(means["log_loss"] + wide),
     ).drop(columns="log_loss")
-
-
-def seed_noise(runs: pd.DataFrame) -> float:
-    """Deviation of ln loss between seeds of one config, pooled and widened for few; NaN for none.
-
-    >>> runs = pd.DataFrame({"status": "ok", "loss_nats": [3.0, 3.0, 4.0], "seed": [0, 1, 0]})
-    >>> same = dict.fromkeys(CONFIG_COLUMNS, 1)
-    >>> seed_noise(runs.assign(**same)) > 0.1
-    True
-    """
-    done = runs[runs["status"] == "ok"]
-    log_loss = pd.Series(np.log(done["loss_nats"].astype(float)), done.index)
-    groups = log_loss.groupby([done[name] for name in CONFIG_COLUMNS], dropna=False)
-    freedom = len(done) - groups.ngroups
-    spread = log_loss - groups.transform("mean")
-    if freedom < MIN_REPEATS:
-        return float("nan")
-    return float(np.sqrt((spread**2).sum() / freedom)) * student_ratio(freedom)
 
 
 def draw_band(ax: Axes, fitted: Fit, compute: NDArray[np.float64], *, family: str) -> pd.DataFrame:
@@ -143,7 +115,7 @@ def draw_band(ax: Axes, fitted: Fit, compute: NDArray[np.float64], *, family: st
     ink = theme.colour(family)
     ax.plot(compute, drawn.value, "--", color=ink, label=f"our fit, {FAMILIES[family]}")
     ax.fill_between(compute, low, high, color=ink, alpha=0.15, lw=0)
-    columns = {"family": family, "compute_flops": compute, fitted.target: drawn.value}
+    columns = {"family": family, "training_flops": compute, fitted.target: drawn.value}
     return pd.DataFrame(columns | {f"{fitted.target}_low": low, f"{fitted.target}_high": high})
 
 
@@ -160,7 +132,7 @@ def note(fig: Figure, text: str) -> None:
     fig.supxlabel(text, fontsize=8.5, color=theme.colour("muted"), x=0.99, ha="right")
 
 
-def ranges(published: str, measured: pd.DataFrame | None, column: str = "compute_flops") -> str:
+def ranges(published: str, measured: pd.DataFrame | None, column: str = "training_flops") -> str:
     """The compute that the published and the measured side stand on, in one line.
 
     >>> ranges("fitted at 1e18 to 3e20 FLOPs", None)

@@ -1,8 +1,8 @@
 """Our own runs as the tidy tables that the chapters' figures draw beside the published laws.
 
-Leverage is read from the fits of the ledger (data/fits), optima from its runs under the names of
-the notation (`page.runs_of`). A table is empty where runs do not yet suffice, so that a chapter
-reads the same with and without them.
+Leverage is read from the fits of the ledger (data/fits), optima from its runs (`runs_of`); an
+optimum of a budget stands at its rung on the axis of C. A table is empty where runs do not yet
+suffice, so that a chapter reads the same with and without them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_leverage import paths
+from moe_leverage import ledger, paths
 from moe_leverage.analysis import reductions
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.theory.laws import JointLaw
@@ -28,15 +28,14 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Finished runs with the columns that `reductions` reads."""
     if runs.empty:
         return pd.DataFrame()
-    done = runs[runs["status"] == "ok"].reset_index(drop=True)
-    attention = done["forward_flops.attention_projections"] + done["forward_flops.attention_scores"]
+    done = ledger.finished(runs)
     return done.assign(
         family=np.where(done["num_experts"] > 0, "moe", "dense"),
-        compute=done["compute_flops"].astype(float),
-        loss=done["loss_nats"].astype(float),
-        batch_tokens=done["batch_sequences"] * done["sequence_length"],
+        compute=done["training_flops"],
+        loss=done["loss_nats"],
+        budget=done["budget_flops"],
         balance_coefficient=done["routing.balance_coefficient"],
-        attention_share=(attention / done["flops_per_token"]).astype(float).round(2),
+        attention_share=done["attention_share"].round(2),
     )
 
 
@@ -55,7 +54,7 @@ def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame
         kept &= ~points["held_out"].astype(bool)
     for name, value in axes.items():
         kept &= np.isclose(points[name], value, rtol=SAME_AXIS)
-    names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
+    names = {"compute": "training_flops", "low": "leverage_low", "high": "leverage_high"}
     found = points[kept].dropna(subset=["efficiency_leverage"]).rename(columns=names)
     return found.reset_index(drop=True)
 
@@ -71,11 +70,11 @@ def leverage_by_budget(directory: Path = paths.FITS) -> pd.DataFrame:
     found = found[~found["held_out"].astype(bool)]
     return (
         found.assign(
-            compute_flops=reductions.budget_of(found["compute_flops"].to_numpy(dtype=float)),
+            budget_flops=found["training_flops"].map(ledger.rung),
             above=found["leverage_low"] > 1,
             below=found["leverage_high"] < 1,
         )
-        .groupby("compute_flops", as_index=False)
+        .groupby("budget_flops", as_index=False)
         .agg(
             designs=("efficiency_leverage", "size"),
             lowest=("efficiency_leverage", "min"),
@@ -116,7 +115,7 @@ def estimators(directory: Path = paths.FITS) -> pd.DataFrame:
     groups = known.groupby(POINT_KEYS)
     wide["agree"] = groups["low"].max() <= groups["high"].min()
     several = groups["estimator"].nunique() >= MIN_ESTIMATORS
-    return wide[several].reset_index().rename(columns={"compute": "compute_flops"})
+    return wide[several].reset_index().rename(columns={"compute": "training_flops"})
 
 
 def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
@@ -134,7 +133,7 @@ def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
     both = measured.merge(by_law, on=keys, suffixes=("", "_predicted"))
     part = np.where(both["held_out"], "joint study", "largest sixth")
     part = np.where(both["held_out_predicted"], part, "fitted")
-    names = {"compute": "compute_flops", "low": "leverage_low", "high": "leverage_high"}
+    names = {"compute": "training_flops", "low": "leverage_low", "high": "leverage_high"}
     names["efficiency_leverage_predicted"] = "predicted_leverage"
     return both.assign(part=part).rename(columns=names)
 
@@ -145,8 +144,8 @@ def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
     parts = [reductions.near_optimal(group) for _, group in table.groupby("family")]
-    columns = ["compute_flops", "learning_rate", "batch_tokens", "family", "excess_loss", "run_id"]
-    return pd.concat(parts, ignore_index=True).assign(compute_flops=lambda t: t["budget"])[columns]
+    columns = ["training_flops", "learning_rate", "batch_tokens", "family", "excess_loss", "run_id"]
+    return pd.concat(parts, ignore_index=True).assign(training_flops=lambda t: t["budget"])[columns]
 
 
 def allocation_minima(runs: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +157,7 @@ def allocation_minima(runs: pd.DataFrame) -> pd.DataFrame:
         reductions.isoflop_optima(group).assign(family=name)
         for name, group in table.groupby("family")
     ]
-    minima = pd.concat(parts, ignore_index=True).rename(columns={"compute": "compute_flops"})
+    minima = pd.concat(parts, ignore_index=True).rename(columns={"compute": "training_flops"})
     return minima.dropna(subset=["flops_per_token"]).reset_index(drop=True)
 
 
@@ -166,14 +165,11 @@ def allocation_ratio(minima: pd.DataFrame) -> pd.DataFrame:
     """M_opt of MoE over M_opt of dense at every budget that has both."""
     if minima.empty:
         return minima
-    budget = minima["compute_flops"].map(lambda compute: round(2 * np.log10(compute)) / 2)
-    wide = minima.assign(budget=10.0**budget).pivot_table(
-        index="budget", columns="family", values="flops_per_token"
-    )
+    wide = minima.pivot_table(index="training_flops", columns="family", values="flops_per_token")
     if not {"moe", "dense"} <= set(wide.columns):
         return pd.DataFrame()
     ratio = (wide["moe"] / wide["dense"]).dropna()
-    return ratio.rename("model_ratio").rename_axis("compute_flops").reset_index()
+    return ratio.rename("model_ratio").reset_index()
 
 
 def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
@@ -181,8 +177,8 @@ def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
     table = runs_table(runs)
     if table.empty:
         return table
-    table = table.assign(compute_flops=reductions.budget_of(table["compute"].to_numpy()))
-    keys = ["compute_flops", *also]
+    table = table.assign(training_flops=table["budget"])  # a rung, as a place on the axis of C
+    keys = ["training_flops", *also]
     means = table.groupby([*keys, axis], as_index=False).agg(
         loss=("loss", "mean"),
         flops_per_token=("flops_per_token", "mean"),

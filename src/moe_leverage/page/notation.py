@@ -29,7 +29,7 @@ def notation() -> pd.DataFrame:
 def axis_label(code: str, *, prefix: str = "") -> str:
     """The label of an axis: meaning, symbol and unit; `prefix` goes before the meaning.
 
-    >>> axis_label("compute_flops")
+    >>> axis_label("training_flops")
     'Training compute $C$ (FLOPs)'
     """
     table = notation()
@@ -44,7 +44,7 @@ def axis_label(code: str, *, prefix: str = "") -> str:
 def heading(column: object) -> str:
     """A table's column in the words of the reader: the symbol of a known name, or plain words.
 
-    >>> heading("activation_ratio"), heading("compute_flops"), heading("num_kv_heads")
+    >>> heading("activation_ratio"), heading("training_flops"), heading("num_kv_heads")
     ('$A$', '$C$ (FLOPs)', 'kv heads')
     """
     name, table = str(column), notation()

@@ -132,9 +132,7 @@ def show_table(
 
 def num_runs(study: str) -> int:
     """Finished runs of a study in the ledger, those excluded with a reason left out."""
-    path = ledger.DIRECTORY / f"{study}.jsonl"
-    found = ledger.records(path) if path.is_file() else iter(())
-    return sum(record["status"] == "ok" and record["excluded"] is None for record in found)
+    return len(ledger.finished(ledger.table(study, directory=ledger.DIRECTORY)))
 
 
 def save(name: str, drawing: Drawing, directory: Path = FIGURE_DIRECTORY) -> str:

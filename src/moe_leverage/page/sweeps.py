@@ -54,7 +54,7 @@ def draw(
 
     Through each series of `fits` with enough places a parabola is drawn.
     """
-    places = runs.groupby("compute_flops")[axis.name].nunique()
+    places = runs.groupby("budget_flops")[axis.name].nunique()
     budgets = sorted(places.index[places >= MIN_PANEL]) or sorted(places.index)
     rows = -(-len(budgets) // 2)
     fig, grid = plt.subplots(
@@ -63,7 +63,7 @@ def draw(
     )  # fmt: skip
     panels = list(grid.ravel())
     for ax, budget in zip(panels, budgets, strict=False):
-        _panel(ax, runs[runs["compute_flops"] == budget], axis, series, fits)
+        _panel(ax, runs[runs["budget_flops"] == budget], axis, series, fits)
         ax.set_title(f"{power(budget)} FLOPs")
     for ax in panels[len(budgets) :]:
         ax.set_visible(False)
@@ -85,7 +85,7 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
         if found.empty:
             continue
         places = [axis.words(value) for value in found[axis.name]]
-        budgets = [power(value) for value in found["compute_flops"]]
+        budgets = [power(value) for value in found["budget_flops"]]
         of = f" of {name}" if len(series) > 1 else ""
         if len(set(places)) == 1:
             places, budgets = places[:1], [f"{len(budgets)} of {len(budgets)} budgets"]
@@ -105,19 +105,19 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
 def best(means: pd.DataFrame, axis: str) -> pd.DataFrame:
     """The place of the lowest mean at each budget, its lead, and the lead that noise needs."""
     rows = []
-    for budget, group in means.groupby("compute_flops"):
+    for budget, group in means.groupby("budget_flops"):
         if group[axis].nunique() < 2:
             continue
         ordered = group.sort_values("loss_nats")
         first, second = ordered.iloc[0], ordered.iloc[1]
         wide = ordered["loss_nats_high"] - ordered["loss_nats"]
         rows.append({
-            "compute_flops": budget,
+            "budget_flops": budget,
             axis: float(first[axis]),
             "gap": float(second["loss_nats"] - first["loss_nats"]),
             "gap_needed": float(np.hypot(wide.iloc[0], wide.iloc[1])),
         })  # fmt: skip
-    return pd.DataFrame(rows, columns=["compute_flops", axis, "gap", "gap_needed"])
+    return pd.DataFrame(rows, columns=["budget_flops", axis, "gap", "gap_needed"])
 
 
 def means_of(

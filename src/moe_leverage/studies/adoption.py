@@ -13,27 +13,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis.fitting import fit
-from moe_leverage.analysis.leverage import estimate
-from moe_leverage.analysis.reductions import isoflop_optima, near_optimal
+from moe_leverage.analysis import findings, measured
+from moe_leverage.analysis.findings import Findings
+from moe_leverage.analysis.fitting import Fit
 from moe_leverage.config import require
 from moe_leverage.studies.runner import Place, missing
 from moe_leverage.studies.status import plan_now
-from moe_leverage.theory.law import Law
-from moe_leverage.theory.laws import PowerLaw
 
 STUDIES_BEHIND = {
     "first_hyperparameters": ("hparams",),
     "hyperparameters": ("hparams-second",),
     "allocation": ("allocation",),
-    "leverage": ("allocation", "activation", "granularity"),
+    "leverage": ("activation", "granularity"),
 }
 
 
@@ -49,74 +46,85 @@ def adopt(name: str, place: Place) -> Path:
         absent = missing(plan_now(study, place), place)
         rule = f"cannot be adopted: {len(absent)} runs of study {study} are missing"
         require(not absent, "law", name, rule)
-    table = usable_runs(name, place.ledger)
-    found = MEASURES[name](table)
+    table = _usable(STUDIES_BEHIND[name], place)
+    found = measure(name, table)
     record = {
         "studies": list(STUDIES_BEHIND[name]),
         "num_runs": len(table),
-        "runs_sha256": hashlib.sha256("".join(sorted(table["run_id"])).encode()).hexdigest(),
+        "runs_sha256": _digest(table),
         "laws": {
             key: dict(zip(law.coefficient_names, law.coefficients.tolist(), strict=True))
-            for key, law in found.items()
+            for key, law in ((key, fitted.law) for key, fitted in found.items())
         },
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-    return beside.replace(path)
+    paths.write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    return path
 
 
-def usable_runs(name: str, directory: Path) -> pd.DataFrame:
-    """The finished runs behind a law that carry no reason to be left out, in the fits' names."""
-    tables = [ledger.load(study, directory) for study in STUDIES_BEHIND[name]]
-    table = pd.concat(tables, ignore_index=True)
-    table = table[(table["status"] == "ok") & table["excluded"].isna()]
-    return table.assign(
-        compute=table["training_flops"],
-        loss=table["validation_loss_nats"].astype(float),
-        is_moe=table["num_experts"] > 0,
-        batch_tokens=table["batch_sequences"] * table["sequence_length"],
-    )
+def measure(name: str, table: pd.DataFrame) -> dict[str, Fit]:
+    """The laws of this name fitted to a table of the ledger, as the book fits them.
+
+    Raises ValueError saying which cannot be, and why.
+    """
+    examine, laws = MEASURES[name]
+    found = examine(measured.runs_table(table))
+    fits = measured.named(found.fits)
+    reasons = measured.named(found.skipped)
+    for law in laws:
+        reason = reasons.get(law, reasons.get("leverage", "its runs are missing"))
+        require(law in fits, "law", law, f"cannot be fitted: {reason}")
+    return {law: fits[law] for law in laws}
 
 
-def hyperparameter_laws(table: pd.DataFrame) -> dict[str, Law]:
-    """Eta and B of C for dense and mixture, fitted to the near-optimal runs (Equation 3)."""
-    found: dict[str, Law] = {}
-    for family, runs in _families(table):
-        best = near_optimal(runs).assign(compute=lambda frame: frame["budget"])
-        for name in ("learning_rate", "batch_tokens"):
-            found[f"{family}_{name}"] = fit(PowerLaw, best, name, clusters="compute").law
-    return found
+def moved(place: Place) -> list[str]:
+    """What has changed since the laws were adopted, a sentence each: runs, and what they say now.
+
+    An adopted law binds the runs that were planned by it; a refit stands beside it, and does not
+    replace it.
+    """
+    remarks = []
+    for path in sorted((paths.DATA / "fits" / "adopted").glob("*.json")):
+        adopted = json.loads(path.read_text("utf-8"))
+        table = _usable(adopted["studies"], place)
+        if table.empty or _digest(table) == adopted["runs_sha256"]:
+            continue
+        head = f"{path.stem}: adopted from {adopted['num_runs']} runs, {len(table)} stand now"
+        try:
+            fits = measure(path.stem, table)
+        except ValueError as error:
+            remarks.append(f"{head}; refitted: {error}")
+            continue
+        laws = adopted["laws"]
+        changes = [text for law, now in fits.items() for text in _moved(law, laws[law], now)]
+        remarks.append("; ".join([head, *changes]))
+    return remarks
 
 
-def allocation_laws(table: pd.DataFrame) -> dict[str, Law]:
-    """M of C for dense and mixture, fitted to the isoFLOP optima (Table 1)."""
-    found: dict[str, Law] = {}
-    for family, runs in _families(table):
-        optima = isoflop_optima(runs)
-        sound = optima[optima["reason"] == ""]
-        reasons = "; ".join(optima.loc[optima["reason"] != "", "reason"])
-        rule = f"a law needs two optima within the sizes tried: {reasons}"
-        require(len(sound) >= 2, f"{family} optima", len(sound), rule)
-        found[f"{family}_model"] = fit(PowerLaw, sound, "flops_per_token").law
-    return found
+def _moved(name: str, adopted: Mapping[str, float], fitted: Fit) -> Iterator[str]:
+    """The coefficients of a law that a refit moves beyond its 90 % interval."""
+    for coefficient, (low, high) in fitted.interval().items():
+        if not low <= adopted[coefficient] <= high:
+            now = getattr(fitted.law, coefficient)
+            yield (
+                f"{name}.{coefficient} {adopted[coefficient]:.4g}, refitted {now:.4g} "
+                f"({low:.4g} to {high:.4g})"
+            )
 
 
-def leverage_law(table: pd.DataFrame) -> dict[str, Law]:
-    """The joint law (Equation 13), fitted to the leverage over the dense frontier."""
-    found = estimate(table)
-    reason = found.skipped.get("joint", "")
-    require("joint" in found.fits, "law", "leverage", f"cannot be fitted: {reason}")
-    return {"joint": found.fits["joint"].law}
+def _usable(studies: Sequence[str], place: Place) -> pd.DataFrame:
+    return ledger.finished(ledger.table(*studies, directory=place.ledger))
 
 
-MEASURES: dict[str, Callable[[pd.DataFrame], dict[str, Any]]] = {
-    "first_hyperparameters": hyperparameter_laws,
-    "hyperparameters": hyperparameter_laws,
-    "allocation": allocation_laws,
-    "leverage": leverage_law,
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256("".join(sorted(table["run_id"])).encode()).hexdigest()
+
+
+RATES = tuple(
+    f"{family}_{name}" for family in ("dense", "moe") for name in ("learning_rate", "batch_tokens")
+)
+MEASURES: dict[str, tuple[Callable[[pd.DataFrame], Findings], tuple[str, ...]]] = {
+    "first_hyperparameters": (findings.hyperparameters, RATES),
+    "hyperparameters": (findings.hyperparameters, RATES),
+    "allocation": (findings.allocation, ("dense_model", "moe_model")),
+    "leverage": (findings.leverage_laws, ("joint",)),
 }
-
-
-def _families(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [("dense", table[~table["is_moe"]]), ("moe", table[table["is_moe"]])]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from moe_leverage import ledger
 from moe_leverage.config import RunConfig, require
 from moe_leverage.studies.protocol import (
     BUDGETS,
@@ -38,7 +39,6 @@ FRONTIER_ENDS = (3e10, 1e13)  # training FLOPs
 FRONTIER_REACH = 3e13  # one dense run: the upper end of an interval may need it, no value does
 LEARNING_RATES = tuple(2.0**-power for power in (11, 10, 9, 8, 7))
 BATCHES = (256, 512, 1024, 2048)  # tokens
-UNPLANNED = ("pilot",)  # ledgers of runs chosen by hand, before there was a protocol
 JOINT_POINTS = 24
 JOINT_START = 7  # of the Halton sequence: the seed of the design
 JOINT_RANGES = {"activation_ratio": (1 / 80, 1 / 2), "granularity": (2, 16)}
@@ -123,6 +123,12 @@ class Study:
     needs: tuple[str, ...] = ("hyperparameters", "allocation")
     repeat_best: tuple[int, ...] = ()  # seeds with which the best cell of each budget is repeated
     protocol: int = 1  # of the ladder it belongs to; its records say so
+    role: str = "variant"  # one of ledger.ROLES: which analyses read it
+    varies: tuple[str, ...] = ()  # columns of the ledger's table that tell its variants apart
+
+    def __post_init__(self) -> None:
+        rule = f"must be one of {', '.join(ledger.ROLES)}"
+        require(self.role in ledger.ROLES, f"{self.name}.role", self.role, rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,24 +152,24 @@ def _value(point: Point, name: str) -> Any:
     return getattr(point, name) if name in POINT_FIELDS else point.settings.get(name)
 
 
-BASE = Point(compute_flops=BUDGETS[0])
+BASE = Point(budget_flops=BUDGETS[0])
 LADDER = BUDGETS[:3]  # walked whole; the last budget, three times dearer, at a few places
 SEEDS = (0, 1, 2)  # of every architecture on the ladder: one seed moves a loss as much as most axes
 HPARAMS_BASE = replace(BASE, activation_ratio=5 / 65, shared_ratio=1 / 5, active_ffn_ratio=5.0)
 HPARAMS_BUDGETS = tuple(  # with the sizes of the starting law, three layers at least
-    {"compute_flops": budget, "size": size} for budget, size in zip(LADDER, (4, 4, 6), strict=True)
+    {"budget_flops": budget, "size": size} for budget, size in zip(LADDER, (4, 4, 6), strict=True)
 )
 SHARED_BASE = replace(BASE, granularity=8.0, active_ffn_ratio=3.0, activation_ratio=12 / 260)
 NANO_BETA = replace(
     BASE,
-    compute_flops=BUDGETS[-1],
+    budget_flops=BUDGETS[-1],
     activation_ratio=13 / 385,
     granularity=12.0,
     shared_ratio=1 / 13,
     active_ffn_ratio=13 / 6,
     size=5,  # 48 wide: the smallest at which experts of G = 12 can be multiplied
 )
-REPLAY = replace(BASE, compute_flops=5e10, size=4, learning_rate=2.0**-9, batch_tokens=512)
+REPLAY = replace(BASE, budget_flops=5e10, size=4, learning_rate=2.0**-9, batch_tokens=512)
 EXPERTS = tuple({"activation_ratio": 3 / (count + 1)} for count in (2, 4, 8, 16, 32, 64, 128, 256))
 DENSE = {"dense": True}
 GRANULARITIES = (2, 4, 6, 8, 12, 16)  # Table 8; some want a wider model than a small budget has
@@ -192,7 +198,7 @@ def _halton(place: int, base: int) -> float:
 
 def joint_points() -> list[dict[str, float]]:
     """The (A, G, C) of the joint study: log-uniform, by a Halton sequence from JOINT_START on."""
-    ranges = JOINT_RANGES | {"compute_flops": JOINT_BUDGETS}
+    ranges = JOINT_RANGES | {"budget_flops": JOINT_BUDGETS}
     chosen: list[dict[str, float]] = []
     for place in itertools.count(JOINT_START):
         if len(chosen) == JOINT_POINTS:
@@ -210,8 +216,8 @@ def joint_points() -> list[dict[str, float]]:
 # All validation tokens are scored at every budget: one yardstick for losses of all budgets.
 PILOT_BASE = replace(BASE, settings={"validation_tokens": 1_000_000})
 PILOT_BUDGETS = (
-    {"compute_flops": 1e12, "size": 3, "batch_tokens": 2048, "learning_rate": 0.0055},
-    {"compute_flops": 1e13, "size": 5, "batch_tokens": 4096, "learning_rate": 0.0055},
+    {"budget_flops": 1e12, "size": 3, "batch_tokens": 2048, "learning_rate": 0.0055},
+    {"budget_flops": 1e13, "size": 5, "batch_tokens": 4096, "learning_rate": 0.0055},
 )
 BIAS_BALANCING = {"balance_coefficient": 0.0, "z_coefficient": 0.0, "bias_update_rate": 1e-3}
 ROUTING_RECIPES = (
@@ -250,6 +256,7 @@ STUDIES: dict[str, Study] = {
             ),
             needs=(),
             repeat_best=(1, 2),
+            role="first search",
         ),
         _study(
             "allocation",
@@ -258,20 +265,22 @@ STUDIES: dict[str, Study] = {
                 Sweep(
                     name=f"{name}-{low}",
                     base=replace(HPARAMS_BASE, dense=name == "dense"),
-                    axes={"compute_flops": (budget,), "size": tuple(range(8 + low))},
+                    axes={"budget_flops": (budget,), "size": tuple(range(8 + low))},
                 )
                 for name in ("dense", "moe")
                 for low, budget in enumerate(BUDGETS[1:])
             ),
             needs=("first_hyperparameters",),
+            role="sizes",
         ),
         _study(
             "hparams-second",  # the sizes of the first were two to four times too large
             "Eq. 3, Fig. 2 at the measured sizes",
             *_both_families(
-                compute_flops=LADDER, learning_rate=LEARNING_RATES[2:], batch_tokens=BATCHES[:3]
+                budget_flops=LADDER, learning_rate=LEARNING_RATES[2:], batch_tokens=BATCHES[:3]
             ),
             needs=("allocation",),
+            role="search",
         ),
         _study(
             "activation",
@@ -279,19 +288,20 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "experts": (*EXPERTS, DENSE), "seed": SEEDS},
+                axes={"budget_flops": LADDER, "experts": (*EXPERTS, DENSE), "seed": SEEDS},
             ),
             Sweep(
                 name="reach",
-                base=replace(BASE, compute_flops=BUDGETS[-1]),
+                base=replace(BASE, budget_flops=BUDGETS[-1]),
                 axes={"experts": (EXPERTS[2], EXPERTS[5], EXPERTS[7], DENSE), "seed": SEEDS},
             ),
             Sweep(
                 name="dense-frontier",  # beyond both ends: a loss outside it has no leverage
                 base=replace(BASE, dense=True),
-                axes={"compute_flops": FRONTIER_ENDS, "seed": SEEDS},
+                axes={"budget_flops": FRONTIER_ENDS, "seed": SEEDS},
             ),
-            Sweep(name="dense-reach", base=replace(BASE, dense=True, compute_flops=FRONTIER_REACH)),
+            Sweep(name="dense-reach", base=replace(BASE, dense=True, budget_flops=FRONTIER_REACH)),
+            role="plain",
         ),
         _study(
             "granularity",
@@ -299,13 +309,14 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
+                axes={"budget_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
             ),
             Sweep(
                 name="reach",
-                base=replace(BASE, compute_flops=BUDGETS[-1]),
+                base=replace(BASE, budget_flops=BUDGETS[-1]),
                 axes={"granularity": (2, 8), "seed": SEEDS},
             ),
+            role="plain",
         ),
         _study(
             "joint",
@@ -316,6 +327,7 @@ STUDIES: dict[str, Study] = {
                 axes={"design": joint_points()},
                 where=has_few_experts,
             ),
+            role="held out",
         ),
         _study(
             "shared",
@@ -324,7 +336,7 @@ STUDIES: dict[str, Study] = {
                 name="ladder",
                 base=SHARED_BASE,
                 axes={
-                    "compute_flops": LADDER,
+                    "budget_flops": LADDER,
                     "experts": tuple(
                         {"shared_ratio": count / 12, "activation_ratio": 12 / (256 + count)}
                         for count in SHARED_COUNTS
@@ -332,6 +344,7 @@ STUDIES: dict[str, Study] = {
                     "seed": SEEDS,
                 },
             ),
+            role="variant",
         ),
         _study(
             "nano-beta",
@@ -339,6 +352,7 @@ STUDIES: dict[str, Study] = {
             Sweep(name="moe", base=NANO_BETA, axes={"seed": (0, 1, 2)}),
             Sweep(name="dense", base=NANO_BETA, axes={"seed": (0, 1, 2)}, derive=derive_partner),
             needs=("hyperparameters", "allocation", "leverage"),
+            role="check",
         ),
         _study(
             "balance",
@@ -346,8 +360,10 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=replace(BASE, balance_coefficient=0.001),
-                axes={"compute_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
+                axes={"budget_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
             ),
+            role="variant",
+            varies=("routing.balance_coefficient",),
         ),
         _study(
             "dense-first",
@@ -355,8 +371,10 @@ STUDIES: dict[str, Study] = {
             Sweep(
                 name="ladder",
                 base=BASE,
-                axes={"compute_flops": LADDER, "num_dense_layers": (0, 1), "seed": SEEDS},
+                axes={"budget_flops": LADDER, "num_dense_layers": (0, 1), "seed": SEEDS},
             ),
+            role="variant",
+            varies=("num_dense_layers",),
         ),
         _study(
             "attention",
@@ -365,11 +383,13 @@ STUDIES: dict[str, Study] = {
                 name="ladder",
                 base=BASE,
                 axes={
-                    "compute_flops": LADDER,
+                    "budget_flops": LADDER,
                     "attention_share": (0.2, 0.3, 0.4, 0.5),
                     "seed": SEEDS,
                 },
             ),
+            role="variant",
+            varies=("attention_share",),
         ),
         _study(
             "bias-routing",
@@ -378,12 +398,14 @@ STUDIES: dict[str, Study] = {
                 name="ladder",
                 base=BASE,
                 axes={
-                    "compute_flops": BUDGETS[1:3],
+                    "budget_flops": BUDGETS[1:3],
                     "experts": (EXPERTS[4], EXPERTS[6]),
                     "bias_routing": (False, True),
                     "seed": SEEDS,
                 },
             ),
+            role="variant",
+            varies=("routing.score",),
         ),
         _study(
             "hparams-check",
@@ -393,7 +415,7 @@ STUDIES: dict[str, Study] = {
                     name=f"active-{active}",
                     base=replace(
                         BASE,
-                        compute_flops=LADDER[1],
+                        budget_flops=LADDER[1],
                         activation_ratio=(active + 1) / 65,
                         shared_ratio=1 / (active + 1),
                         active_ffn_ratio=active + 1.0,
@@ -410,6 +432,7 @@ STUDIES: dict[str, Study] = {
                 )
                 for active in (2, 4, 6)
             ),
+            role="check",
         ),
         _study(
             "routing-pilot",
@@ -426,6 +449,7 @@ STUDIES: dict[str, Study] = {
             ),
             needs=(),
             protocol=2,
+            role="pilot",
         ),
         _study(
             "noise-pilot",
@@ -471,6 +495,7 @@ STUDIES: dict[str, Study] = {
             ),
             needs=(),
             protocol=2,
+            role="pilot",
         ),
         _study(
             "replay",
@@ -491,7 +516,9 @@ STUDIES: dict[str, Study] = {
                 derive=derive_on_smoke,
             ),
             needs=(),
+            role="check",
         ),
+        _study("pilot", "choices of the first protocol, by hand", role="pilot", needs=()),
     )
 }
 
@@ -522,7 +549,7 @@ def plan(
             found.setdefault(planned.run_id, planned)
     for repeat in _repetitions(study, list(found.values()), losses or {}):
         found.setdefault(repeat.run_id, repeat)
-    return sorted(found.values(), key=lambda one: (one.point.compute_flops, one.point.seed))
+    return sorted(found.values(), key=lambda one: (one.point.budget_flops, one.point.seed))
 
 
 def _repetitions(
@@ -531,7 +558,7 @@ def _repetitions(
     """The best cell of each complete grid, with the further seeds of `repeat_best`."""
     grids: dict[tuple[str, float], list[Planned]] = {}
     for cell in cells:
-        grids.setdefault((cell.sweep, cell.point.compute_flops), []).append(cell)
+        grids.setdefault((cell.sweep, cell.point.budget_flops), []).append(cell)
     for grid in grids.values():
         finite = [one for one in grid if math.isfinite(losses.get(one.run_id, math.nan))]
         if finite and all(one.run_id in losses for one in grid):

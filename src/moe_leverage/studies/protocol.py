@@ -79,7 +79,7 @@ def _of_mixtures(default: Any) -> Any:
 class Point(Record):
     """One place on the paper's axes; the defaults are the paper's baseline, E 64, E_a 2, E_s 1."""
 
-    compute_flops: float
+    budget_flops: float
     seed: int = 0
     dense: bool = False
     activation_ratio: float = _of_mixtures(3 / 65)
@@ -119,7 +119,7 @@ def require_axis(name: str, value: Any) -> None:
     """Raise a ValueError if no run could change with this name at a point."""
     rule = "is not a field of a point, a run, its model or its routing"
     require(name in POINT_FIELDS | RUN_FIELDS | ROUTING_FIELDS, name, value, rule)
-    require(name != "num_steps", name, value, "follows from compute_flops")
+    require(name != "num_steps", name, value, "follows from budget_flops")
 
 
 def require_family(point: Point, name: str, value: Any) -> None:
@@ -165,7 +165,7 @@ def laws_for(study: str, needs: tuple[str, ...], laws: Laws) -> Laws:
 def derive(point: Point, laws: Laws) -> RunConfig:
     """The run at a point: size, learning rate, batch and steps by the adopted or starting laws.
 
-    >>> run = derive(Point(compute_flops=1e12), Laws())
+    >>> run = derive(Point(budget_flops=1e12), Laws())
     >>> run.model.num_layers, run.model.d_model, run.model.num_experts, run.batch_tokens
     (4, 48, 64, 1536)
     """
@@ -189,7 +189,7 @@ def derive_partner(point: Point, laws: Laws) -> RunConfig:
     leverage = laws.leverage(
         activation_ratio=partner_of.model.activation_ratio,
         granularity=partner_of.model.granularity,
-        compute=point.compute_flops,
+        compute=point.budget_flops,
     )
     target = leverage * count_forward_flops(partner_of.model, SEQUENCE_LENGTH).total
     widths = range(16, 513, 16)
@@ -201,7 +201,7 @@ def derive_partner(point: Point, laws: Laws) -> RunConfig:
     flops = [count_forward_flops(model, SEQUENCE_LENGTH).total for model in candidates]
     best = min(range(len(widths)), key=lambda i: abs(math.log(flops[i] / target)))
     compute = 3 * flops[best] * partner_of.num_tokens
-    return _run(candidates[best], replace(point, dense=True, compute_flops=compute), laws)
+    return _run(candidates[best], replace(point, dense=True, budget_flops=compute), laws)
 
 
 def feasible(point: Point, run: RunConfig) -> bool:
@@ -225,7 +225,7 @@ def has_few_experts(point: Point, run: RunConfig) -> bool:
 
 def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
     """A model trained at the budget of a point."""
-    compute = point.compute_flops
+    compute = point.budget_flops
     family = "dense" if point.dense else "moe"
     starting = {"learning_rate": PUBLISHED.learning_rate, "batch_tokens": PUBLISHED.batch_tokens}
     measured = laws.hyperparameters or laws.first_hyperparameters or {}
@@ -252,10 +252,10 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
     if point.size >= 0:
         return GEOMETRIES[point.size]
     if laws.allocation is None:
-        target = STARTING_MODEL(point.compute_flops)
+        target = STARTING_MODEL(point.budget_flops)
     else:
         law = laws.allocation["dense_model" if point.dense else "moe_model"]
-        target = law(point.compute_flops / OVERTRAINING)
+        target = law(point.budget_flops / OVERTRAINING)
     deep_enough = [one for one in GEOMETRIES if one.num_layers >= LEAST_LAYERS]
     return min(deep_enough, key=lambda one: abs(math.log(_baseline_flops(one) / target)))
 

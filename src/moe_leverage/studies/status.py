@@ -6,8 +6,6 @@ The counterpart of the paper's tables of runs (Tables 7 to 11), read from the le
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.studies.catalogue import STUDIES, UNPLANNED, Planned, get, plan
-from moe_leverage.studies.runner import Place, in_progress, recorded_in, value_of
+from moe_leverage.studies.catalogue import STUDIES, Planned, get, plan
+from moe_leverage.studies.runner import Place, in_progress, recorded_in
 
 ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
 
@@ -42,13 +40,15 @@ def plan_now(name: str, place: Place) -> list[Planned]:
     path = place.ledger / f"{name}.jsonl"
     if not (get(name).repeat_best and path.is_file()):
         return wanted
-    return plan(name, losses=_losses(path, {one.run_id for one in wanted}))
+    runs = ledger.table(name, directory=place.ledger)
+    return plan(name, losses=dict(zip(runs["run_id"], runs["loss_nats"], strict=True)))
 
 
 def status(place: Place) -> dict[str, Any]:
     """All studies, and how many different runs have finished with a loss."""
     files = {path.stem: recorded_in(path) for path in sorted(place.ledger.glob("*.jsonl"))}
-    studies = {name: asdict(_study_status(name, files.get(name, {}), place)) for name in STUDIES}
+    planned = [name for name, study in STUDIES.items() if study.sweeps]
+    studies = {name: asdict(_study_status(name, files.get(name, {}), place)) for name in planned}
     states = {run_id: state for have in files.values() for run_id, state in have.items()}
     finished = sum(state == "ok" for state in states.values())
     return {"finished": finished, "diverged": len(states) - finished, "studies": studies}
@@ -73,12 +73,14 @@ def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
     )
 
 
-def plans_now(place: Place) -> dict[str, set[str]]:
-    """The identities of the runs of every study that can be planned now."""
+def plans_now(place: Place) -> dict[str, dict[str, Any]]:
+    """What every study says of itself, and the runs of those that can be planned now."""
     found = {}
-    for name in STUDIES:
+    for name, study in STUDIES.items():
+        runs: list[str] = []
         with contextlib.suppress(ValueError):
-            found[name] = {one.run_id for one in plan_now(name, place)}
+            runs = sorted(planned.run_id for planned in plan_now(name, place))
+        found[name] = {"role": study.role, "varies": list(study.varies), "runs": runs}
     return found
 
 
@@ -93,15 +95,14 @@ def verify(place: Place) -> list[str]:
     A run that its study does not plan any more is stale, unless it carries a reason in `excluded`.
     """
     problems = ledger.verify(place.ledger)
-    path = place.ledger / ledger.PLANS
-    written = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if written and {name: set(ids) for name, ids in written.items()} != plans_now(place):
-        problems.append(f"{path.name}: not what the studies plan now: moe-leverage study pin")
+    written = ledger.plans(place.ledger)
+    if written and written != plans_now(place):
+        problems.append(f"{ledger.PLANS}: not what the studies plan now: moe-leverage study pin")
     for path in sorted(place.ledger.glob("*.jsonl")):
-        if path.stem in UNPLANNED:
-            continue
         if path.stem not in STUDIES:
             problems.append(f"{path.name}: no study has this name")
+            continue
+        if not STUDIES[path.stem].sweeps:  # its runs were chosen by hand
             continue
         try:
             wanted = {one.run_id for one in plan_now(path.stem, place)}
@@ -131,23 +132,10 @@ def predicted_seconds(planned: Iterable[Planned], place: Place) -> dict[str, flo
 
 
 def _speeds(directory: Path) -> pd.DataFrame:
-    table = ledger.load(directory=directory)
+    table = ledger.table(directory=directory)
     if table.empty:
         return pd.DataFrame({"d_model": [], "is_moe": [], "flops_per_second": []})
-    table = table[table["flops_per_second"] > 0]
-    return table.assign(is_moe=table["num_experts"] > 0)
-
-
-def _losses(path: Path, run_ids: set[str]) -> dict[str, float]:
-    """Validation losses of these runs; only their lines are parsed."""
-    found = {}
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n") and value_of(line, b'"run_id":"') in run_ids:
-                record = json.loads(line)
-                loss = record["validation_loss_nats"]
-                found[record["run_id"]] = math.nan if loss is None else loss
-    return found
+    return table[table["flops_per_second"] > 0]
 
 
 def _excluded(path: Path) -> set[str]:
