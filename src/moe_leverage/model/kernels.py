@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moe_leverage.model.native import functions as native
+from moe_leverage.model.native.door import runs_here
 
 QUERY_CHUNK = 64  # query positions attended to at once; later keys are then skipped, not masked
 EXPLICIT_LENGTH = 1024  # up to this length a CPU keeps the probabilities of every layer
@@ -160,8 +161,7 @@ def attention(
     """
     num_turned = num_heads + num_kv_heads
     all_heads = num_turned + num_kv_heads
-    is_compiling = torch.compiler.is_compiling()
-    if is_compiling and native.attends(packed, all_heads) and _is_written_out(packed):
+    if _is_written_out(packed) and runs_here("attention", packed, packed.shape[2] // all_heads):
         return native.attention(packed, turns, num_heads, num_kv_heads)
     heads = heads_first(packed, all_heads, turns, num_turned)
     return causal_attention(heads, num_heads, num_kv_heads)
