@@ -14,8 +14,7 @@ from functools import cache
 import pandas as pd
 
 from moe_leverage import paper
-from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig
+from moe_leverage.accounting import TRAINING_PASSES
 from moe_leverage.theory.laws import PUBLISHED
 
 GROUPED_TABLES = (7, 8, 9, 10, 11)  # six groups of models, one for each training budget
@@ -23,10 +22,7 @@ GROUPED_TABLES = (7, 8, 9, 10, 11)  # six groups of models, one for each trainin
 
 @cache
 def _listed(number: int, sequence_length: int) -> pd.DataFrame:
-    cells = paper.table(number)
-    costs = pd.DataFrame([_costs(model, sequence_length) for model in paper.models(number)])
-    extra = costs.drop(columns=[name for name in costs if name in cells])
-    frame = pd.concat([cells, extra], axis=1)
+    frame = paper.counted(number, sequence_length)
     return _budgeted(frame) if number in GROUPED_TABLES else frame
 
 
@@ -51,32 +47,6 @@ def token_multiple(
     best_compute = PUBLISHED.moe_model.compute_for(passes_in_law * flops)
     num_tokens = frame["compute_flops"] / (passes_in_budget * flops)
     return pd.Series(num_tokens / PUBLISHED.moe_tokens(best_compute), index=frame.index)
-
-
-def _costs(model: ModelConfig, sequence_length: int) -> dict[str, float]:
-    exact = count_forward_flops(model, sequence_length)
-    printed = count_forward_flops(model, sequence_length, "paper")
-    count = count_parameters(model)
-    projections, scores = exact.attention_projections, exact.attention_scores
-    experts = exact.non_embedding - projections - scores
-    return {
-        "activation_ratio": model.activation_ratio,
-        "granularity": model.granularity,
-        "shared_ratio": model.shared_ratio,
-        "total_params": count.non_vocabulary,
-        "active_params": count.active_non_vocabulary,
-        "flops_per_token": exact.non_embedding,
-        "printed_flops_per_token": printed.non_embedding,
-        "logits_flops": exact.logits,
-        "router_share": exact.router / exact.non_embedding,
-        "logits_share": exact.logits / exact.total,
-        "attention_share": (projections + scores) / exact.non_embedding,
-        "printed_attention_share": (printed.attention_projections + printed.attention_scores)
-        / printed.non_embedding,
-        "causal_attention_share": (projections + scores / 2) / (exact.non_embedding - scores / 2),
-        "projection_ratio": printed.attention_projections / projections,
-        "projection_share": projections / (projections + experts),
-    }
 
 
 def _budgeted(frame: pd.DataFrame) -> pd.DataFrame:

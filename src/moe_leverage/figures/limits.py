@@ -28,7 +28,6 @@ from moe_leverage.figures.hyperparameter_laws import (
     SEARCH_FLOPS,
 )
 from moe_leverage.page.drawing import PAPER_BUDGETS_FLOPS, power
-from moe_leverage.page.sizes import sizes_of
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten
@@ -47,7 +46,7 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
 
     `runs` is the whole ledger, and `corpus_tokens` what our corpus holds to train on.
     """
-    printed = pd.concat([sizes_of(number) for number in STUDY_TABLES], ignore_index=True)
+    printed = pd.concat([paper.counted(number) for number in STUDY_TABLES], ignore_index=True)
     ours = finished(runs)
     if ours.empty:
         ours = pd.DataFrame(columns=["training_flops", "total_params", "flops_per_token"])
