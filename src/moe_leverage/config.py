@@ -133,8 +133,8 @@ class RoutingConfig(Record):
     score: Literal["softmax", "sigmoid"] = "softmax"
     renormalise: bool = False  # chosen gates divided by their sum; never applied when E_a = 1
     scaling: float = 1.0  # factor on the chosen gates
-    num_groups: int = 1  # experts are dealt to this many groups ...
-    num_groups_kept: int = 1  # ... and selection is limited to this many of them, per token
+    num_groups: int = 1  # of equal size, to which the experts are dealt
+    num_groups_kept: int = 1  # groups among whose experts a token may choose
     balance_coefficient: float = 0.01  # x mean over MoE layers of the balance loss, 1 when uniform
     z_coefficient: float = 0.001  # x mean over MoE layers of mean squared logsumexp of the logits
     bias_update_rate: float = 0.0  # u of the selection bias, centred sign steps; 0 turns it off
