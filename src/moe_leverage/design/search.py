@@ -226,7 +226,7 @@ def _costs(grid: SimpleNamespace, limits: Limits) -> dict[str, tuple[Column, Col
         count: Any = count_parameters(cast(ModelConfig, _with(grid, num_experts=num_experts)))
         elsewhere = count.routed_experts * (1 - 1 / limits.expert_parallel)
         found.append([count.total, (count.total - elsewhere) * TRAINING_BYTES / GIGABYTE])
-    total, rank = ((none, one - none) for none, one in zip(*found, strict=True))
+    total, rank = ((none, single - none) for none, single in zip(*found, strict=True))
     return {"max_total_params": total, "max_memory_gb": rank}
 
 

@@ -185,10 +185,11 @@ class _HeadsFirst(torch.autograd.Function):
         heads = packed.view(*packed.shape[:2], num_heads, -1).transpose(1, 2)
         width = 2 * turns.shape[-2]
         cosine, sine = turns.unbind(-1)
-        one, other = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
-        pairs = torch.stack((one * cosine - other * sine, one * sine + other * cosine), dim=-1)
-        turned = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
-        return torch.cat((turned.to(packed.dtype), heads[:, num_turned:]), dim=1)
+        real, imaginary = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
+        turned = (real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+        pairs = torch.stack(turned, dim=-1)
+        rotated = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
+        return torch.cat((rotated.to(packed.dtype), heads[:, num_turned:]), dim=1)
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, num_heads: int, turns: Tensor, num_turned: int) -> Tensor:

@@ -231,8 +231,8 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
     else:
         law = laws.allocation["dense_model" if point.dense else "moe_model"]
         target = law(point.compute_flops / OVERTRAINING)
-    deep_enough = [one for one in GEOMETRIES if one.num_layers >= LEAST_LAYERS]
-    return min(deep_enough, key=lambda one: abs(math.log(_baseline_flops(one) / target)))
+    deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= LEAST_LAYERS]
+    return min(deep_enough, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
 
 
 @functools.cache

@@ -42,7 +42,7 @@ def plan_now(name: str, place: Place) -> list[Planned]:
     path = place.ledger / f"{name}.jsonl"
     if not (get(name).repeat_best and path.is_file()):
         return wanted
-    return plan(name, losses=_losses(path, {one.run_id for one in wanted}))
+    return plan(name, losses=_losses(path, {task.run_id for task in wanted}))
 
 
 def status(place: Place) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
     except ValueError as error:
         counts = dict.fromkeys(("planned", "done", "diverged", "running", "missing"), 0)
         return StudyStatus(study=name, waits=str(error), **counts)
-    states = [have.get(one.run_id, "") for one in wanted]
-    absent = [one for one in wanted if one.run_id not in have]
-    running = sum(in_progress(one, place) for one in absent)
+    states = [have.get(task.run_id, "") for task in wanted]
+    absent = [task for task in wanted if task.run_id not in have]
+    running = sum(in_progress(task, place) for task in absent)
     return StudyStatus(
         study=name,
         planned=len(wanted),
@@ -78,7 +78,7 @@ def plans_now(place: Place) -> dict[str, set[str]]:
     found = {}
     for name in STUDIES:
         with contextlib.suppress(ValueError):
-            found[name] = {one.run_id for one in plan_now(name, place)}
+            found[name] = {task.run_id for task in plan_now(name, place)}
     return found
 
 
@@ -104,7 +104,7 @@ def verify(place: Place) -> list[str]:
             problems.append(f"{path.name}: no study has this name")
             continue
         try:
-            wanted = {one.run_id for one in plan_now(path.stem, place)}
+            wanted = {task.run_id for task in plan_now(path.stem, place)}
         except ValueError as error:
             problems.append(f"{path.name}: {error}")
             continue
@@ -121,12 +121,12 @@ def predicted_seconds(planned: Iterable[Planned], place: Place) -> dict[str, flo
     """Seconds each run will take on one worker, from the speed of recorded runs of its width."""
     table = _speeds(place.ledger)
     found = {}
-    for one in planned:
-        model = one.run.model
+    for task in planned:
+        model = task.run.model
         same = table[(table["d_model"] == model.d_model) & (table["is_moe"] == model.is_moe)]
         near = same if len(same) else table
         speed = near["flops_per_second"].median() if len(near) else ASSUMED_FLOPS_PER_SECOND
-        found[one.run_id] = count_training_flops(one.run) / speed
+        found[task.run_id] = count_training_flops(task.run) / speed
     return found
 
 
