@@ -1,6 +1,7 @@
 """The C++ functions of a compiled step, each beside its plain counterpart."""
 
 import platform
+import types
 
 import pytest
 import torch
@@ -246,6 +247,16 @@ def test_only_a_step_that_is_compiled_goes_through_the_door(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert door.runs_here("largest", rows)
     assert not door.runs_here("largest", rows.double())
+
+
+def test_every_operator_has_a_place_in_the_table():
+    inner = {"name_of_compiler"}
+    public = {
+        name
+        for name, value in vars(native).items()
+        if isinstance(value, types.FunctionType) and not name.startswith("_")
+    }
+    assert public - inner == set(door.OPERATIONS) - {"gather"}  # which is calling none
 
 
 def test_the_door_names_every_condition():

@@ -1,7 +1,7 @@
 """What the models of Tables 3 and 7 to 11 cost, row by row (Appendices C and F).
 
-One table per paper table: the printed cells, and beside them everything that our accounting and
-the published laws say of the row. Checks and leads read these columns and count nothing themselves.
+One table per paper table: `paper.counted`, and beside it what the published laws say of the row.
+Checks and leads read these columns and count nothing themselves.
 
     M     flops_per_token   non-embedding FLOPs of one token's forward pass, convention `exact`
     D     num_tokens        printed budget / (3 M)
@@ -21,18 +21,18 @@ GROUPED_TABLES = (7, 8, 9, 10, 11)  # six groups of models, one for each trainin
 
 
 @cache
-def _listed(number: int, sequence_length: int) -> pd.DataFrame:
-    frame = paper.counted(number, sequence_length)
+def _listed(number: int) -> pd.DataFrame:
+    frame = paper.counted(number)
     return _budgeted(frame) if number in GROUPED_TABLES else frame
 
 
-def listed(number: int, sequence_length: int = paper.SEQUENCE_LENGTH) -> pd.DataFrame:
+def listed(number: int) -> pd.DataFrame:
     """Printed cells and computed costs of the models of one table.
 
     >>> round(float(listed(7)["total_params"].max()) / 1e9, 1)
     27.9
     """
-    return _listed(number, sequence_length).copy()
+    return _listed(number).copy()
 
 
 def token_multiple(
