@@ -23,6 +23,7 @@ from bench.bench_training import (
     take_turns,
 )
 from moe_leverage.model import dispatch, grouped, kernels, routing
+from moe_leverage.model.native import door
 from moe_leverage.model.native import functions as native
 from moe_leverage.model.transformer import rotations
 from moe_leverage.training.machine import Execution, machine_of
@@ -35,6 +36,7 @@ Call = Callable[[], object]
 
 def run() -> list[dict[str, Any]]:
     """One row a figure: name, shape, value, unit, peer, ratio, target, met."""
+    print(door.why())
     rows = []
     with machine_of(Execution(device="cpu")):
         for shape in SHAPES:

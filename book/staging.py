@@ -105,6 +105,7 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
     tags = set(cell.metadata.get("tags", []))
     parts = list(_parts(cell.outputs))
     prompt = _prompt(cell.source, tags, parts)
+    # a chapter that says itself how a cell is shown is believed
     if prompt and not any(tag.startswith(("hide-", "remove-")) for tag in tags):
         tags.add("hide-input")
     for number, outputs in enumerate(parts):

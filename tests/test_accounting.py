@@ -16,7 +16,7 @@ from moe_leverage.accounting import (
     count_parameters,
     count_training_flops,
 )
-from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig
+from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig, whole_experts
 from moe_leverage.model.transformer import build_model
 
 SEQUENCE_LENGTH = 256
@@ -239,9 +239,9 @@ def test_tied_embeddings_are_counted_once_and_projected_all_the_same():
 
 
 def test_granularity_leaves_parameters_and_expert_flops_alone():
-    axes = {"activation_ratio": 3 / 65, "d_model": 64, "vocab_size": 1024, "num_layers": 4}
+    axes = {"activation_ratio": 3 / 65, "d_model": BASELINE.d_model}
     shapes = [
-        ModelConfig.from_axes(granularity=g, num_heads=4, num_kv_heads=2, **axes) for g in (2, 4, 8)
+        replace(BASELINE, d_shared=0, **whole_experts(granularity=g, **axes)) for g in (2, 4, 8)
     ]
     assert len({count_parameters(shape).routed_experts for shape in shapes}) == 1
     assert len({count_forward_flops(shape, 8).routed_experts for shape in shapes}) == 1

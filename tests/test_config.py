@@ -13,6 +13,7 @@ from moe_leverage.config import (
     ModelConfig,
     RoutingConfig,
     RunConfig,
+    whole_experts,
 )
 
 SIZES = {"vocab_size": 1024, "num_layers": 4, "d_model": 64, "num_heads": 4, "num_kv_heads": 2}
@@ -97,12 +98,13 @@ def test_identities_are_stable_and_tell_runs_apart():
 
 @pytest.mark.parametrize("granularity", [2, 4, 6, 8, 12, 16])
 def test_axes_give_the_rows_of_table_8(granularity):
-    shape = ModelConfig.from_axes(
-        activation_ratio=3 / 65, granularity=granularity, **(SIZES | {"d_model": 384})
-    )
     half = granularity // 2
-    assert (shape.num_experts, shape.num_active_experts) == (64 * half, 2 * half)
-    assert (shape.num_shared_experts, shape.d_expert) == (half, 768 // granularity)
+    assert whole_experts(activation_ratio=3 / 65, granularity=granularity, d_model=384) == {
+        "num_experts": 64 * half,
+        "num_active_experts": 2 * half,
+        "num_shared_experts": half,
+        "d_expert": 768 // granularity,
+    }
 
 
 @given(st.integers(1, 12), st.integers(0, 4), st.integers(1, 256), st.sampled_from([8, 16, 32, 64]))
@@ -113,16 +115,31 @@ def test_axes_and_counts_are_inverse(active, shared, experts, d_expert):
         num_shared_experts=shared,
         d_expert=d_expert,
     )
-    again = ModelConfig.from_axes(
+    again = whole_experts(
         activation_ratio=shape.activation_ratio,
         granularity=shape.granularity,
         shared_ratio=shape.shared_ratio,
         active_ffn_ratio=(active + shared) * d_expert / 64,
-        **SIZES,
+        d_model=64,
     )
-    assert again == shape
+    assert again == {name: getattr(shape, name) for name in again}
 
 
-def test_axes_that_whole_experts_cannot_meet_are_refused():
-    with pytest.raises(ValueError, match=r"^activation_ratio = 0\.9: whole experts give"):
-        ModelConfig.from_axes(activation_ratio=0.9, granularity=2, **SIZES)
+def test_experts_come_in_widths_that_can_be_multiplied():
+    axes = {"activation_ratio": 3 / 65, "granularity": 6, "d_model": 64}
+    assert whole_experts(**axes)["d_expert"] == 21
+    assert whole_experts(**axes, multiple=4) == {  # and their number follows the width
+        "num_experts": 214,
+        "num_active_experts": 7,
+        "num_shared_experts": 3,
+        "d_expert": 20,
+    }
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"), [("activation_ratio", 1.1), ("granularity", 0), ("shared_ratio", 1)]
+)
+def test_axes_out_of_range_are_refused(axis, value):
+    axes = {"activation_ratio": 0.1, "granularity": 2, "d_model": 64} | {axis: value}
+    with pytest.raises(ValueError, match=f"^{axis} = {value}: must be"):
+        whole_experts(**axes)

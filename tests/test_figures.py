@@ -18,7 +18,7 @@ from moe_leverage.figures import flops_accounting, joint_law
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
-from moe_leverage.page import measured, sizes
+from moe_leverage.page import measured
 from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.page.registry import ENTRIES, draw
@@ -99,7 +99,7 @@ def own_joint():
 
 JOINT = PUBLISHED.joint
 RATE, BATCH = PUBLISHED.learning_rate, PUBLISHED.batch_tokens
-SIZES = pd.concat([sizes.sizes_of(n).assign(table=n) for n in (7, 8)])
+SIZES = pd.concat([paper.counted(n).assign(table=n) for n in (7, 8)])
 FLOPS = flops_accounting.flops_table(
     {f"width {m.d_model}": m for m in paper.models(7) if m.num_experts == 64}, 4096
 )
@@ -143,10 +143,10 @@ INPUTS = {
     "benchmark-profile": ((paper.table(4),), None),
     "ling-leverage": ((JOINT, CONVENTIONS, 10.7, 1e22, 6.0), None),
     "attention-share": (
-        (sizes.sizes_of(11),),
+        (paper.counted(11),),
         points(attention_share=[0.3, 0.4], flops_per_token=[5e5, 2e6]),
     ),
-    "dense-first": ((sizes.sizes_of(10),), None),
+    "dense-first": ((paper.counted(10),), None),
     "open-models": (
         (
             gallery_table([explain(huggingface.load(n)) for n in ("DeepSeek-V3", "OLMoE-1B-7B")]),

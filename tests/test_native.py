@@ -1,6 +1,7 @@
 """The C++ functions of a compiled step, each beside its plain counterpart."""
 
 import platform
+import types
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moe_leverage.model import dispatch, grouped, kernels, routing
+from moe_leverage.model.native import door
 from moe_leverage.model.native import functions as native
 
 SIZES = st.sampled_from([16, 32, 48, 80])
@@ -217,18 +219,51 @@ def test_operators_keep_the_rules_of_torch():
     torch.library.opcheck(native._place, (chosen, counts))
 
 
-def test_what_it_serves():
+def takes(operation: str, tensor: Tensor, *widths: int) -> bool:
+    return door.OPERATIONS[operation].takes(tensor, *widths)
+
+
+def test_what_the_operators_take():
     rows = torch.zeros(4, 32)
-    assert native.serves(rows, 16, 128)
-    assert not native.serves(rows, 16, 24)
-    assert not native.serves(rows.double())
-    assert not native.serves(rows.bfloat16())
-    assert not native.serves(rows.to("meta"))
+    for product in ("multiply", "outer"):
+        assert takes(product, rows, 16, 128)
+        assert not takes(product, rows, 16, 24)
+    for operation in ("multiply", "outer", "gather", "largest"):
+        assert takes(operation, rows)
+        for other in (rows.double(), rows.bfloat16(), rows.to("meta")):
+            assert not takes(operation, other)
+    assert takes("place", torch.zeros(4, 2, dtype=torch.int64))
+    assert not takes("place", torch.zeros(4, 2, dtype=torch.int64, device="meta"))
     heads = torch.zeros(2, 64, 6 * 16)
-    assert native.attends(heads, 6)
-    assert not native.attends(heads, 12)  # heads of 8
-    assert not native.attends(heads[:, :40], 6)  # not in blocks of 32
-    assert not native.attends(torch.zeros(1, 32, 3 * 144), 3)
+    assert takes("attention", heads, 16)
+    assert not takes("attention", heads, 8)
+    assert not takes("attention", heads[:, :40], 16)  # not in blocks of 32
+    assert not takes("attention", torch.zeros(1, 32, 3 * 144), 144)
+
+
+def test_only_a_step_that_is_compiled_goes_through_the_door(monkeypatch):
+    rows = torch.zeros(4, 32)
+    assert not door.runs_here("largest", rows)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert door.runs_here("largest", rows)
+    assert not door.runs_here("largest", rows.double())
+
+
+def test_every_operator_has_a_place_in_the_table():
+    inner = {"name_of_compiler"}
+    public = {
+        name
+        for name, value in vars(native).items()
+        if isinstance(value, types.FunctionType) and not name.startswith("_")
+    }
+    assert public - inner == set(door.OPERATIONS) - {"gather"}  # which is calling none
+
+
+def test_the_door_names_every_condition():
+    lines = dict(zip(door.OPERATIONS, door.why().splitlines(), strict=True))
+    assert all(line.startswith(f"{name} (") for name, line in lines.items())
+    attention = "(fp32, widths in multiples of 16, up to 128, sequences in multiples of 32)"
+    assert attention in lines["attention"]
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "no-such-compiler"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from moe_leverage import paper
@@ -26,7 +27,7 @@ def test_every_table_is_whole_and_described(number: int) -> None:
 def test_model_lists_have_six_equal_groups(number: int) -> None:
     sizes = paper.table(number).groupby("training_flops").size()
     assert sizes.index.tolist() == BUDGETS
-    assert sizes.nunique() == 1
+    assert len(set(sizes)) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,3 +109,13 @@ def test_axes_of_the_listed_models() -> None:
 def test_printed_cells_keep_their_digits() -> None:
     assert paper.printed(7).loc[47, "learning_rate"] == "7.0e-4"
     assert paper.printed(3).loc[0, "d_expert"] == ""
+
+
+@pytest.mark.parametrize("number", paper.MODEL_TABLES)
+def test_counts_stand_beside_the_printed_cells(number: int) -> None:
+    found, cells = paper.counted(number), paper.table(number)
+    pd.testing.assert_frame_equal(found[list(cells)], cells, check_like=False)
+    assert found.columns.is_unique
+    short = paper.counted(number, 1)
+    assert (short["attention_share"] < found["attention_share"]).all()
+    assert short["projection_share"].tolist() == pytest.approx(found["projection_share"].tolist())

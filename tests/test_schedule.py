@@ -1,4 +1,4 @@
-"""Both ends of the schedule, its shape, and the algebra of checkpoint merging."""
+"""Both ends of the schedule, its shape, and the checkpoints that are merged."""
 
 import dataclasses
 
@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.training.schedule import (
     DECAYS,
-    decay_weights,
     learning_rate_multiplier,
     merged_steps,
-    merging_weights,
     phase_steps,
 )
 
@@ -100,27 +98,3 @@ def test_merged_steps_end_at_the_last_step():
     run = dataclasses.replace(RUN, merge_checkpoints=4, merge_interval=25)
     assert merged_steps(run) == [25, 50, 75, 100]
     assert merged_steps(RUN) == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_merging_and_decay_are_inverse(values):
-    falling = sorted(values, reverse=True)
-    merged = merging_weights(falling)
-    assert merged.sum() == pytest.approx(1)
-    assert decay_weights(merged / merged.sum()) == pytest.approx(falling, abs=1e-9)
-
-
-def test_mean_of_checkpoints_is_linear_decay_for_plain_gradient_descent():
-    rng = np.random.default_rng(0)
-    updates = rng.normal(size=(5, 7))
-    start = rng.normal(size=7)
-    checkpoints = start + np.vstack([np.zeros(7), updates.cumsum(axis=0)])
-    merged = np.full(6, 1 / 6) @ checkpoints
-    assert merged == pytest.approx(start + decay_weights(np.full(6, 1 / 6)) @ updates, abs=1e-14)
-
-
-def test_weights_that_are_no_average_are_refused():
-    with pytest.raises(ValueError, match="weights"):
-        decay_weights([0.5, 0.6])
-    with pytest.raises(ValueError, match="decay_weights"):
-        merging_weights([0.2, 0.5])

@@ -25,8 +25,6 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Self
 
-AXIS_TOLERANCE = 0.05  # largest relative rounding error that `ModelConfig.from_axes` accepts
-
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:
     """Raise a ValueError that names the field, its value and the rule it breaks.
@@ -133,16 +131,16 @@ def _require_numbers(config: object, low: float, high: float, *names: str) -> No
 class RoutingConfig(Record):
     """How the router scores, selects and weighs experts, and what keeps their load even.
 
-    The defaults are the paper's recipe (Appendix B): softmax over all experts, top-k, auxiliary
-    gates as printed (not renormalised), auxiliary
-    balance loss 0.01 and z-loss 0.001. `LING2_ROUTING` is the later recipe of Ling 2.0.
+    The defaults are the paper's recipe (Appendix B): softmax over all experts, the top k of them,
+    gates as printed (not renormalised), balance loss 0.01 and z-loss 0.001. `LING2_ROUTING` is the
+    later recipe of Ling 2.0.
     """
 
     score: Literal["softmax", "sigmoid"] = "softmax"
     renormalise: bool = False  # chosen gates divided by their sum; never applied when E_a = 1
     scaling: float = 1.0  # factor on the chosen gates
-    num_groups: int = 1  # experts are dealt to this many groups ...
-    num_groups_kept: int = 1  # ... and selection is limited to this many of them, per token
+    num_groups: int = 1  # of equal size, to which the experts are dealt
+    num_groups_kept: int = 1  # groups among whose experts a token may choose
     balance_coefficient: float = 0.01  # x mean over MoE layers of the balance loss, 1 when uniform
     z_coefficient: float = 0.001  # x mean over MoE layers of mean squared logsumexp of the logits
     bias_update_rate: float = 0.0  # u of the selection bias, centred sign steps; 0 turns it off
@@ -170,6 +168,8 @@ LING2_ROUTING = RoutingConfig(  # arXiv 2510.22115, Section 2; groups as in its 
     z_coefficient=0.0,
     bias_update_rate=1e-3,
 )
+# The same where all experts compete: our own models are too small to be cut into groups.
+LING2_WITHOUT_GROUPS = replace(LING2_ROUTING, num_groups=1, num_groups_kept=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,49 +329,48 @@ class ModelConfig(Record):
             return self.d_ffn
         return self.num_active_experts * self.d_expert + self.d_shared
 
-    @classmethod
-    def from_axes(
-        cls,
-        *,
-        activation_ratio: float,
-        granularity: float,
-        shared_ratio: float = 1 / 3,
-        d_model: int,
-        active_ffn_ratio: float = 3.0,
-        **sizes: Any,
-    ) -> Self:
-        """The MoE model at (A, G, S) whose active FFN width is `active_ffn_ratio` d_model.
 
-        d_expert = 2 d_model / G; E_a + E_s = active_ffn_ratio G / 2; E_s = S (E_a + E_s);
-        E + E_s = (E_a + E_s) / A, each rounded to a whole number. The defaults keep the paper's
-        baseline (2 + 1 active experts of width d_model) at every G, as Table 8 does. An axis that
-        rounding moves by more than 5 % is an error.
+def whole_experts(
+    *,
+    activation_ratio: float,
+    granularity: float,
+    shared_ratio: float = 1 / 3,
+    d_model: int,
+    active_ffn_ratio: float = 3.0,
+    multiple: int = 1,
+) -> dict[str, Any]:
+    """The experts nearest to (A, G, S) whose active FFN width is `active_ffn_ratio` d_model.
 
-        >>> shape = ModelConfig.from_axes(activation_ratio=3 / 65, granularity=8, d_model=64,
-        ...     vocab_size=1024, num_layers=4, num_heads=4, num_kv_heads=2)
-        >>> shape.num_experts, shape.num_active_experts, shape.num_shared_experts, shape.d_expert
-        (256, 8, 4, 16)
-        """
-        rule = "must be above 0 and at most 1"
-        require(0 < activation_ratio <= 1, "activation_ratio", activation_ratio, rule)
-        require(granularity > 0, "granularity", granularity, "must be positive")
-        require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, "must be from 0 to below 1")
-        active = round(active_ffn_ratio * granularity / 2)
-        shared = round(shared_ratio * active)
-        shape = cls(
-            d_model=d_model,
-            d_expert=round(2 * d_model / granularity),
-            num_active_experts=active - shared,
-            num_shared_experts=shared,
-            num_experts=round(active / activation_ratio) - shared,
-            **sizes,
-        )
-        wanted = {"activation_ratio": activation_ratio, "granularity": granularity}
-        for name, value in (wanted | {"shared_ratio": shared_ratio}).items():
-            got = getattr(shape, name)
-            rule = f"whole experts give {got:.4g}, more than {AXIS_TOLERANCE:.0%} away"
-            require(abs(got - value) <= AXIS_TOLERANCE * value, name, value, rule)
-        return shape
+    d_expert = 2 d_model / G, a multiple of `multiple`; E_a + E_s = active_ffn_ratio d_model /
+    d_expert; E_s = S (E_a + E_s); E by `routed_experts`; each rounded to a whole number. The
+    defaults keep the paper's baseline (2 + 1 active experts of width d_model) at every G, as Table
+    8 does.
+
+    >>> whole_experts(activation_ratio=3 / 65, granularity=8, d_model=64)
+    {'num_experts': 256, 'num_active_experts': 8, 'num_shared_experts': 4, 'd_expert': 16}
+    """
+    rule = "must be above 0 and at most 1"
+    require(0 < activation_ratio <= 1, "activation_ratio", activation_ratio, rule)
+    require(granularity > 0, "granularity", granularity, "must be positive")
+    require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, "must be from 0 to below 1")
+    d_expert = multiple * max(1, round(2 * d_model / granularity / multiple))
+    served_by = max(1, round(active_ffn_ratio * d_model / d_expert))
+    shared = round(shared_ratio * served_by)
+    return {
+        "num_experts": round(routed_experts(activation_ratio, served_by, shared)),
+        "num_active_experts": served_by - shared,
+        "num_shared_experts": shared,
+        "d_expert": d_expert,
+    }
+
+
+def routed_experts(activation_ratio: Any, served_by: Any, shared: Any) -> Any:
+    """E = (E_a + E_s) / A - E_s (Section 2.1), not rounded; `served_by` is E_a + E_s.
+
+    >>> round(routed_experts(3 / 65, 3, 1))
+    64
+    """
+    return served_by / activation_ratio - shared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
-"""Tables 1 to 11 of the paper as printed, with their locators, units and known misprints.
+"""Tables 1 to 11 of the paper as printed, with their locators, units, misprints and counts.
 
 Each table lies in data/paper/table_NN.csv and its description in data/paper/tables.toml. Nothing
-is corrected: a cell that looks wrong stays, and `notes` says why it looks wrong.
+is corrected: a cell that looks wrong stays, and `notes` says why it looks wrong. `counted` lays
+beside the models of a table what our accounting says of each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.paths import DATA
 
@@ -74,6 +76,20 @@ def models(number: int) -> list[ModelConfig]:
     return [_model(number, row) for row in table(number).to_dict("records")]
 
 
+def counted(number: int, sequence_length: int = SEQUENCE_LENGTH) -> pd.DataFrame:
+    """Table `number` with the axes, parameters and FLOPs of each row's model.
+
+    FLOPs are those of one token's forward pass outside the logits, convention `exact`; columns
+    named `printed_` have them by Equations 14 to 16. `attention_share` is attention's part of them;
+    `projection_share` is the same with the scores, which grow with the sequence, left out on both
+    sides, and `causal_attention_share` with half of the scores.
+
+    >>> round(float(counted(8)["attention_share"].iloc[0]), 3)
+    0.722
+    """
+    return _counted(number, sequence_length).copy()
+
+
 def printed(number: int) -> pd.DataFrame:
     """Table `number` with every cell as the string that the paper prints, for its precision."""
     rule = f"must be from 1 to {NUM_TABLES}"
@@ -96,6 +112,37 @@ def _read(number: int) -> pd.DataFrame:
     units = {column: _descriptions()["columns"][column] for column in frame}
     frame.attrs = {"number": number, **description, "units": units}
     return frame
+
+
+@cache
+def _counted(number: int, sequence_length: int) -> pd.DataFrame:
+    counts = [_counts(model, sequence_length) for model in models(number)]
+    return pd.concat([table(number), pd.DataFrame(counts)], axis=1)
+
+
+def _counts(model: ModelConfig, sequence_length: int) -> dict[str, float]:
+    exact = count_forward_flops(model, sequence_length)
+    printed = count_forward_flops(model, sequence_length, "paper")
+    parameters = count_parameters(model)
+    projections, scores = exact.attention_projections, exact.attention_scores
+    return {
+        "activation_ratio": model.activation_ratio,
+        "granularity": model.granularity,
+        "shared_ratio": model.shared_ratio,
+        "total_params": parameters.non_vocabulary,
+        "active_params": parameters.active_non_vocabulary,
+        "flops_per_token": exact.non_embedding,
+        "printed_flops_per_token": printed.non_embedding,
+        "logits_flops": exact.logits,
+        "router_share": exact.router / exact.non_embedding,
+        "logits_share": exact.logits / exact.total,
+        "attention_share": (projections + scores) / exact.non_embedding,
+        "printed_attention_share": (printed.attention_projections + printed.attention_scores)
+        / printed.non_embedding,
+        "causal_attention_share": (projections + scores / 2) / (exact.non_embedding - scores / 2),
+        "projection_ratio": printed.attention_projections / projections,
+        "projection_share": projections / (exact.non_embedding - scores),
+    }
 
 
 def _path(number: int) -> Path:

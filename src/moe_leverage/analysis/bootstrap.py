@@ -25,7 +25,9 @@ LEVEL = 0.90  # of every interval unless another is asked for
 NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
 APART = 0.5  # in a coefficient over 1 + its size: minima this far apart are different ones
 MOST_MINIMA = 8
-STRAIGHT = 1.5  # times as far as it should, at most, a widened sample moves any value of the law
+# Widening a sample by a factor should move the law's values by that factor. A law bends: up to this
+# many times as far is let pass, beyond it the sample stays as it was drawn.
+MOST_BEND = 1.5
 
 
 def draw_weights(groups: Groups, resamples: int, generator: np.random.Generator) -> Array:
@@ -40,11 +42,13 @@ def distinct_minima(ended: Solution, num_rows: int) -> Array:
     A law may have several minima nearly as deep, such as Equation 13 where EL hardly depends on A.
     An interval that saw one of them alone would be too narrow.
     """
+    # Of n normal residuals: where n ln(objective) has risen by z^2 the likelihood ratio rejects.
     limit = ended.objective.min() * np.exp(NORMAL_95**2 / num_rows)
     order = np.argsort(ended.objective)
     near = ended.theta[order[ended.objective[order] <= limit]]
     chosen: Array = near[:1]
     while len(chosen) < MOST_MINIMA:
+        # the one farthest from all chosen: many starts end in the same few places
         gaps = _apart(near, chosen).min(axis=-1)
         if gaps.max() < APART:
             break
@@ -78,14 +82,15 @@ def widened(problem: Problem, samples: Array, minima: Array, factor: float) -> A
     of the law, as where A_start passes A_max, or the neighbourhood of its minimum: coefficients
     that trade off against each other do so along a curve, and a straight line leaves it.
     """
+    # from the best minimum alone, samples of another would be thrown far from both
     centres = minima[_apart(samples, minima).argmin(axis=-1)]
     wide = centres + factor * (samples - centres)
     middle, drawn, moved = (
         np.asarray(problem.law.log_value(theta, problem.inputs))
         for theta in (centres, samples, wide)
     )
-    with np.errstate(invalid="ignore"):
-        reach = STRAIGHT * factor * np.abs(drawn - middle).max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # outside its domain a law is not a number: not sound
+        reach = MOST_BEND * factor * np.abs(drawn - middle).max(axis=-1, keepdims=True)
         is_sound = np.abs(moved - middle).max(axis=-1, keepdims=True) <= reach
     return np.where(is_sound, wide, samples)
 

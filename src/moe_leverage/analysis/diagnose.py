@@ -27,9 +27,11 @@ from moe_leverage.theory.law import Array, Law
 
 POINTS = 25  # of a profile, on each side of the estimate
 REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile passes its threshold
-REACH_DECADES = 4.0  # a positive coefficient is followed this far beyond 1 and beyond itself
-REACH_ERRORS = 30.0  # ... and any other over this many standard errors,
-REACH_SIZES = 2.0  # ... and over this many times its own size, so that 0 and its sign are tried
+# How far from its estimate a profile follows a coefficient: a positive one beyond 1 and beyond
+# itself, any other over both of these, so that 0 and the other sign are tried.
+REACH_DECADES = 4.0
+REACH_ERRORS = 30.0  # standard errors
+REACH_SIZES = 2.0  # of the coefficient itself
 PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
 FOLDS = 10
 FOLD_STARTS = 16

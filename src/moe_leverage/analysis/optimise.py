@@ -31,6 +31,7 @@ BLOCK_VALUES = 200_000  # derivatives held at once by a thread, 1.6 MB: the size
 MAX_ITERATIONS = 200
 DECREASE_TOLERANCE = 1e-7  # relative decrease a full step would still bring
 FIRST_DAMPING = 0.1
+LEAST_GAIN = 1e-4  # share of the promised decrease that a step must bring to be taken
 SMALLEST_BLEND = 1e-3  # share of the quadratic bound that always stays in the matrix
 RIDGE = 1e-11  # on the scaled matrix, against coefficients that only their sum tells
 FLATNESS = 1e-10  # curvature, over the largest, below which a coefficient barely moves
@@ -146,7 +147,7 @@ class _State:
             self.slopes = np.broadcast_to(self.slopes, (len(theta), *self.slopes.shape[1:]))
         self.value = _total(problem, self.residuals, weights)
         self.damping = np.full(len(theta), FIRST_DAMPING)
-        self.growth = np.full(len(theta), 2.0)  # of the damping, at the next failure
+        self.growth = np.full(len(theta), 2.0)  # factor on the damping at the next failure
 
     def advance(self, problem: Problem, weights: Array, fixed: int) -> NDArray[np.bool_]:
         """Try one step of every problem; say which had nothing left to gain."""
@@ -155,17 +156,22 @@ class _State:
         value = _total(problem, residuals, weights)
         with np.errstate(all="ignore"):
             gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
+        # `tiny` for an exact fit, whose value is 0
         settled = promised <= DECREASE_TOLERANCE * self.value + np.finfo(float).tiny
         settled &= np.isfinite(self.value)
-        better = (gain > 1e-4) | (settled & (value <= self.value))
-        if better.all():
+        # the last step of a settled problem is taken as well, but only if it does no harm
+        better = (gain > LEAST_GAIN) | (settled & (value <= self.value))
+        if better.all():  # as mostly: whole arrays change hands instead of being copied row by row
             self.theta, self.value = self.theta + step, value
             self.residuals, self.slopes = residuals, slopes
         else:
+            # a row that stands for all of them, as at the start, must be copied to be written to
             self.slopes = np.array(self.slopes) if self.slopes.strides[0] == 0 else self.slopes
             self.theta[better] += step[better]
             self.value[better] = value[better]
             self.residuals[better], self.slopes[better] = residuals[better], slopes[better]
+        # Damp less where the model kept its promise, more where it did not, and after several
+        # failures in a row ever faster (Nielsen's rule for Levenberg-Marquardt).
         trusted = np.where(gain > 0.7, 0.1, np.where(gain > 0.2, 0.5, 2.0))
         self.damping = self.damping * np.where(better, trusted, self.growth)
         self.growth = np.where(better, 2.0, 2.0 * self.growth)
@@ -175,6 +181,7 @@ class _State:
         """The next step of each problem and the decrease its quadratic model promises."""
         slopes, size = self.slopes, np.abs(self.residuals)
         with np.errstate(all="ignore"):
+            # beyond delta, 1 is the quadratic that bounds the loss from above, 0 is Gauss-Newton
             blend = np.clip(self.damping, SMALLEST_BLEND, 1.0)[:, None]
             curvature = weights * np.where(size <= delta, 1.0, blend * delta / size)
             pull = weights * np.clip(self.residuals, -delta, delta)
@@ -182,15 +189,18 @@ class _State:
             matrix = _weighted_squares(slopes, curvature)
         if fixed >= 0:
             gradient[:, fixed], matrix[:, fixed], matrix[:, :, fixed] = 0.0, 0.0, 0.0
+        # One problem that overflowed must not keep `solve` from the others: its step becomes 0.
         sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
         matrix[~sound], gradient[~sound] = 0.0, 0.0
-        diagonal = np.einsum("kii->ki", matrix)
+        # Coefficients differ by decades: scaled to a diagonal of ones they can be damped alike.
+        diagonal = np.einsum("kii->ki", matrix)  # a view, written to below
         least = FLATNESS * diagonal.max(-1, keepdims=True) + np.finfo(float).tiny
         scale = 1 / np.sqrt(np.maximum(diagonal, least))
         matrix *= scale[:, :, None] * scale[:, None, :]
         diagonal[...] = 1 + RIDGE + 1e-3 * self.damping[:, None]  # 1 already, but where flat
         gradient *= scale
         step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
+        # a step cut to this share of itself still brings (share - share^2 / 2) of the whole's 1 / 2
         share = LARGEST_STEP / np.maximum(np.abs(step * scale).max(-1), LARGEST_STEP)
         promised = -share * (1 - share / 2) * (step * gradient).sum(-1)
         return share[:, None] * step * scale, promised

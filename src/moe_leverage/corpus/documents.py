@@ -167,7 +167,7 @@ def deduplicate(documents: Iterable[Document]) -> Iterator[Document]:
     blocks: set[bytes] = set()
     shingles: set[int] = set()
     last: tuple[bytes, str, int] | None = None
-    for document in sorted(documents, key=lambda one: (one.order, one.source)):
+    for document in sorted(documents, key=lambda document: (document.order, document.source)):
         if document.order == last:
             continue
         last = document.order
@@ -279,7 +279,7 @@ def _passages(text: str) -> list[str]:
             else:
                 passages[-1] += "\n\n" + piece
                 size += len(piece) + 2
-    return [one for one in passages[:MOST_PARTS] if len(one) >= SMALLEST_DOCUMENT]
+    return [passage for passage in passages[:MOST_PARTS] if len(passage) >= SMALLEST_DOCUMENT]
 
 
 def _without_seen_blocks(text: str, seen: set[bytes]) -> str:

@@ -174,11 +174,11 @@ def _write(tier: str, recipe: Recipe, directory: Path, report: Report) -> dict[s
     held: list[Encoded] = []
     shown: list[Encoded] = []
     for domain in DOMAINS:
-        mine = [one for one in kept if one.domain == domain]
-        kept_back = [one for one in mine if _is_held_out(one, recipe)]
-        kept_back.sort(key=lambda one: hashlib.sha256(one.text.encode()).digest())
+        mine = [document for document in kept if document.domain == domain]
+        kept_back = [document for document in mine if _is_held_out(document, recipe)]
+        kept_back.sort(key=lambda document: hashlib.sha256(document.text.encode()).digest())
         held += _encode(tokenizer, kept_back, recipe.validation_tokens // len(DOMAINS))
-        learned = [one for one in mine if not _is_held_out(one, recipe)]
+        learned = [document for document in mine if not _is_held_out(document, recipe)]
         shown += _encode(tokenizer, learned, round(recipe.shares[domain] * recipe.train_tokens))
         report("tokens", (DOMAINS.index(domain) + 1) / len(DOMAINS))
     shown.sort(key=lambda pair: pair[0].order)
@@ -235,7 +235,7 @@ def _encode(tokenizer: Tokenizer, chosen: list[Document], budget: int) -> Iterat
     for start in range(0, len(chosen), ENCODED_TOGETHER):
         group = chosen[start : start + ENCODED_TOGETHER]
         for document, encoding in zip(
-            group, tokenizer.encode_batch_fast([one.text for one in group]), strict=True
+            group, tokenizer.encode_batch_fast([document.text for document in group]), strict=True
         ):
             if total >= budget:
                 return
@@ -270,14 +270,14 @@ def _describe(
         entry = {
             f"{kind}{name}": value
             for kind, group in (("", shown), ("validation_", held))
-            for name, value in _count(one for one in group if one[0].domain == domain).items()
+            for name, value in _count(pair for pair in group if pair[0].domain == domain).items()
         }
-        labels = {one.source for one, _ in shown + held if one.domain == domain}
-        licences = sorted({one.licence for one in recipe.sources if one.label in labels})
+        labels = {document.source for document, _ in shown + held if document.domain == domain}
+        licences = sorted({source.licence for source in recipe.sources if source.label in labels})
         share = round(entry["tokens"] / total, 4)
         domains[domain] = entry | {"share": share, "licences": licences}
     sources = {
-        source.label: _count(one for one in shown + held if one[0].source == source.label)
+        source.label: _count(pair for pair in shown + held if pair[0].source == source.label)
         | {"licence": source.licence, "sha256": _text_sha256(source.label, held + shown)}
         for source in recipe.sources
     }

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, RoutingConfig, require
+from moe_leverage.config import ModelConfig, RoutingConfig, require, routed_experts
 from moe_leverage.design.designer import (
     GIGABYTE,
     SEQUENCE_LENGTH,
@@ -226,14 +226,15 @@ def _costs(grid: SimpleNamespace, limits: Limits) -> dict[str, tuple[Column, Col
         count: Any = count_parameters(cast(ModelConfig, _with(grid, num_experts=num_experts)))
         elsewhere = count.routed_experts * (1 - 1 / limits.expert_parallel)
         found.append([count.total, (count.total - elsewhere) * TRAINING_BYTES / GIGABYTE])
-    total, rank = ((none, one - none) for none, one in zip(*found, strict=True))
+    total, rank = ((none, single - none) for none, single in zip(*found, strict=True))
     return {"max_total_params": total, "max_memory_gb": rank}
 
 
 def _expert_bounds(grid: SimpleNamespace, limits: Limits) -> dict[str, Column]:
     """The largest E that each limit allows, per layout."""
-    active = grid.num_active_experts + NUM_SHARED
-    bounds = {"min_activation_ratio": active / limits.smallest_activation_ratio - NUM_SHARED}
+    served_by = grid.num_active_experts + NUM_SHARED
+    most = routed_experts(limits.smallest_activation_ratio, served_by, NUM_SHARED)
+    bounds = {"min_activation_ratio": most}
     for name, (base, slope) in _costs(grid, limits).items():
         if getattr(limits, name) is not None:
             bounds[name] = (getattr(limits, name) - base) / slope

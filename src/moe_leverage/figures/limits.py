@@ -25,7 +25,6 @@ from moe_leverage.figures.hyperparameter_laws import (
     SEARCH_FLOPS,
 )
 from moe_leverage.page.drawing import power
-from moe_leverage.page.sizes import sizes_of
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
@@ -45,7 +44,7 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
 
     `runs` is the whole ledger, and `corpus_tokens` what our corpus holds to train on.
     """
-    printed = pd.concat([sizes_of(number) for number in STUDY_TABLES], ignore_index=True)
+    printed = pd.concat([paper.counted(number) for number in STUDY_TABLES], ignore_index=True)
     ours = finished(runs)
     if ours.empty:
         ours = pd.DataFrame(columns=["training_flops", "total_params", "flops_per_token"])

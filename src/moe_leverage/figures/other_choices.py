@@ -25,7 +25,7 @@ BEST_SHARE, FLAT_SHARE = (0.30, 0.40), (0.20, 0.50)  # Appendix D
     "here (convention `exact`), with the printed ranges.",
 )
 def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) -> Drawing:
-    """One row of dots a model size; `shares` comes from `sizes.sizes_of`."""
+    """One row of dots a model size; `shares` comes from `paper.counted`."""
     runs = points(measured, ("training_flops", "attention_share", "flops_per_token"))
     fig, ax = plt.subplots()
     ax.axvspan(*FLAT_SHARE, color=theme.colour("grid"), alpha=0.6, lw=0, label="stated: flat")

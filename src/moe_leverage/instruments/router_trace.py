@@ -23,7 +23,7 @@ from torch import Tensor
 from moe_leverage import corpus as corpora
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import (
-    LING2_ROUTING,
+    LING2_WITHOUT_GROUPS,
     PAPER_ROUTING,
     ModelConfig,
     RoutingConfig,
@@ -74,7 +74,7 @@ RUN = RunConfig(  # with the first of the three ways of balancing
 # others, and no balancing keeps the z-loss, which balances nothing.
 METHODS: dict[str, RoutingConfig] = {
     "loss": RUN.model.routing,
-    "bias": replace(LING2_ROUTING, num_groups=1, num_groups_kept=1),
+    "bias": LING2_WITHOUT_GROUPS,
     "none": replace(RUN.model.routing, balance_coefficient=0.0),
 }
 

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from moe_leverage.model.grouped import gather, multiply, outer
 from moe_leverage.model.kernels import apply, swiglu_gradient
 from moe_leverage.model.native import functions as native
+from moe_leverage.model.native.door import runs_here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,7 @@ def place(chosen: Int[Tensor, "T K"], counts: Int[Tensor, " E"]) -> Slots:
     >>> place(torch.tensor([[1], [0], [1]]), torch.tensor([1, 2])).tokens
     tensor([1, 0, 2])
     """
-    if torch.compiler.is_compiling() and native.is_here(chosen):
+    if runs_here("place", chosen):
         tokens, slots, ends = native.place(chosen, counts)
         return Slots(tokens=tokens, slots=slots, ends=ends)
     order = chosen.flatten().argsort(stable=True)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from moe_leverage.model.native import functions as native
+from moe_leverage.model.native.door import runs_here
 
 
 def multiply(
@@ -33,7 +34,7 @@ def multiply(
     >>> multiply(torch.ones(3, 4), weights, torch.tensor([1, 3], dtype=torch.int32))[:, 0]
     tensor([1., 2., 2.])
     """
-    if torch.compiler.is_compiling() and native.serves(rows, *weights.shape[1:]):
+    if runs_here("multiply", rows, *weights.shape[1:]):
         return native.multiply(rows, weights, ends, which)
     rows = rows if which is None else rows.index_select(0, which)
     out: Tensor = _multiply(rows, weights, ends)
@@ -52,7 +53,7 @@ def outer(
     >>> outer(torch.ones(3, 4), torch.ones(3, 4), torch.tensor([1, 3], dtype=torch.int32))[:, 0, 0]
     tensor([1., 2.])
     """
-    if torch.compiler.is_compiling() and native.serves(rows, others.shape[1]):
+    if runs_here("outer", rows, others.shape[1]):
         return native.outer(rows, others, ends, which, which_others)
     rows = rows if which is None else rows.index_select(0, which)
     others = others if which_others is None else others.index_select(0, which_others)
@@ -62,7 +63,7 @@ def outer(
 
 def gather(rows: Float[Tensor, "_ i"], which: Int[Tensor, " R"]) -> tuple[Tensor, Tensor | None]:
     """rows[which] for several products: gathered once, or where they lie if all read them there."""
-    if torch.compiler.is_compiling() and native.serves(rows):
+    if runs_here("gather", rows):
         return rows, which
     return rows.index_select(0, which), None
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moe_leverage.model.native import functions as native
+from moe_leverage.model.native.door import runs_here
 
 QUERY_CHUNK = 64  # query positions attended to at once; later keys are then skipped, not masked
 EXPLICIT_LENGTH = 1024  # up to this length a CPU keeps the probabilities of every layer
@@ -160,8 +161,7 @@ def attention(
     """
     num_turned = num_heads + num_kv_heads
     all_heads = num_turned + num_kv_heads
-    is_compiling = torch.compiler.is_compiling()
-    if is_compiling and native.attends(packed, all_heads) and _is_written_out(packed):
+    if _is_written_out(packed) and runs_here("attention", packed, packed.shape[2] // all_heads):
         return native.attention(packed, turns, num_heads, num_kv_heads)
     heads = heads_first(packed, all_heads, turns, num_turned)
     return causal_attention(heads, num_heads, num_kv_heads)
@@ -185,10 +185,11 @@ class _HeadsFirst(torch.autograd.Function):
         heads = packed.view(*packed.shape[:2], num_heads, -1).transpose(1, 2)
         width = 2 * turns.shape[-2]
         cosine, sine = turns.unbind(-1)
-        one, other = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
-        pairs = torch.stack((one * cosine - other * sine, one * sine + other * cosine), dim=-1)
-        turned = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
-        return torch.cat((turned.to(packed.dtype), heads[:, num_turned:]), dim=1)
+        real, imaginary = heads[:, :num_turned, :, 0:width:2], heads[:, :num_turned, :, 1:width:2]
+        turned = (real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+        pairs = torch.stack(turned, dim=-1)
+        rotated = torch.cat((pairs.flatten(-2), heads[:, :num_turned, :, width:]), dim=-1)
+        return torch.cat((rotated.to(packed.dtype), heads[:, num_turned:]), dim=1)
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, num_heads: int, turns: Tensor, num_turned: int) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from moe_leverage.config import RoutingConfig
 from moe_leverage.model.native import functions as native
+from moe_leverage.model.native.door import runs_here
 
 GATE_EPS = 1e-20  # keeps the renormalised sigmoid gates finite when every chosen score underflows
 
@@ -53,7 +54,7 @@ def select(
         wanted = scores if bias is None else scores + bias
         if routing.num_groups_kept < routing.num_groups:
             wanted = wanted.masked_fill(~_in_kept_group(wanted, routing), -torch.inf)
-        if torch.compiler.is_compiling() and native.serves(wanted):
+        if runs_here("largest", wanted):
             return native.largest(wanted, num_active_experts)
         return wanted.topk(num_active_experts, dim=-1).indices
 

@@ -43,7 +43,7 @@ def make_narrow(figure: Figure) -> None:
         ax.set_xlabel(_broken(ax.get_xlabel(), LETTERS["label"]))
     for text in figure.findobj(Text):
         text.set_fontsize(max(text.get_fontsize(), SMALLEST_POINTS))
-    figure.canvas.draw()
+    figure.canvas.draw()  # or nobody knows yet which labels touch in these letters
     for ax in figure.axes:
         _thin_labels(ax)
 
@@ -59,6 +59,7 @@ def _stack(figure: Figure, panels: list[Axes]) -> None:
     grid = GridSpec(len(panels), 1, figure=figure)
     for place, ax in enumerate(panels):
         ax.set_subplotspec(grid[place])
+        # side by side they shared labels at the outer edges; in a column each needs its own
         ax.tick_params(labelleft=True, labelbottom=True)
         for mine, first in ((ax.yaxis, panels[0].yaxis), (ax.xaxis, panels[0].xaxis)):
             if not mine.get_label_text():
@@ -70,11 +71,12 @@ def _narrow_legend(ax: Axes) -> None:
     legend = ax.get_legend()
     if legend is None:
         return
-    columns = getattr(legend, "_ncols", 1)
+    columns = getattr(legend, "_ncols", 1)  # matplotlib has no public name for it
     anchor = legend.get_bbox_to_anchor().transformed(ax.transAxes.inverted())
     is_beside = columns == 1 and anchor.x0 >= 1
     if columns == 1 and not is_beside:
         return
+    # A legend cannot be laid out anew, only made again.
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
         handles, labels, ncols=2 if is_beside else columns - 1, loc="lower center",
@@ -100,6 +102,7 @@ def _thin_labels(ax: Axes) -> None:
         boxes: list[Bbox] = [box for _, _, box in shown]
         if all(left.x1 + GAP_PIXELS <= right.x0 for left, right in itertools.pairwise(boxes)):
             return
+        # fixed, or matplotlib would choose other ticks for the new size and label them all
         kept = shown[::2]
         ax.xaxis.set_major_locator(FixedLocator([place for place, _, _ in kept]))
         ax.xaxis.set_major_formatter(FixedFormatter([text for _, text, _ in kept]))

@@ -549,7 +549,7 @@ def plan(
             found.setdefault(planned.run_id, planned)
     for repeat in _repetitions(study, list(found.values()), losses or {}):
         found.setdefault(repeat.run_id, repeat)
-    return sorted(found.values(), key=lambda one: (one.point.budget_flops, one.point.seed))
+    return sorted(found.values(), key=lambda task: (task.point.budget_flops, task.point.seed))
 
 
 def _repetitions(
@@ -560,9 +560,9 @@ def _repetitions(
     for cell in cells:
         grids.setdefault((cell.sweep, cell.point.budget_flops), []).append(cell)
     for grid in grids.values():
-        finite = [one for one in grid if math.isfinite(losses.get(one.run_id, math.nan))]
-        if finite and all(one.run_id in losses for one in grid):
-            best = min(finite, key=lambda one: losses[one.run_id])
+        finite = [task for task in grid if math.isfinite(losses.get(task.run_id, math.nan))]
+        if finite and all(task.run_id in losses for task in grid):
+            best = min(finite, key=lambda task: losses[task.run_id])
             for seed in study.repeat_best:
                 point = replace(best.point, seed=seed)
                 yield replace(best, point=point, run=best.run.with_seed(seed))

@@ -24,7 +24,15 @@ from typing import Any
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
-from moe_leverage.config import ModelConfig, Record, RoutingConfig, RunConfig, require
+from moe_leverage.config import (
+    LING2_WITHOUT_GROUPS,
+    ModelConfig,
+    Record,
+    RoutingConfig,
+    RunConfig,
+    require,
+    whole_experts,
+)
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 SEQUENCE_LENGTH = 256  # tokens
@@ -256,8 +264,8 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
     else:
         law = laws.allocation["dense_model" if point.dense else "moe_model"]
         target = law(point.budget_flops / OVERTRAINING)
-    deep_enough = [one for one in GEOMETRIES if one.num_layers >= LEAST_LAYERS]
-    return min(deep_enough, key=lambda one: abs(math.log(_baseline_flops(one) / target)))
+    deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= LEAST_LAYERS]
+    return min(deep_enough, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
 
 
 @functools.cache
@@ -280,28 +288,29 @@ def _dense(geometry: Geometry, point: Point | None) -> ModelConfig:
 
 def _mixture(geometry: Geometry, point: Point) -> ModelConfig:
     """The mixture nearest to a point's axes in whole experts of a width that can be multiplied."""
-    ffn = point.active_ffn_ratio * geometry.d_model
-    d_expert = _multiple(2 * geometry.d_model / point.granularity)
-    active = max(1, round(ffn / d_expert))
-    shared = round(point.shared_ratio * active)
+    experts = whole_experts(
+        activation_ratio=point.activation_ratio,
+        granularity=point.granularity,
+        shared_ratio=point.shared_ratio,
+        d_model=geometry.d_model,
+        active_ffn_ratio=point.active_ffn_ratio,
+        multiple=EXPERT_MULTIPLE,
+    )
+    served_by = experts["num_active_experts"] + experts["num_shared_experts"]
     sizes = _sizes(geometry)
     if point.attention_share:
-        d_head, d_expert = _attention_sizes(geometry, point, active)
-        sizes["d_head"] = d_head
+        sizes["d_head"], experts["d_expert"] = _attention_sizes(geometry, point, served_by)
     return ModelConfig(
         **sizes,
-        num_experts=round(active / point.activation_ratio) - shared,
-        num_active_experts=active - shared,
-        num_shared_experts=shared,
-        d_expert=d_expert,
+        **experts,
         num_dense_layers=point.num_dense_layers,
-        d_ffn=active * d_expert if point.num_dense_layers else 0,
+        d_ffn=served_by * experts["d_expert"] if point.num_dense_layers else 0,
         routing=_routing(point),
         init_std=point.init_std,
     )
 
 
-def _attention_sizes(geometry: Geometry, point: Point, active: int) -> tuple[int, int]:
+def _attention_sizes(geometry: Geometry, point: Point, served_by: int) -> tuple[int, int]:
     """(d_head, d_expert) at which attention takes its share of an unchanged M (Table 11)."""
     counted = count_forward_flops(_dense(geometry, None), SEQUENCE_LENGTH)
     attention = counted.attention_projections + counted.attention_scores
@@ -309,23 +318,12 @@ def _attention_sizes(geometry: Geometry, point: Point, active: int) -> tuple[int
     width = geometry.d_model // geometry.num_heads
     d_head = 2 * max(1, round(point.attention_share * total / attention * width / 2))
     ffn = 3 * geometry.d_model * (total - attention * d_head / width) / counted.dense_ffn
-    return d_head, _multiple(ffn / active)
-
-
-def _multiple(width: float) -> int:
-    return EXPERT_MULTIPLE * max(1, round(width / EXPERT_MULTIPLE))
+    return d_head, EXPERT_MULTIPLE * max(1, round(ffn / served_by / EXPERT_MULTIPLE))
 
 
 def _routing(point: Point) -> RoutingConfig:
     if point.bias_routing:
-        return RoutingConfig(
-            score="sigmoid",
-            renormalise=True,
-            scaling=2.5,
-            balance_coefficient=0.0,
-            z_coefficient=0.0,
-            bias_update_rate=1e-3,
-        )
+        return LING2_WITHOUT_GROUPS
     return RoutingConfig(
         balance_coefficient=point.balance_coefficient, renormalise=point.renormalise
     )

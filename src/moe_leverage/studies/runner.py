@@ -95,43 +95,43 @@ def run(
             return stopping.is_set() or time.monotonic() > deadline
 
         suspects = _drain(waiting, pool, place, note, is_over)
-        for one in missing(suspects, place):
-            _try_alone(one, pool, place, note, is_over)
+        for task in missing(suspects, place):
+            _try_alone(task, pool, place, note, is_over)
     have = recorded(place.ledger)
-    for one in waiting:  # what was recorded as another worker's death took the pool down
-        if one.run_id in have and one.run_id not in outcomes:
-            note(_outcome(one, have[one.run_id]))
+    for task in waiting:  # what was recorded as another worker's death took the pool down
+        if task.run_id in have and task.run_id not in outcomes:
+            note(_outcome(task, have[task.run_id]))
     share(planned, place)
     sweep_leftovers(place)
     return list(outcomes.values())
 
 
-def run_one(one: Planned, pool: Pool, place: Place) -> Outcome:
+def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
     """Train one run in this process and append its record; every failure comes back by name."""
     start = time.monotonic()
     try:
-        with claim(_lock_path(one.run_id, place)) as is_mine:
+        with claim(_lock_path(task.run_id, place)) as is_mine:
             if not is_mine:
-                return _outcome(one, "elsewhere", "another process trains it")
-            path = _ledger_path(one.study, place)
-            if one.run_id in recorded(place.ledger):
-                _copy(one, place)
-                return _outcome(one, "recorded", "another process finished it")
-            record, remark = _train(one, pool, place)
-            ledger.append(path, record | {"study": one.study, "protocol": one.protocol})
-            shutil.rmtree(place.runs / one.run_id, ignore_errors=True)
-        return _outcome(one, record["status"], remark, time.monotonic() - start)
+                return _outcome(task, "elsewhere", "another process trains it")
+            path = _ledger_path(task.study, place)
+            if task.run_id in recorded(place.ledger):
+                _copy(task, place)
+                return _outcome(task, "recorded", "another process finished it")
+            record, remark = _train(task, pool, place)
+            ledger.append(path, record | {"study": task.study, "protocol": task.protocol})
+            shutil.rmtree(place.runs / task.run_id, ignore_errors=True)
+        return _outcome(task, record["status"], remark, time.monotonic() - start)
     except Stopped as stopped:
-        return _outcome(one, "stopped", str(stopped))
+        return _outcome(task, "stopped", str(stopped))
     except Exception as error:
-        return _outcome(one, "failed", f"{type(error).__name__}: {error}")
+        return _outcome(task, "failed", f"{type(error).__name__}: {error}")
 
 
 def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
     """Those of `planned` without a record in their study's ledger, each once, cheapest first."""
     have = {study: recorded_in(_ledger_path(study, place)) for study in {p.study for p in planned}}
-    unique = {one.run_id: one for one in planned if one.run_id not in have[one.study]}
-    return sorted(unique.values(), key=lambda one: count_training_flops(one.run))
+    unique = {task.run_id: task for task in planned if task.run_id not in have[task.study]}
+    return sorted(unique.values(), key=lambda task: count_training_flops(task.run))
 
 
 def share(planned: Sequence[Planned], place: Place) -> None:
@@ -140,19 +140,19 @@ def share(planned: Sequence[Planned], place: Place) -> None:
     Such a run is trained once; its record stands in every study's file, equal but for the study.
     """
     have = recorded(place.ledger)
-    for one in planned:
-        path = _ledger_path(one.study, place)
-        if one.run_id in have and one.run_id not in recorded_in(path):
-            with claim(_lock_path(one.run_id, place)) as is_mine:
+    for task in planned:
+        path = _ledger_path(task.study, place)
+        if task.run_id in have and task.run_id not in recorded_in(path):
+            with claim(_lock_path(task.run_id, place)) as is_mine:
                 if is_mine:
-                    _copy(one, place)
+                    _copy(task, place)
 
 
-def _copy(one: Planned, place: Place) -> None:
+def _copy(task: Planned, place: Place) -> None:
     """Write a recorded run into its study's ledger too, unless it stands there; it is claimed."""
-    path = _ledger_path(one.study, place)
-    if one.run_id not in recorded_in(path):
-        ledger.append(path, _record(one.run_id, place) | {"study": one.study})
+    path = _ledger_path(task.study, place)
+    if task.run_id not in recorded_in(path):
+        ledger.append(path, _record(task.run_id, place) | {"study": task.study})
 
 
 def _record(run_id: str, place: Place) -> dict[str, Any]:
@@ -205,17 +205,17 @@ def value_of(line: bytes, key: bytes) -> str:
     return line[start : line.find(b'"', start)].decode()
 
 
-def steps_done(one: Planned, place: Place) -> int:
+def steps_done(task: Planned, place: Place) -> int:
     """Steps that the checkpoint of a run in progress holds."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        index = json.loads((place.runs / one.run_id / "checkpoint.json").read_text())
+        index = json.loads((place.runs / task.run_id / "checkpoint.json").read_text())
         return int(index["steps_done"])
     return 0
 
 
-def in_progress(one: Planned, place: Place) -> bool:
+def in_progress(task: Planned, place: Place) -> bool:
     """Whether a living process trains this run."""
-    return is_claimed(_lock_path(one.run_id, place))
+    return is_claimed(_lock_path(task.run_id, place))
 
 
 def sweep_leftovers(place: Place) -> None:
@@ -244,7 +244,7 @@ def _drain(
     is_over: Callable[[], bool],
 ) -> list[Planned]:
     """Work through `waiting`; the runs that were going on whenever a worker process died."""
-    left = {one.run_id: one for one in waiting}
+    left = {task.run_id: task for task in waiting}
     suspects: list[Planned] = []
     idle_deaths = 0
     while left and not is_over():
@@ -254,42 +254,42 @@ def _drain(
                 note(outcome)
             break
         except deaths_of(pool) as error:
-            struck = [one for one in left.values() if _was_struck(one, place, pool)]
+            struck = [task for task in left.values() if _was_struck(task, place, pool)]
             suspects += struck
             idle_deaths += not struck
-            left = {one.run_id: one for one in missing(list(left.values()), place)}
-            for one in struck:
-                left.pop(one.run_id, None)
+            left = {task.run_id: task for task in missing(list(left.values()), place)}
+            for task in struck:
+                left.pop(task.run_id, None)
             if idle_deaths == IDLE_DEATHS:
-                for one in left.values():
-                    note(_outcome(one, "failed", f"worker processes die: {error}"))
+                for task in left.values():
+                    note(_outcome(task, "failed", f"worker processes die: {error}"))
                 break
     return suspects
 
 
 def _try_alone(
-    one: Planned, pool: Pool, place: Place, note: Report, is_over: Callable[[], bool]
+    task: Planned, pool: Pool, place: Place, note: Report, is_over: Callable[[], bool]
 ) -> None:
     """Run one suspect with nothing beside it, so that a death is its own."""
     deaths = 0
     alone = replace(pool, workers=1)
     while deaths < DEATHS_ALONE and not is_over():
         try:
-            for outcome in _outcomes([one], alone, place, is_over):
+            for outcome in _outcomes([task], alone, place, is_over):
                 note(outcome)
             return
         except deaths_of(pool):
             deaths += 1
     if deaths == DEATHS_ALONE:
-        with claim(_lock_path(one.run_id, place)):
+        with claim(_lock_path(task.run_id, place)):
             pass  # which removes the lock that the dead left
         reason = f"its worker process died {deaths} times, alone (killed, or out of memory)"
-        note(_outcome(one, "failed", reason))
+        note(_outcome(task, "failed", reason))
 
 
-def _was_struck(one: Planned, place: Place, pool: Pool) -> bool:
+def _was_struck(task: Planned, place: Place, pool: Pool) -> bool:
     """Whether a worker left the run's lock behind when it died; here, one of this process."""
-    path = _lock_path(one.run_id, place)
+    path = _lock_path(task.run_id, place)
     is_ours = pool.backend != "local" or holder(path)[1] == os.getpid()
     return path.exists() and is_ours and not is_claimed(path)
 
@@ -298,7 +298,7 @@ def _outcomes(
     tasks: Sequence[Planned], pool: Pool, place: Place, is_over: Callable[[], bool]
 ) -> Iterator[Outcome]:
     """The outcomes of `tasks` as they come, from the backend's workers."""
-    calls = (delayed(run_one)(one, pool, place) for one in tasks if not is_over())
+    calls = (delayed(run_one)(task, pool, place) for task in tasks if not is_over())
     with connected(pool):
         # Two processes at least, since joblib runs a single one inside the caller; no more than
         # `workers` tasks are ever under way.
@@ -311,10 +311,10 @@ def _outcomes(
         yield from parallel(calls)
 
 
-def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
+def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
     """The record of a run, from its checkpoint if that can be read, and a remark if it cannot."""
-    directory = place.runs / one.run_id
-    tokens = _opened(place.open_corpus, one.run.corpus)
+    directory = place.runs / task.run_id
+    tokens = _opened(place.open_corpus, task.run.corpus)
     execution = Execution(
         device=pool.device,
         threads=pool.threads,
@@ -323,7 +323,7 @@ def _train(one: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]
     )
     again = functools.partial(
         train,
-        one.run,
+        task.run,
         corpus=tokens,
         execution=execution,
         checkpoint_directory=directory,
@@ -342,8 +342,10 @@ def _opened(open_corpus: Callable[[str], Corpus], tier: str) -> Corpus:
     return open_corpus(tier)
 
 
-def _outcome(one: Planned, state: Any, reason: str = "", seconds: float = 0.0) -> Outcome:
-    return Outcome(study=one.study, run_id=one.run_id, state=state, reason=reason, seconds=seconds)
+def _outcome(task: Planned, state: Any, reason: str = "", seconds: float = 0.0) -> Outcome:
+    return Outcome(
+        study=task.study, run_id=task.run_id, state=state, reason=reason, seconds=seconds
+    )
 
 
 @contextlib.contextmanager

@@ -60,9 +60,9 @@ def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
     except ValueError as error:
         counts = dict.fromkeys(("planned", "done", "diverged", "running", "missing"), 0)
         return StudyStatus(study=name, waits=str(error), **counts)
-    states = [have.get(one.run_id, "") for one in wanted]
-    absent = [one for one in wanted if one.run_id not in have]
-    running = sum(in_progress(one, place) for one in absent)
+    states = [have.get(task.run_id, "") for task in wanted]
+    absent = [task for task in wanted if task.run_id not in have]
+    running = sum(in_progress(task, place) for task in absent)
     return StudyStatus(
         study=name,
         planned=len(wanted),
@@ -105,7 +105,7 @@ def verify(place: Place) -> list[str]:
         if not STUDIES[path.stem].sweeps:  # its runs were chosen by hand
             continue
         try:
-            wanted = {one.run_id for one in plan_now(path.stem, place)}
+            wanted = {task.run_id for task in plan_now(path.stem, place)}
         except ValueError as error:
             problems.append(f"{path.name}: {error}")
             continue
@@ -122,12 +122,12 @@ def predicted_seconds(planned: Iterable[Planned], place: Place) -> dict[str, flo
     """Seconds each run will take on one worker, from the speed of recorded runs of its width."""
     table = _speeds(place.ledger)
     found = {}
-    for one in planned:
-        model = one.run.model
+    for task in planned:
+        model = task.run.model
         same = table[(table["d_model"] == model.d_model) & (table["is_moe"] == model.is_moe)]
         near = same if len(same) else table
         speed = near["flops_per_second"].median() if len(near) else ASSUMED_FLOPS_PER_SECOND
-        found[one.run_id] = count_training_flops(one.run) / speed
+        found[task.run_id] = count_training_flops(task.run) / speed
     return found
 
 

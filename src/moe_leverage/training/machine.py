@@ -12,7 +12,6 @@ import ctypes
 import functools
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 from moe_leverage import __version__, paths
 from moe_leverage.config import Record, require
-from moe_leverage.model.native import functions as native
+from moe_leverage.model.native import door
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}  # of torch.distributed, by device type
 PEAK_WIDTH = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # square matrices that measure the peak
@@ -158,11 +157,7 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
         device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if execution.compile:
-        compiler = native.name_of_compiler()
-        rule = f"needs a C++ compiler, and there is no {compiler}; the variable CXX names another"
-        require(shutil.which(compiler) is not None, "compile", True, rule)
-        if native.is_here(torch.empty(0, device=kind)):
-            native.library("routing")  # refuses here, and not after the first step has begun
+        door.require_compiler(kind)
     if kind == "cpu":
         _keep_freed_memory()
     if execution.threads:

@@ -7,18 +7,15 @@ arXiv 2507.17634).
     n    num_steps              steps 0 to n - 1, one optimiser update each
     f    final_rate_fraction    rate of step n - 1 over the peak
     r    share of the decay done after a step: 1 / (decay steps) on its first, 1 on its last
-    c_j  merging weights        of the checkpoints after 0, 1, ..., k further steps
-    w_i  decay weights          of the update i = 1, ..., k that the merged model feels
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_leverage.config import RunConfig, require
 
@@ -104,33 +101,3 @@ def merged_steps(run: RunConfig) -> list[int]:
     """
     ages = range(run.merge_checkpoints - 1, -1, -1)
     return [run.num_steps - age * run.merge_interval for age in ages]
-
-
-def merging_weights(decay_weights: Sequence[float]) -> NDArray[np.float64]:
-    """Weights c_0 ... c_k of the checkpoints whose merge acts like the decay w_1 ... w_k.
-
-    c_0 = 1 - w_1, c_j = w_j - w_{j+1}, c_k = w_k (WSM, inverse of `decay_weights`). Exact for
-    plain gradient descent on the same gradients, an approximation for AdamW.
-
-    >>> merging_weights([0.75, 0.5, 0.25]).tolist()
-    [0.25, 0.25, 0.25, 0.25]
-    """
-    weights = np.asarray(decay_weights, dtype=np.float64)
-    falls = np.all(np.diff(weights) <= 0) and np.all((weights >= 0) & (weights <= 1))
-    require(bool(falls), "decay_weights", list(decay_weights), "must fall within [0, 1]")
-    return -np.diff(weights, prepend=1.0, append=0.0)
-
-
-def decay_weights(weights: Sequence[float]) -> NDArray[np.float64]:
-    """Decay w_1 ... w_k of the updates that merging with the weights c_0 ... c_k amounts to.
-
-    w_i = sum of c_j over j >= i (WSM). The mean of k + 1 checkpoints is a linear decay.
-
-    >>> decay_weights([0.25, 0.25, 0.25, 0.25]).tolist()
-    [0.75, 0.5, 0.25]
-    """
-    merged = np.asarray(weights, dtype=np.float64)
-    rule = "must be non-negative and add to 1"
-    holds = np.all(merged >= 0) and math.isclose(float(merged.sum()), 1.0, rel_tol=1e-9)
-    require(bool(holds), "weights", list(weights), rule)
-    return merged[::-1].cumsum()[::-1][1:]

@@ -1,1 +1,1 @@
-"""What runs in C++ of our own, and why: the one door to it."""
+"""C++ of our own: `functions` are the operators, `door` says which of them run here, and why."""

@@ -1,10 +1,9 @@
 """Attention, routing and the experts' products in C++, built for this machine's processor.
 
-What a compiled step calls on a CPU where `torch.compile` could only call a library, which needs
-twice as long at heads of 16 or 32 and at some 32 rows an expert (`python -m bench kernels`). The
-compiler builds `cpp/` once a process, in about three seconds. Each function is an operator of its
-own for `torch.compile`, computes what its plain counterpart in `kernels`, `routing`, `dispatch` or
-`grouped` does, and gives the same bits on any number of threads.
+What a compiled step calls on a CPU where `torch.compile` could only call a library; `door` says
+when, and why. The C++ compiler builds `cpp/` once a process, in about three seconds. Each function
+is an operator of its own for `torch.compile`, computes what its plain counterpart in `kernels`,
+`routing`, `dispatch` or `grouped` does, and gives the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -33,26 +32,6 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
-WIDTH_MULTIPLE = 16  # of heads and of the experts' matrices: floats of the widest vector
-LENGTH_MULTIPLE = 32  # of sequences: most queries that are attended to at once
-LARGEST_HEAD = 128  # beyond, the sums of a block of queries outgrow the nearest cache
-
-
-def is_here(tensor: Tensor) -> bool:
-    """Whether a tensor lies where these functions can be built and read it."""
-    return sys.platform == "linux" and tensor.device.type == "cpu"
-
-
-def serves(tensor: Tensor, *widths: int) -> bool:
-    """Whether fp32 rows like `tensor`, and matrices of these widths, are computed here."""
-    is_exact = is_here(tensor) and tensor.dtype == torch.float32
-    return is_exact and not any(width % WIDTH_MULTIPLE for width in widths)
-
-
-def attends(packed: Float[Tensor, "b s hZ"], num_heads: int) -> bool:
-    """Whether attention over `num_heads` heads, key and value heads counted, is computed here."""
-    length, width = packed.shape[1], packed.shape[2] // num_heads
-    return serves(packed, width) and length % LENGTH_MULTIPLE == 0 and width <= LARGEST_HEAD
 
 
 def attention(
