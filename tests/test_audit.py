@@ -17,11 +17,12 @@ from moe_leverage import paper
 from moe_leverage.audit import LABELS, Verdict, audit, counts, html_table, load_claims, table
 from moe_leverage.audit import questions_law as leads_law
 from moe_leverage.audit.checks import CHECKS, average, expression, parameters
-from moe_leverage.audit.claims import KINDS, Claim, Finding, Measurement, half_unit
+from moe_leverage.audit.claims import KINDS, Claim, Finding, Measurement
 from moe_leverage.audit.listed import listed
 from moe_leverage.audit.questions import lead, leads
 from moe_leverage.audit.trends import STATISTICS
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.rounding import half_unit
 
 STUDIES = {
     "hparams", "hparams-check", "allocation", "activation", "granularity", "balance", "shared",

@@ -15,12 +15,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
 
 from moe_leverage.config import require
 from moe_leverage.paths import DATA
+from moe_leverage.theory.rounding import half_unit
 
 KINDS = ("arithmetic", "law", "trend", "training result", "evaluation")
 RELATIONS = ("equals", "above", "below", "between", "holds")
@@ -132,16 +132,6 @@ class Claim:
             return "measured: agrees"
         outside = found.high < low or found.low > high
         return "measured: disagrees" if outside else "measured: cannot tell"
-
-
-def half_unit(printed: str) -> float:
-    """Half of the last printed digit.
-
-    >>> half_unit("55.8"), half_unit("2.93e-4")
-    (0.05, 5e-07)
-    """
-    exponent = Decimal(printed).as_tuple().exponent
-    return 0.5 * 10.0 ** int(exponent)
 
 
 @cache
