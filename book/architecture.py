@@ -22,7 +22,7 @@ PICTURE = ROOT / "book" / "_static" / "architecture.svg"
 # From the ground up. A room imports from floors below its own, or from its own without a circle.
 # The numbers are columns of the picture, chosen so that few arrows cross or pass behind a box.
 FLOORS: tuple[dict[str, int], ...] = (
-    {"locks": 0, "config": 2, "paths": 4},
+    {"locks": 0, "config": 2, "paths": 4, "modules": 6},
     {"theory": 3, "accounting": 5, "paper": 7},
     {"model": 0, "corpus": 2, "ledger": 4},
     {"training": 1, "analysis": 3},

@@ -24,13 +24,13 @@ from moe_leverage.audit.claims import (
     Finding,
     Measurement,
     check,
-    half_unit,
     run_check,
 )
 from moe_leverage.audit.listed import listed
 from moe_leverage.audit.questions import lead, leads
 from moe_leverage.audit.trends import STATISTICS
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.rounding import half_unit
 
 STUDIES = {
     "hparams", "hparams-check", "allocation", "activation", "granularity", "balance", "shared",

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,22 +18,26 @@ from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.analysis.bootstrap import central_interval
 from moe_leverage.config import ModelConfig
 from moe_leverage.design import huggingface
+from moe_leverage.design.prediction import REACH, Prediction, predict
 from moe_leverage.instruments import calculator
-from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.laws import PUBLISHED, JointLaw
+from moe_leverage.theory.leverage import efficiency_leverage
 
-SCRIPT = paths.DATA.parent / "book" / "_static" / "leverage.js"
-LIMIT_BYTES = 40_000
+STATIC = paths.DATA.parent / "book" / "_static"
+SCRIPTS = ("leverage.js", "calculator.js")
+LIMIT_BYTES = 45_000
 RELATIVE = 1e-9
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 
 
-def in_javascript(expression: str, values: object) -> list:
+def in_javascript(expression: str, values: object, fits: Path = paths.FITS) -> list:
     """The value of a JavaScript expression in `ml` (the page's functions) and `values`."""
     program = f"""
         globalThis.window = globalThis;
-        {calculator.script()}
-        {SCRIPT.read_text()}
+        globalThis.document = {{ addEventListener() {{}} }}; // no page to build the form into
+        {calculator.script(fits)}
+        {"".join((STATIC / name).read_text() for name in SCRIPTS)}
         const ml = window.moeLeverage, {{ law, laws, domain }} = ml.data.published;
         const values = JSON.parse(require("fs").readFileSync(0, "utf8"));
         process.stdout.write(JSON.stringify({expression}));
@@ -58,7 +63,7 @@ def test_the_joint_law_and_its_inverses_are_equal():
     ).tolist()
     assert len(points) >= 500
     got = in_javascript(
-        "values.map(([A, G, C]) => [ml.leverage(law, A, G, C), "
+        "values.map(([A, G, C]) => [ml.jointLaw(law, A, G, C), ml.leverage(law, A, G, C), "
         "ml.breakEvenCompute(law, A, G), ml.optimumGranularity(law), "
         "ml.powerLaw(laws.learning_rate, C), ml.computeFor(laws.moe_tokens, C)])",
         points,
@@ -68,6 +73,7 @@ def test_the_joint_law_and_its_inverses_are_equal():
     wanted = np.stack(
         [
             law(activation_ratio=a, granularity=g, compute=c),
+            efficiency_leverage(law, activation_ratio=a, granularity=g, compute=c),
             law.break_even_compute(a, g),
             np.full(len(points), law.optimum_granularity),
             PUBLISHED.learning_rate(c),
@@ -125,6 +131,108 @@ def test_warnings_name_what_the_package_warns_of():
         assert {w["key"] for w in found} == {text.split(" = ")[0] for text in warnings}
 
 
+# A point is answered by both laws, by either, by none but the definition, and out of every range.
+POINTS = [
+    dict(zip("AGC", point, strict=True))
+    for point in itertools.product(
+        [0.0009, 0.0117, 0.0461, 0.3, 1.0],
+        [0.15, 1.9, 2.0, 5.5, 16.0, 17.0, 200.0],
+        [5e9, 2e10, 1e11, 1e12, 5e12, 1.1e13, 1e20, 1e22],
+    )
+]
+BOTH = "values.map(({A, G, C}) => ml.calculator.sides({A, G, C}))"
+
+
+def at(point: dict[str, float], fits: Path = paths.FITS) -> Prediction:
+    return predict(
+        activation_ratio=point["A"], granularity=point["G"], compute=point["C"], fits=fits
+    )
+
+
+@pytest.mark.parametrize("are_ours", [True, False])
+def test_the_page_says_of_a_point_what_the_package_says(tmp_path, are_ours):
+    """Our own fits and made-up ones; only of the first the profiles close axes."""
+    fits = paths.FITS if are_ours else tmp_path
+    if not are_ours:
+        synthetic_fits(tmp_path)
+    silent = 0
+    for point, (published, measured) in zip(POINTS, in_javascript(BOTH, POINTS, fits), strict=True):
+        wanted = at(point, fits)
+        assert published["value"] == pytest.approx(wanted.published.value, rel=RELATIVE)
+        ends = pytest.approx(wanted.published.rounding_range, rel=RELATIVE)
+        assert published["rounding_range"] == ends
+        assert published["in_domain"] is wanted.published.in_domain
+        ours = wanted.measured
+        assert measured["in_domain"] is ours.in_domain, point
+        assert measured["value"] == (ours.value and pytest.approx(ours.value, rel=RELATIVE))
+        assert (measured["interval"] is None) == (ours.interval is None), point
+        if ours.value is None:
+            silent += 1
+            assert measured["silent"]["key"] in ours.reason
+    assert 0.3 * len(POINTS) < silent < 0.7 * len(POINTS)
+
+
+def test_the_page_s_measured_interval_is_that_of_its_samples():
+    """To rounding it is that of the samples sent; they are a sixth of those the package has."""
+    samples = np.array(calculator.payload()["measured"]["samples"])
+    laws = [JointLaw.from_coefficients(row) for row in samples]
+    for point, (_, measured) in zip(POINTS, in_javascript(BOTH, POINTS), strict=True):
+        if measured["interval"] is None:
+            continue
+        axes = {"activation_ratio": point["A"], "granularity": point["G"], "compute": point["C"]}
+        drawn = np.array([[law(**axes)] for law in laws])
+        wanted = central_interval(drawn, 0.9)[0]
+        np.testing.assert_allclose(measured["interval"], wanted, rtol=RELATIVE)
+        np.testing.assert_allclose(measured["interval"], at(point).measured.interval, rtol=0.05)
+        assert measured["interval"][0] < measured["value"] < measured["interval"][1]
+
+
+ROWS = """values.map((m) => {
+  const state = ml.calculator.located(m), by = ml.calculator.sides(state);
+  return Object.fromEntries(ml.calculator.answers(state, by, true));
+})"""
+
+
+def test_no_row_of_the_table_has_a_measured_law_beyond_its_reach():
+    near, far = in_javascript(ROWS, [{"A": 0.0461, "G": 4, "C": c} for c in (1e12, 1e22)])
+    for name, (published, measured) in near.items():
+        if name != "Granularity of highest EL":  # 1.25, where our runs say nothing
+            assert measured["value"] > 0, name
+        assert published["value"] > 0, name
+    assert near["Granularity of highest EL"][1]["value"] is None
+    other = [name for name in far if name != "Break-even compute, FLOPs"]  # of another C
+    assert all(far[name][1]["value"] is None for name in other)
+    assert all(far[name][0]["value"] > 0 for name in far)
+    leverage, compute = (near[n][0] for n in ("Efficiency leverage EL", *list(near)[1:2]))
+    np.testing.assert_allclose(compute["range"], np.multiply(leverage["range"], 1e12))
+
+
+WORDS = """values.map((m) => {
+  const state = ml.calculator.located(m), by = ml.calculator.sides(state);
+  return [ml.calculator.said(by, state), ...by.map((s) => ml.calculator.standing(s, m.A >= 1))];
+})"""
+
+
+def test_the_page_says_in_words_how_far_each_law_goes():
+    baseline = {"A": 0.0461, "G": 2, "C": 1e12}
+    changes = ({}, {"C": 5e12}, {"C": 1e20}, {"G": 1}, {"A": 1, "C": 1e22})
+    points = [baseline | change for change in changes]
+    near, further, far, coarse, dense = in_javascript(WORDS, points)
+    assert near[0].startswith(
+        "EL = 0.55 (0.54 to 0.56) by the published law: a dense model reaches"
+    )
+    assert "Our own law says EL = 1.15 (" in near[0]
+    assert near[1].startswith("extrapolated, C =")
+    assert near[2] == "inside the range of its runs."
+    assert "Our own law, extrapolated, says EL = 1.31" in further[0]
+    assert far[0].endswith("Our own law says nothing at this scale.")
+    assert far[1] == "inside the range of its runs."
+    assert far[2].startswith("not at this scale: C = ")
+    assert far[2].endswith("by more than 10 times.")
+    assert coarse[2].startswith("not at this scale: G = 1 outside 2 to 16, an axis along which")
+    assert dense[0] == "A dense model: EL = 1 by definition."
+
+
 def test_our_own_fits_stand_beside_the_published_ones(tmp_path):
     joint, tokens = synthetic_fits(tmp_path)
     side = calculator.payload(tmp_path)["measured"]
@@ -132,6 +240,10 @@ def test_our_own_fits_stand_beside_the_published_ones(tmp_path):
     assert set(side["laws"]) == {"moe_tokens", "batch_tokens"}
     assert side["laws"]["moe_tokens"]["exponent"] == tokens.law.exponent
     assert side["domain"]["compute"] == [1e11, 3e12]
+    assert side["reach"] == side["laws"]["moe_tokens"]["reach"] == REACH
+    assert side["closed"] == side["laws"]["moe_tokens"]["closed"] == []
+    ours = calculator.payload()["measured"]
+    assert ours["closed"] == ["activation_ratio", "granularity"]  # as data/fits/profiles.csv has it
     drawn = joint.law.from_theta(joint.samples)
     np.testing.assert_allclose(side["samples"], drawn[: len(side["samples"])], rtol=1e-4)
 
@@ -146,7 +258,6 @@ def test_presets_agree_with_the_package_and_scripts_stay_small():
 
 def test_the_calculator_stays_small_even_with_samples(tmp_path):
     synthetic_fits(tmp_path, resamples=calculator.NUM_SAMPLES)
-    names = ("leverage.js", "calculator.js")
-    scripts = sum((SCRIPT.parent / name).stat().st_size for name in names)
+    scripts = sum((STATIC / name).stat().st_size for name in SCRIPTS)
     data = max(len(calculator.script(tmp_path)), len(calculator.script()))
     assert scripts + data < LIMIT_BYTES

@@ -9,6 +9,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const BANDS = [1, 1.5, 2, 3, 4, 5, 7]; // EL at the edges of the eight colours
   const GRID = { a: [0.005, 1], g: [1, 32], columns: 44, rows: 22 };
+  const NOT_HERE = "not at this scale";
   const PASSES = 3; // of training: the forward and two backward
 
   const number = (key, label, low, high, start) => ({ key, label, low, high, start });
@@ -97,27 +98,42 @@
     };
   }
 
-  /* EL by each law there is: a dense model has 1 by definition (Equation 1) */
-  function sides({ A, G, C, isDense }) {
+  /* What each law there is says of EL, with a range of its own kind, or null for its value */
+  function sides({ A, G, C }) {
     const both = [["published", "Published law"], ["measured", "Measured law"]];
     return both.filter(([key]) => ml.data[key]).map(([key, name]) => {
-      const { law, laws, domain, samples } = ml.data[key];
-      const EL = isDense ? 1 : ml.leverage(law, A, G, C);
-      const range = isDense ? null : ml.interval(law, samples, A, G, C, LEVEL);
-      return { key, name, law, laws, domain, EL, range, beyond: isDense ? [] : ml.outside(domain, A, G, C, EL) };
+      const said = ml[key](ml.data[key], A, G, C, LEVEL);
+      const range = A >= 1 ? null : said.rounding_range || said.interval; // no range by definition
+      return { ...ml.data[key], ...said, key, name, range };
     });
   }
 
-  /* Rows of the table: a name, and for each side a value and perhaps its interval */
+  /* Rows of the table: a name, and for each side a value and perhaps its range; a value is null
+     where the law is silent at this scale, NaN where there is none */
   function answers(state, by, isFull) {
     const { A, G, C, D, counted, isDense } = state;
     const all = (value) => by.map((side) => ({ value: value(side) }));
-    const spread = (factor) => by.map((s) => ({ value: factor * s.EL, range: s.range && s.range.map((x) => factor * x) }));
-    const power = (name, at) => all((s) => (s.laws[name] ? ml.powerLaw(s.laws[name], at(s)) : NaN));
-    const half = (cells, share = 2) => cells.map(({ value }) => ({ value: value / share }));
+    const spread = (factor) => by.map((s) => ({
+      value: s.value === null ? null : factor * s.value, range: s.range && s.range.map((x) => factor * x),
+    }));
+    const unless = (fitted, point, value) => (ml.silence(fitted, point) ? null : value);
+    const power = (name, at) => all((s) => {
+      if (!s.laws[name]) return NaN;
+      const compute = at(s);
+      return compute === null ? null : unless(s.laws[name], { compute }, ml.powerLaw(s.laws[name], compute));
+    });
+    const half = (cells, share = 2) => cells.map(({ value }) => ({ value: value === null ? null : value / share }));
     const once = (value) => by.map((_, i) => ({ value: i ? NaN : value }));
+    const evens = (s) => {
+      const compute = ml.breakEvenCompute(s.law, A, G);
+      return unless(s, { activation_ratio: A, granularity: G, compute }, compute);
+    };
+    const finest = (s) => {
+      const granularity = ml.optimumGranularity(s.law);
+      return unless(s, { granularity }, granularity);
+    };
     const own = () => C;
-    const equal = (s) => s.EL * C;
+    const equal = (s) => (s.value === null ? null : s.value * C);
     const dense = counted ? spread(counted.nonEmbedding) : power("dense_model", equal);
     const rows = [["Efficiency leverage EL", spread(1), leverageText], ["Dense compute of equal loss, FLOPs", spread(C)]];
     if (isFull) {
@@ -125,10 +141,10 @@
         ["its parameters, at most M / 2", half(dense)]);
       if (!counted) rows.push(["its tokens, optimal D", power("dense_tokens", equal)]);
     }
-    rows.push(["Break-even compute, FLOPs", all((s) => ml.breakEvenCompute(s.law, A, G))]);
+    rows.push(["Break-even compute, FLOPs", all(evens)]);
     if (!isFull) return rows;
     const scale = power("moe_model", own);
-    rows.push(["Granularity of highest EL", all((s) => ml.optimumGranularity(s.law))],
+    rows.push(["Granularity of highest EL", all(finest)],
       ["Learning rate, MoE", power("learning_rate", own)], ["Batch, MoE, tokens", power("batch_tokens", own)],
       ["Optimal tokens D, MoE", power("moe_tokens", own)], ["Optimal FLOPs a token M, MoE", scale]);
     if (!counted) {
@@ -263,12 +279,12 @@
       const state = located(values);
       const by = sides(state);
       headline.textContent = said(by, state);
-      warn(warning, by);
+      warn(warning, by, state);
       fillTable(table, state, by, answers(state, by, isFull));
       const address = `#${new URLSearchParams(Object.entries(values).map(([k, v]) => [k, String(v)]))}`;
       if (!isFull) return void more.setAttribute("href", (root.dataset.more || "") + address);
       cancelAnimationFrame(frame); // the map once for each picture, however fast one types
-      frame = requestAnimationFrame(() => landscape(map, state, ml.data[mapped.value].law, prefix));
+      frame = requestAnimationFrame(() => landscape(map, state, ml.data[mapped.value], prefix));
       if (isNew) history.replaceState(null, "", address);
     }
 
@@ -295,31 +311,46 @@
     if (isFull) open(); else update();
   }
 
-  function said(by, { isDense }) {
-    if (isDense) return "A dense model: EL = 1 by definition.";
-    const told = by.map((s) => `${leverageText(s.EL)}${ranged(s.range, leverageText)}`);
-    const EL = by[0].EL;
-    const meaning = EL >= 1 ? `a dense model needs ${leverageText(EL)} times the compute for the same loss`
+  function said([published, measured], { A }) {
+    if (A >= 1) return "A dense model: EL = 1 by definition.";
+    const told = (s) => `EL = ${leverageText(s.value)}${ranged(s.range, leverageText)}`;
+    const meaning = published.value >= 1 ? `a dense model needs ${leverageText(published.value)} times the compute for the same loss`
       : "a dense model reaches the same loss with less compute";
-    return `EL = ${told[0]} by the published law: ${meaning}.${told[1] ? ` Our own law${by[1].beyond.length ? ", extrapolated," : ""} says EL = ${told[1]}.` : ""}`;
+    const first = `${told(published)} by the published law: ${meaning}.`;
+    if (!measured) return first;
+    if (measured.value === null) return `${first} Our own law says nothing at this scale.`;
+    return `${first} Our own law${measured.in_domain ? "" : ", extrapolated,"} says ${told(measured)}.`;
   }
 
   const ranged = (range, format) => (range ? ` (${format(range[0])} to ${format(range[1])})` : "");
 
-  function warn(root, by) {
-    const line = (s) => {
-      const beyond = s.beyond.map((w) => `${w.symbol} = ${large(w.value)} outside ${large(w.range[0])} to ${large(w.range[1])}`);
-      const text = beyond.length ? `extrapolated, ${beyond.join("; ")}.` : "inside the range of its runs.";
-      return element("p", { class: beyond.length ? "ml-outside" : "" }, `${beyond.length ? "⚠ " : ""}${s.name}: ${text}`);
-    };
-    root.replaceChildren(...by.map(line));
-    const note = by.length === 1 ? "No interval: the paper prints none, and our runs have no joint fit yet."
-      : `In parentheses: the ${100 * LEVEL} % bootstrap interval of our fit; the paper prints none.`;
-    root.append(element("p", {}, note));
+  const SYMBOLS = { activation_ratio: "A", granularity: "G", compute: "C" };
+  const apart = (symbol, { value, range }) => `${symbol} = ${large(value)} outside ${large(range[0])} to ${large(range[1])}`;
+
+  /* Why a law of our own has no value here */
+  function unsaid({ silent, reach }) {
+    if (silent.key === null) return `${NOT_HERE}: our runs leave its interval unbounded here.`;
+    const rule = silent.factor > reach ? `by more than ${reach} times` : "an axis along which our runs do not identify it";
+    return `${NOT_HERE}: ${apart(SYMBOLS[silent.key], silent)}, ${rule}.`;
+  }
+
+  function standing(s, isDense) {
+    if (isDense) return "EL = 1 by definition.";
+    if (s.value === null) return unsaid(s);
+    return s.in_domain ? "inside the range of its runs." : `extrapolated, ${s.beyond.map((w) => apart(w.symbol, w)).join("; ")}.`;
+  }
+
+  function warn(root, by, { A }) {
+    root.replaceChildren(...by.map((s) => element("p", { class: s.beyond.length ? "ml-outside" : "" },
+      `${s.beyond.length ? "⚠ " : ""}${s.name}: ${standing(s, A >= 1)}`)));
+    const reach = "In parentheses: published, how far the rounding of Table 2 lets a value move, for the paper prints no interval; ";
+    const own = by.length === 1 ? "our runs have no joint fit yet." : `measured, the ${100 * LEVEL} % bootstrap interval of our fit.`;
+    root.append(element("p", {}, reach + own));
   }
 
   function fillTable(table, state, by, rows) {
     const cell = ({ value, range }, format = large) => {
+      if (value === null) return element("td", { class: "ml-silent" }, NOT_HERE);
       if (Number.isNaN(value)) return element("td", {}, "–");
       const exact = { value: String(value) };
       if (range) Object.assign(exact, { "data-low": String(range[0]), "data-high": String(range[1]) });
@@ -334,7 +365,7 @@
         element("th", { scope: "row" }, name), ...cells.map((c) => cell(c, format))))));
   }
 
-  function landscape(root, state, law, prefix) {
+  function landscape(root, state, side, prefix) {
     const [width, height, left, right, bottom] = [460, 250, 42, 20, 36];
     const x = (A) => left + ((Math.log(A / GRID.a[0])) / Math.log(GRID.a[1] / GRID.a[0])) * (width - left - right);
     const y = (G) => (height - bottom) - (Math.log(G / GRID.g[0]) / Math.log(GRID.g[1] / GRID.g[0])) * (height - bottom - 6);
@@ -346,17 +377,19 @@
         const [a0, a1] = [span(GRID.a, i, GRID.columns), span(GRID.a, i + 1, GRID.columns)];
         const [g0, g1] = [span(GRID.g, j, GRID.rows), span(GRID.g, j + 1, GRID.rows)];
         const [A, G] = [Math.sqrt(a0 * a1), Math.sqrt(g0 * g1)];
-        const EL = ml.leverage(law, A, G, state.C);
+        if (ml.silence(side, { activation_ratio: A, granularity: G, compute: state.C })) continue;
+        const EL = ml.leverage(side.law, A, G, state.C);
         if (EL > best.EL) best = { EL, A, G };
         const band = BANDS.filter((edge) => EL >= edge).length;
         svg.append(drawn("rect", { x: x(a0), y: y(g1), width: x(a1) - x(a0) + 0.4, height: y(g0) - y(g1) + 0.4, class: `ml-band-${band}` }));
       }
     }
+    if (best.EL < 0) return void root.replaceChildren(element("p", { class: "ml-map-text" }, "Our own law says nothing at this scale."));
     for (const A of [0.01, 0.03, 0.1, 0.3, 1]) mark(svg, x(A), height - bottom + 15, `${Number((100 * A).toPrecision(2))} %`, "middle");
     for (const G of [1, 2, 4, 8, 16, 32]) mark(svg, left - 6, y(G) + 4, String(G), "end");
     mark(svg, (left + width) / 2, height - 4, "activation ratio A", "middle");
-    const side = mark(svg, 0, 0, "granularity G", "middle");
-    side.setAttribute("transform", `translate(11 ${(height - bottom) / 2}) rotate(-90)`);
+    const upright = mark(svg, 0, 0, "granularity G", "middle");
+    upright.setAttribute("transform", `translate(11 ${(height - bottom) / 2}) rotate(-90)`);
     const inside = (v, range) => Math.min(Math.max(v, range[0]), range[1]);
     const [A, G] = [inside(state.A, GRID.a), inside(state.G, GRID.g)];
     svg.append(drawn("circle", { cx: x(A), cy: y(G), r: 6, class: "ml-point" }));
@@ -376,7 +409,7 @@
     return node;
   }
 
-  ml.calculator = { parse, large, located, sides };
+  ml.calculator = { parse, large, located, sides, answers, said, standing };
   document.addEventListener("DOMContentLoaded", () =>
     document.querySelectorAll("[data-calculator]").forEach(build));
 })();

@@ -18,11 +18,14 @@
     return law.gamma * g * g + law.beta * g;
   }
 
-  /* Equation (13): EL = A^ to the power a + d log10 C + gamma (log2 G)^2 + beta log2 G */
-  function leverage(law, A, G, C) {
+  /* Equation (13): A^ to the power a + d log10 C + gamma (log2 G)^2 + beta log2 G */
+  function jointLaw(law, A, G, C) {
     const exponent = law.a + law.d * log10(C) + granularityTerm(law, G);
     return Math.exp(exponent * Math.log(saturatedActivationRatio(law, A)));
   }
+
+  /* EL by a joint law: 1 by definition where all experts are active, Equation (13) below */
+  const leverage = (law, A, G, C) => (A >= 1 ? 1 : jointLaw(law, A, G, C));
 
   /* The C at which the exponent of (13) vanishes, so that EL = 1; NaN where EL falls with C */
   function breakEvenCompute(law, A, G) {
@@ -51,7 +54,7 @@
     if (!samples || samples.length === 0) return null;
     const names = Object.keys(law);
     const values = samples
-      .map((row) => leverage(Object.fromEntries(names.map((n, i) => [n, row[i]])), A, G, C))
+      .map((row) => jointLaw(Object.fromEntries(names.map((n, i) => [n, row[i]])), A, G, C))
       .sort((x, y) => x - y);
     return [quantile(values, (1 - level) / 2), quantile(values, (1 + level) / 2)];
   }
@@ -105,8 +108,51 @@
       .map(([key, [symbol, value]]) => ({ key, symbol, value, range: domain[key] }));
   }
 
+  /* Least and most EL over all laws whose coefficients round to the printed ones: over the corners */
+  function roundingRange(law, rounding, A, G, C) {
+    const corners = Object.entries(rounding).reduce(
+      (laws, [name, half]) => laws.flatMap((one) => [-half, half].map((by) => ({ ...one, [name]: one[name] + by }))),
+      [law]);
+    const values = corners.map((one) => leverage(one, A, G, C));
+    return [Math.min(...values), Math.max(...values)];
+  }
+
+  /* The first axis along which a point lies further from the runs of a law than it answers: beyond
+     `reach` times, or beyond the runs at all where they leave the axis open; null where it answers.
+     `fitted` is a law of our own with its domain; a published one has no reach and always answers */
+  function silence(fitted, point) {
+    if (fitted.reach === undefined) return null;
+    for (const [key, value] of Object.entries(point)) {
+      const [low, high] = fitted.domain[key];
+      const factor = Math.max(low / value, value / high);
+      const isClosed = factor > 1 && fitted.closed.includes(key);
+      if (factor > fitted.reach || isClosed) return { key, value, range: [low, high], factor };
+    }
+    return null;
+  }
+
+  /* What a law says of a point, in the words of the package's JSON; `beyond` is what makes it an
+     extrapolation, `silent` why a measured law says nothing */
+  function published({ law, domain, rounding }, A, G, C) {
+    const value = leverage(law, A, G, C);
+    const beyond = A >= 1 ? [] : outside(domain, A, G, C, value);
+    return { value, in_domain: !beyond.length, rounding_range: roundingRange(law, rounding, A, G, C), beyond };
+  }
+
+  function measured(side, A, G, C, level) {
+    if (A >= 1) return { value: 1, interval: null, in_domain: true, beyond: [], silent: null };
+    const silent = silence(side, { activation_ratio: A, granularity: G, compute: C });
+    const ends = silent ? null : interval(side.law, side.samples, A, G, C, level);
+    if (!ends || !ends.every(Number.isFinite)) {
+      return { value: null, interval: null, in_domain: false, beyond: [], silent: silent || { key: null } };
+    }
+    const value = leverage(side.law, A, G, C);
+    const beyond = outside(side.domain, A, G, C, value);
+    return { value, interval: ends, in_domain: !beyond.length, beyond, silent: null };
+  }
+
   window.moeLeverage = Object.assign(window.moeLeverage || {}, {
-    axes, breakEvenCompute, computeFor, count, interval, leverage, optimumGranularity, outside, powerLaw,
-    quantile, saturatedActivationRatio, trainingCompute,
+    axes, breakEvenCompute, computeFor, count, interval, jointLaw, leverage, measured, optimumGranularity,
+    outside, powerLaw, published, quantile, roundingRange, saturatedActivationRatio, silence, trainingCompute,
   });
 })();

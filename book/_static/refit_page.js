@@ -143,7 +143,7 @@
       const near = this.points.filter((p) => Math.abs(p.A / A - 1) < 0.05 && Math.abs(p.C / C - 1) < 0.1);
       const ends = [Math.min(...this.points.map((p) => p.G)), Math.max(...this.points.map((p) => p.G))];
       const across = Array.from({ length: CURVE }, (_, i) => ends[0] * Math.pow(ends[1] / ends[0], i / (CURVE - 1)));
-      const heights = (law) => across.map((G) => ml.leverage(law, A, G, C));
+      const heights = (law) => across.map((G) => ml.jointLaw(law, A, G, C));
       const [own, published] = [heights(this.fitted.law), heights(ml.data.published.law)];
       const x = scale(across, [box.left, box.right], true);
       const y = scale([...own, ...published, ...near.map((p) => p.EL)], [box.bottom, box.top], true);

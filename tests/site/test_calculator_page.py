@@ -16,8 +16,10 @@ from synthetic_fits import synthetic_fits
 from moe_leverage.config import ModelConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
+from moe_leverage.design.prediction import predict
 from moe_leverage.instruments import calculator
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.leverage import efficiency_leverage
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PAGE, CHAPTER = "notebooks/tool-calculator.html", "notebooks/07-joint-law.html"
@@ -117,7 +119,7 @@ def test_the_form_computes_the_package_s_law_everywhere(page: Page) -> None:
     assert not any(row["problem"] for row in rows)
     a, g, c = np.array(grid).T
     law = PUBLISHED.joint
-    leverage = law(activation_ratio=a, granularity=g, compute=c)
+    leverage = efficiency_leverage(law, activation_ratio=a, granularity=g, compute=c)
     wanted = {
         "Efficiency leverage EL": leverage,
         "Dense compute of equal loss, FLOPs": leverage * c,
@@ -176,7 +178,7 @@ def test_presets_are_the_package_s_answers(page: Page) -> None:
             wanted = PUBLISHED.joint(activation_ratio=a, granularity=g, compute=c)
         else:
             model = explain(huggingface.load(given["name"]), tokens=given["shape"]["D"])
-            wanted = model.efficiency_leverage
+            wanted = model.published.value
             compute = shown(page, "training compute C, FLOPs")
             assert compute == pytest.approx(model.compute, rel=RELATIVE)
         assert shown(page, "Efficiency leverage EL") == pytest.approx(wanted, rel=RELATIVE)
@@ -302,8 +304,33 @@ def test_our_own_fit_stands_beside_with_its_interval(
     assert "Our own law says" in page.locator(f"{ROOT} output").inner_text()
     page.get_by_label("Landscape by the").select_option("measured")
     assert "EL < 1" in page.locator(".ml-key").inner_text()
-    at(page, C=1e22)
+    at(page, C=1e13)
     assert "Our own law, extrapolated, says" in page.locator(f"{ROOT} output").inner_text()
+    assert at(page, C=1e22)["Efficiency leverage EL"][1] is None
+    assert "Our own law says nothing at this scale" in page.locator(f"{ROOT} output").inner_text()
+    assert (
+        "Measured law: not at this scale: C =" in page.locator(f"{ROOT} [role=status]").inner_text()
+    )
+    assert page.locator(f"{ROOT} tbody tr").first.locator("td").nth(1).inner_text() == (
+        "not at this scale"
+    )
+    said(page)  # the landscape waits for a frame
+    assert "nothing at this scale" in page.locator(f"{ROOT} .ml-landscape").inner_text()
+
+
+def test_the_published_value_has_the_reach_of_its_rounding(page: Page) -> None:
+    at(page, A=0.031, G=12, C=1e22)
+    point = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e22}
+    cell = page.locator(f"{ROOT} tbody tr").first.locator("data").first
+    ends = [float(str(cell.get_attribute(f"data-{end}"))) for end in ("low", "high")]
+    assert ends == pytest.approx(predict(**point).published.rounding_range, rel=RELATIVE)
+    assert "rounding of Table 2" in page.locator(f"{ROOT} [role=status]").inner_text()
+
+
+def test_all_experts_active_is_a_dense_model(page: Page) -> None:
+    row = at(page, A=1, G=12, C=1e22)
+    assert set(row["Efficiency leverage EL"]) == {1}
+    assert page.locator(f"{ROOT} output").inner_text() == "A dense model: EL = 1 by definition."
 
 
 def test_a_dense_shape_has_leverage_one(page: Page) -> None:

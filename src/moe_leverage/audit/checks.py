@@ -25,10 +25,11 @@ from moe_leverage.accounting import (
     count_forward_flops,
     count_parameters,
 )
-from moe_leverage.audit.claims import Finding, check, half_unit
+from moe_leverage.audit.claims import Finding, check
 from moe_leverage.audit.listed import GROUPED_TABLES, listed, token_multiple
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.rounding import half_unit
 
 DENSE, MOE = "Dense-6.1B", "Ling-mini-beta (A0.8B)"
 SCORE_HALF_UNIT = 0.05  # Table 4 prints one decimal

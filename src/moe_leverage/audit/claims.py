@@ -16,13 +16,13 @@ import inspect
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
 from functools import cache
 from typing import Any, Literal, TypeVar
 
 from moe_leverage.config import require
 from moe_leverage.modules import import_modules
 from moe_leverage.paths import DATA
+from moe_leverage.theory.rounding import half_unit
 
 KINDS = ("arithmetic", "law", "trend", "training result", "evaluation")
 RELATIONS = ("equals", "above", "below", "between", "holds")
@@ -162,16 +162,6 @@ def require_arguments(
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
         require(False, field, dict(arguments), str(error))
-
-
-def half_unit(printed: str) -> float:
-    """Half of the last printed digit.
-
-    >>> half_unit("55.8"), half_unit("2.93e-4")
-    (0.05, 5e-07)
-    """
-    exponent = Decimal(printed).as_tuple().exponent
-    return 0.5 * 10.0 ** int(exponent)
 
 
 @cache

@@ -33,6 +33,7 @@ import pandas as pd
 
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement, check, require_arguments
 from moe_leverage.config import require
@@ -149,19 +150,10 @@ def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measuremen
     require(coefficient in names, "coefficient", coefficient, f"must be one of {', '.join(names)}")
     low, high = law.interval(COVERAGE)[coefficient]
     detail = f"fit {fit} to {len(law.log_target)} points of our runs"
-    if _profiled().get((fit, coefficient)) == "not identified":
+    if verdicts(FITS).get((fit, coefficient)) == NOT_IDENTIFIED:
         return Measurement(effect=None, detail=f"the data do not identify it: {detail}")
     value = float(getattr(law.law, coefficient))
     return Measurement(effect=value, low=low, high=high, detail=detail)
-
-
-def _profiled() -> dict[tuple[str, str], str]:
-    """What the profile likelihood says of each coefficient of each fit of ours."""
-    path = FITS / "profiles.csv"
-    if not path.is_file():
-        return {}
-    rows = pd.read_csv(path)[["fit", "coefficient", "verdict"]].itertuples(index=False)
-    return {(str(fit), str(name)): str(verdict) for fit, name, verdict in rows}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from moe_leverage.cli import app
 
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation
+    from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage
     from moe_leverage.design.search import Design
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -35,6 +36,9 @@ Out = Annotated[
     Path | None, typer.Option(help="Write the best design as a config for transformers.")
 ]
 
+IN_PARENTHESES = (
+    "In parentheses: how far rounding lets the published value move; the measured 90 % interval."
+)
 COMPONENTS = (
     "attention_projections", "attention_scores", "router", "routed_experts", "shared_experts",
     "dense_ffn", "logits",
@@ -61,7 +65,7 @@ Config = Annotated[
 def explain(
     config: Config, compute: Compute = None, tokens: Tokens = None, as_json: Json = False
 ) -> None:
-    """Count a model and say what the law predicts of it.
+    """Count a model and say what the published and the measured law predict of it.
 
     Example: moe-leverage explain Ling-mini-beta --tokens 1e12
     """
@@ -69,7 +73,7 @@ def explain(
 
     found = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False))
     else:
         _print_explanation(found)
 
@@ -83,22 +87,25 @@ def predict(
     compute: Annotated[float, typer.Option(help="Training compute in FLOPs.")],
     as_json: Json = False,
 ) -> None:
-    """Predict the efficiency leverage at one point of the joint law.
+    """Predict the efficiency leverage at one point, by the published and by the measured law.
 
     Example: moe-leverage predict --activation-ratio 0.031 --granularity 12 --compute 1e22
     """
     from dataclasses import asdict
 
-    from moe_leverage.design import designer
+    from moe_leverage.design import prediction
 
-    found = designer.predict(
+    found = prediction.predict(
         activation_ratio=activation_ratio, granularity=granularity, compute=compute
     )
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(found), indent=2, allow_nan=False))
         return
-    typer.echo(f"efficiency leverage {found.efficiency_leverage:.3g}")
-    typer.echo(f"interval {_interval(found)}: {found.interval_note}")
+    typer.echo(f"published law: EL = {_published(found.published)}")
+    measured = found.measured
+    said = measured.reason if measured.value is None else f"EL = {_measured(measured)}"
+    typer.echo(f"measured law: {said}")
+    typer.echo(IN_PARENTHESES)
     _print_notes(found.warnings, ())
 
 
@@ -136,7 +143,7 @@ def design(
         write_hf(designs[0].model, hf)
     if as_json:
         found = {"limits": asdict(limits), "designs": [one.to_dict() for one in designs]}
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         _print_designs(designs, hf)
 
@@ -166,11 +173,12 @@ def compare(
         for config in configs
     ]
     if as_json:
-        typer.echo(json.dumps([one.to_dict() for one in found], indent=2))
+        typer.echo(json.dumps([one.to_dict() for one in found], indent=2, allow_nan=False))
     else:
         _print_table([one.name for one in found], [_summary(one) for one in found])
+        typer.echo(IN_PARENTHESES)
         for one in found:
-            _print_notes(one.warnings, one.assumptions, one.name)
+            _print_notes(_told(one), one.assumptions, one.name)
 
 
 def _summary(found: Explanation) -> dict[str, str]:
@@ -187,10 +195,10 @@ def _summary(found: Explanation) -> dict[str, str]:
         "M, FLOPs": f"{found.flops_per_token['non_embedding']:.3g}",
         "D, tokens": f"{found.tokens:.3g}",
         "C, FLOPs": f"{found.compute:.3g}",
-        "leverage": f"{found.efficiency_leverage:.3g}",
-        "interval": _interval(found),
-        "in range": "yes" if found.in_domain else "no",
-        "dense equal": f"{_billions(equal.total_params)}, {shape.num_layers} x {shape.d_model}",
+        "EL, published law": _published(found.published),
+        "EL, measured law": _measured(found.measured),
+        "dense equal, published": f"{_billions(equal.total_params)}, "
+        f"{shape.num_layers} x {shape.d_model}",
         "its M, FLOPs": f"{equal.shape_flops_per_token:.3g}",
         "weights": f"{found.memory.weights_gb:.4g} GB",
         "training": f"{found.memory.training_gb:.4g} GB",
@@ -206,8 +214,8 @@ def _print_explanation(found: Explanation) -> None:
         for name in (*COMPONENTS, "total")
     }
     _print_table([found.name], [shares])
-    typer.echo(f"interval: {found.interval_note}")
-    _print_notes(found.warnings, found.assumptions)
+    typer.echo(IN_PARENTHESES)
+    _print_notes(_told(found), found.assumptions)
 
 
 def _print_designs(designs: list[Design], hf: Path | None) -> None:
@@ -232,7 +240,8 @@ def _print_designs(designs: list[Design], hf: Path | None) -> None:
     for i, one in enumerate(designs):
         for bound in one.binding:
             typer.echo(f"design {i + 1}: {bound.constraint} binds: {bound.reason}")
-    _print_notes(designs[0].explanation.warnings, designs[0].explanation.assumptions)
+    typer.echo(IN_PARENTHESES)
+    _print_notes(_told(designs[0].explanation), designs[0].explanation.assumptions)
     if hf is not None:
         typer.echo(f"design 1 written to {hf}")
 
@@ -255,11 +264,27 @@ def _print_notes(warnings: tuple[str, ...], assumptions: tuple[str, ...], name: 
             typer.echo(f"{start}{kind}: {line}")
 
 
-def _interval(found: Any) -> str:
-    if found.interval is None:
-        return "none"
-    low, high = found.interval
-    return f"{low:.3g} to {high:.3g}"
+def _told(found: Explanation) -> tuple[str, ...]:
+    """The warnings, and why the measured law has no value where it has none."""
+    reason = (f"measured law: {found.measured.reason}",) if found.measured.value is None else ()
+    return (*found.warnings, *reason)
+
+
+def _published(found: PublishedLeverage) -> str:
+    return _leverage(found.value, found.rounding_range, found.in_domain)
+
+
+def _measured(found: MeasuredLeverage) -> str:
+    """The value with its interval, or the words before the colon of the reason for none."""
+    if found.value is None:
+        return found.reason.split(":")[0]
+    return _leverage(found.value, found.interval, found.in_domain)
+
+
+def _leverage(value: float, ends: tuple[float, float] | None, in_domain: bool) -> str:
+    if ends is None or ends[0] == ends[1]:
+        return f"{value:.3g}, by definition"
+    return f"{value:.3g} ({ends[0]:.3g} to {ends[1]:.3g}){'' if in_domain else ', extrapolated'}"
 
 
 def _billions(count: float) -> str:

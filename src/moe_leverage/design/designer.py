@@ -1,7 +1,7 @@
-"""What the joint law says of a point and of a model: leverage, dense equivalent, memory, warnings.
+"""What the laws say of a model: leverage, dense equivalent, memory, warnings.
 
-Stands for the use that Section 5 makes of Equation 13. Which model to build for a budget is
-answered by `search`.
+Stands for the use that Section 5 makes of Equation 13. What they say of a point is answered by
+`prediction`, which model to build for a budget by `search`.
 
     A, G, S  activation ratio, granularity, shared-expert ratio
     C        training compute, FLOPs: three exact forward passes over D tokens
@@ -12,13 +12,10 @@ answered by `search`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from moe_leverage import paths
 from moe_leverage.accounting import (
     TRAINING_PASSES,
     count_forward_flops,
@@ -26,12 +23,9 @@ from moe_leverage.accounting import (
 )
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.design.huggingface import OpenModel
+from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage, positive, predict
 from moe_leverage.theory.laws import PUBLISHED
 
-if TYPE_CHECKING:
-    from moe_leverage.analysis.fitting import Fit
-
-JOINT_FIT = paths.DATA / "fits" / "joint.json"
 SEQUENCE_LENGTH = 4096  # of the paper's runs (Appendix B), where a model does not say otherwise
 WEIGHT_BYTES = 2  # bfloat16
 GRADIENT_BYTES = 2  # bfloat16
@@ -43,27 +37,11 @@ DENSE_HEAD = 128
 DENSE_KV_GROUP = 4  # query heads for each key-value head, as in Dense-6.1B (Table 3)
 DENSE_FFN_RATIO = 3.5  # d_ffn / d_model of Dense-6.1B (Table 3)
 DENSE_ASPECT = 128  # d_model / num_layers aimed at; Dense-6.1B has 146
-LAW_FIELDS = ("efficiency_leverage", "interval", "interval_note", "in_domain", "warnings")
-NO_INTERVAL = "data/fits has no fit of the joint law yet, and the paper prints no interval"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """EL at one point of the law, and how far it is to be trusted."""
-
-    activation_ratio: float
-    granularity: float
-    compute: float
-    efficiency_leverage: float
-    interval: tuple[float, float] | None
-    interval_note: str
-    in_domain: bool
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenseEquivalent:
-    """The dense model that the law holds equal at the same tokens, as EL M and as a shape."""
+    """The dense model that a leverage holds equal at the same tokens, as EL M and as a shape."""
 
     flops_per_token: float  # EL M, non-embedding
     shape: ModelConfig
@@ -83,7 +61,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
-    """A model on the paper's axes and under its law; multi-token prediction is left out."""
+    """A model on the paper's axes and under both laws; multi-token prediction is left out."""
 
     name: str
     activation_ratio: float
@@ -97,11 +75,9 @@ class Explanation:
     sequence_length: int
     tokens: float
     compute: float
-    efficiency_leverage: float
-    interval: tuple[float, float] | None
-    interval_note: str
-    in_domain: bool
-    dense_equivalent: DenseEquivalent
+    published: PublishedLeverage
+    measured: MeasuredLeverage
+    dense_equivalent: DenseEquivalent  # by the published leverage
     memory: Memory
     warnings: tuple[str, ...]
     assumptions: tuple[str, ...]
@@ -111,40 +87,10 @@ class Explanation:
         return asdict(self)
 
 
-def predict(*, activation_ratio: float, granularity: float, compute: float) -> Prediction:
-    """EL of Equation 13 with the coefficients of Table 2, and warnings where it extrapolates.
-
-    Arrays go to `laws.PUBLISHED.joint` directly. Raises ValueError unless 0 < A <= 1, G > 0, C > 0.
-
-    >>> found = predict(activation_ratio=0.031, granularity=12, compute=1e20)
-    >>> round(found.efficiency_leverage, 2), found.in_domain
-    (4.55, True)
-    """
-    point = {
-        "activation_ratio": _positive("activation_ratio", activation_ratio),
-        "granularity": _positive("granularity", granularity),
-        "compute": _positive("compute", compute),
-    }
-    leverage = float(PUBLISHED.joint(**point))
-    outside = PUBLISHED.joint.outside(**point)
-    warnings = list(outside)
-    if leverage < 1:
-        warnings.append(f"efficiency_leverage = {leverage:.3g}: a dense model is predicted cheaper")
-    interval, interval_note = measured_interval(point)
-    return Prediction(
-        **point,
-        efficiency_leverage=leverage,
-        interval=interval,
-        interval_note=interval_note,
-        in_domain=not outside,
-        warnings=tuple(warnings),
-    )
-
-
 def explain(
     found: OpenModel, *, compute: float | None = None, tokens: float | None = None
 ) -> Explanation:
-    """A model on the paper's axes, its counts and what the law says of it at C or D.
+    """A model on the paper's axes, its counts and what both laws say of it at C or D.
 
     With neither, D is what its makers print, or that of Table 1 at this model's M. Raises
     ValueError if both are given or one is not positive.
@@ -160,7 +106,9 @@ def explain(
     count = count_parameters(model)
     tokens, notes = _tokens(found, flops.total, flops.non_embedding, compute, tokens)
     spent = TRAINING_PASSES * flops.total * tokens
-    law = _predict_model(model, spent)
+    said = predict(
+        activation_ratio=model.activation_ratio, granularity=model.granularity, compute=spent
+    )
     return Explanation(
         name=found.name,
         activation_ratio=model.activation_ratio,
@@ -175,9 +123,11 @@ def explain(
         sequence_length=length,
         tokens=tokens,
         compute=spent,
-        **{name: getattr(law, name) for name in LAW_FIELDS},
-        dense_equivalent=dense_equivalent(model, length, law.efficiency_leverage),
+        published=said.published,
+        measured=said.measured,
+        dense_equivalent=dense_equivalent(model, length, said.published.value),
         memory=memory(count.total),
+        warnings=said.warnings,
         assumptions=(*found.assumptions, *_left_out(found), *notes),
     )
 
@@ -237,48 +187,6 @@ def memory(total_params: int) -> Memory:
     )
 
 
-def measured_interval(point: Mapping[str, float]) -> tuple[tuple[float, float] | None, str]:
-    """The bootstrap interval of our own joint fit at one point, if there is one, and what it is."""
-    if not JOINT_FIT.is_file():
-        return None, NO_INTERVAL
-    from moe_leverage.analysis.bootstrap import LEVEL
-
-    fit = _load_fit(JOINT_FIT)
-    found = fit.predict(point)
-    low, high = (float(end) for end in found.confidence[0])
-    outside = fit.law.outside(**{name: point[name] for name in fit.law.inputs})
-    far = ", far outside the range of its runs" if outside else ""
-    note = f"{LEVEL:.0%} bootstrap interval of the law measured here"
-    return (low, high), f"{note}, which gives {float(found.value[0]):.3g} at this point{far}"
-
-
-@cache
-def _load_fit(path: Path) -> Fit:
-    from moe_leverage.analysis.fitting import Fit
-
-    return Fit.load(path)
-
-
-def _predict_model(model: ModelConfig, compute: float) -> Prediction:
-    """The law at a model's axes; a dense model has EL = 1 by definition (Equation 1)."""
-    if model.is_moe:
-        return predict(
-            activation_ratio=model.activation_ratio,
-            granularity=model.granularity,
-            compute=compute,
-        )
-    return Prediction(
-        activation_ratio=1.0,
-        granularity=model.granularity,
-        compute=compute,
-        efficiency_leverage=1.0,
-        interval=None,
-        interval_note="none needed, a dense model has EL = 1 by definition",
-        in_domain=True,
-        warnings=(),
-    )
-
-
 def _tokens(
     found: OpenModel,
     flops: float,
@@ -289,9 +197,9 @@ def _tokens(
     """D, and what was assumed to know it."""
     require(compute is None or tokens is None, "tokens", tokens, "contradicts compute; give one")
     if tokens is not None:
-        return _positive("tokens", tokens), ()
+        return positive("tokens", tokens), ()
     if compute is not None:
-        return _positive("compute", compute) / (TRAINING_PASSES * flops), ()
+        return positive("compute", compute) / (TRAINING_PASSES * flops), ()
     printed = found.published.get("training_tokens")
     if printed is not None:
         return float(printed), (f"tokens = {printed:g}, as its makers print",)
@@ -307,9 +215,3 @@ def _left_out(found: OpenModel) -> Sequence[str]:
         return ()
     extra = count_parameters(found.model).mtp
     return (f"multi-token prediction is left out: {extra / 1e9:.3g} B parameters in training",)
-
-
-def _positive(name: str, value: float) -> float:
-    is_positive = 0 < value < math.inf
-    require(is_positive, name, value, "must be a positive, finite number")
-    return float(value)

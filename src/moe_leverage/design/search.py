@@ -32,6 +32,7 @@ from moe_leverage.design.designer import (
 )
 from moe_leverage.design.huggingface import OpenModel
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.leverage import efficiency_leverage
 
 VOCAB_SIZE = 126_464  # of the paper's tokenizer (Appendix B)
 WIDTHS = (128, *range(256, 2048, 256), *range(2048, 16_385, 512))  # d_model
@@ -245,10 +246,8 @@ def _leverage(grid: SimpleNamespace, num_experts: Column, compute: float) -> Col
     active = grid.num_active_experts + NUM_SHARED
     ratio = np.minimum(active / np.maximum(num_experts + NUM_SHARED, active), 1.0)
     granularity = 2 * grid.d_model / grid.d_expert
-    return cast(
-        Column,
-        PUBLISHED.joint(activation_ratio=ratio, granularity=granularity, compute=compute),
-    )
+    point = {"activation_ratio": ratio, "granularity": granularity, "compute": compute}
+    return cast(Column, efficiency_leverage(PUBLISHED.joint, **point))
 
 
 def _better_end(grid: SimpleNamespace, fewest: Column, most: Column, compute: float) -> Column:

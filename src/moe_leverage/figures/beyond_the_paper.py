@@ -8,16 +8,13 @@ EL   efficiency leverage
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage import paper
-from moe_leverage.audit.claims import half_unit
 from moe_leverage.design.designer import Explanation
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import sweeps, theme
@@ -35,9 +32,8 @@ from moe_leverage.page.drawing import (
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.studies.protocol import BUDGETS
-from moe_leverage.theory.laws import PUBLISHED, JointLaw
+from moe_leverage.theory.laws import JointLaw
 
-ROUNDED = ("a", "d", "gamma", "beta", "a_start")  # coefficients of Table 2 that matter
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
 LABEL_STEP = 0.55  # of EL, between the names of neighbouring points
 CROSSING_COLUMNS = ("granularity", "training_flops")
@@ -55,35 +51,12 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
                 "active_params": model.active_params,
                 "num_tokens": model.tokens,
                 "training_flops": model.compute,
-                "efficiency_leverage": model.efficiency_leverage,
+                "efficiency_leverage": model.published.value,
                 "dense_equivalent_params": model.dense_equivalent.total_params,
             }
             for model in models
         ]
     )
-
-
-def rounding_range(quantity: Callable[[JointLaw], float]) -> tuple[float, float]:
-    """Least and most of a quantity over all laws whose coefficients round to those of Table 2.
-
-    It is no interval of the fit, which the paper does not print, but no interval can be narrower.
-
-    >>> example = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e22}
-    >>> low, high = rounding_range(lambda law: law(**example))
-    >>> bool(low < PUBLISHED.joint(**example) < high)
-    True
-    """
-    digits = paper.printed(2).iloc[0]
-    ends = [
-        [getattr(PUBLISHED.joint, name) + sign * half_unit(digits[name]) for sign in (-1, 1)]
-        for name in ROUNDED
-    ]
-    laws = (
-        replace(PUBLISHED.joint, **dict(zip(ROUNDED, corner, strict=True)))
-        for corner in itertools.product(*ends)
-    )
-    values = [float(quantity(law)) for law in laws]
-    return min(values), max(values)
 
 
 def crossings(measured: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """What the calculator page needs, as plain JSON values: laws, their ranges, samples and presets.
 
-Two sides of one form: what the paper prints, and what `data/fits` has of our own runs, if anything.
-The page repeats the law (Equation 13) and the count of Appendix C in JavaScript; every number it
-starts from is written here, so nothing is typed twice.
+Two sides of one form: what the paper prints, with the reach of its rounding, and what `data/fits`
+has of our own runs, if anything, with bootstrap samples and the rule of `design.prediction` for how
+far it answers. The page repeats the law (Equation 13) and the count of Appendix C in JavaScript;
+every number it starts from is written here, so nothing is typed twice.
 
     A, G, C    activation ratio, granularity, training compute in FLOPs
 """
@@ -20,8 +21,10 @@ from moe_leverage import paths
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops
 from moe_leverage.config import ModelConfig
 from moe_leverage.design import huggingface
+from moe_leverage.design.prediction import JOINT, REACH, closed_axes
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.rounding import half_units
 
 NUM_SAMPLES = 160  # bootstrap samples of the measured law that the page carries
 SAMPLE_DIGITS = 5  # significant, of their coefficients: EL to about 1e-4
@@ -60,11 +63,11 @@ def payload(fits: Path = paths.FITS) -> dict[str, Any]:
     """Everything the page is given; `measured` is None until a joint law is fitted.
 
     >>> sorted(payload()), sorted(payload()["published"])
-    (['measured', 'presets', 'published'], ['domain', 'law', 'laws'])
+    (['measured', 'presets', 'published'], ['domain', 'law', 'laws', 'rounding'])
     """
     laws = {name: getattr(PUBLISHED, name) for name in POWER_LAWS}
     return {
-        "published": _side(PUBLISHED.joint, laws),
+        "published": _side(PUBLISHED.joint, laws) | {"rounding": half_units()},
         "measured": _measured(fits),
         "presets": [{"name": name, "axes": axes} for name, axes in EXAMPLES] + _open_models(),
     }
@@ -93,18 +96,28 @@ def _ranges(law: Law) -> dict[str, list[float]]:
 
 
 def _measured(fits: Path) -> dict[str, Any] | None:
-    """Our own side: the joint law with bootstrap samples, and each power law that is fitted."""
-    if not (fits / "joint.json").is_file():
+    """Our own side: the joint law with bootstrap samples, and each power law that is fitted.
+
+    Each law has with it how far beyond its runs it answers, and along which axes not at all.
+    """
+    if not (fits / f"{JOINT}.json").is_file():
         return None
     from moe_leverage.analysis.fitting import Fit  # its scipy is needed only where a fit exists
 
-    joint = Fit.load(fits / "joint.json")
+    joint = Fit.load(fits / f"{JOINT}.json")
     step = max(1, len(joint.samples) // NUM_SAMPLES)
     drawn = np.nan_to_num(joint.law.from_theta(joint.samples[::step][:NUM_SAMPLES]))  # no infinity
     rows = [[float(f"{value:.{SAMPLE_DIGITS}g}") for value in row] for row in drawn]
     files = {name: fits / f"{FIT_NAMES.get(name, name)}.json" for name in POWER_LAWS}
     laws = {name: Fit.load(path).law for name, path in files.items() if path.is_file()}
-    return _side(joint.law, laws) | {"samples": rows}
+    side = _side(joint.law, laws) | _bounds(JOINT, joint.law, fits) | {"samples": rows}
+    for name, law in laws.items():
+        side["laws"][name] |= _bounds(files[name].stem, law, fits)
+    return side
+
+
+def _bounds(fit: str, law: Law, fits: Path) -> dict[str, Any]:
+    return {"reach": REACH, "closed": list(closed_axes(fit, law, fits))}
 
 
 def _open_models() -> list[dict[str, Any]]:

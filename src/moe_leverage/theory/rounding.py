@@ -1,0 +1,66 @@
+"""What the digits that the paper prints leave open: every law that rounds to the printed one.
+
+The paper prints three digits of each coefficient of Equation 13 and no interval. A coefficient may
+lie anywhere within half of its last digit, and the corners of that box bound what follows from it:
+ln EL is linear in a, d, gamma and beta, and moves one way with A_start (A_max does not matter).
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Callable
+from decimal import Decimal
+from functools import cache
+
+from moe_leverage.theory.laws import COEFFICIENTS, PUBLISHED, JointLaw
+
+
+def half_unit(printed: str) -> float:
+    """Half of the last printed digit.
+
+    >>> half_unit("55.8"), half_unit("2.93e-4")
+    (0.05, 5e-07)
+    """
+    exponent = Decimal(printed).as_tuple().exponent
+    return 0.5 * 10.0 ** int(exponent)
+
+
+@cache
+def half_units() -> dict[str, float]:
+    """How far each coefficient of the published joint law may lie from what is printed.
+
+    >>> half_units()["a"], half_units()["d"]
+    (0.005, 5e-05)
+    """
+    table = tomllib.loads(COEFFICIENTS.read_text(), parse_float=str)["joint"]
+    halves = {name: half_unit(str(digits)) for name, digits in table["coefficients"].items()}
+    bases = {name: float(base) for name, base in table["logarithm_bases"].items()}
+    law = JointLaw.from_coefficients([halves[name] for name in JointLaw.coefficient_names])
+    law = law.with_bases(**bases)  # scales each of them as it scales the coefficients
+    return dict(zip(law.coefficient_names, map(float, law.coefficients), strict=True))
+
+
+def rounding_range(quantity: Callable[[JointLaw], float]) -> tuple[float, float]:
+    """Least and most of a quantity over all joint laws whose coefficients round to Table 2.
+
+    It is no interval of the fit, which the paper does not print, but no interval can be narrower.
+
+    >>> example = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e22}
+    >>> low, high = rounding_range(lambda law: law(**example))
+    >>> round(low, 2), round(PUBLISHED.joint(**example), 2), round(high, 2)
+    (7.05, 7.24, 7.44)
+    """
+    values = [float(quantity(law)) for law in _corners()]
+    return min(values), max(values)
+
+
+@cache
+def _corners() -> tuple[JointLaw, ...]:
+    """The published joint law with each coefficient at either end of its rounding."""
+    law = PUBLISHED.joint
+    ends = [
+        [getattr(law, name) + sign * half for sign in (-1, 1)]
+        for name, half in half_units().items()
+    ]
+    return tuple(law.from_coefficients(corner, law.source) for corner in itertools.product(*ends))
