@@ -10,8 +10,6 @@ STAMP := $(ENV)/.moe-leverage-installed
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell command -v python$(v) 2>/dev/null)))
 
-# parameters of the chapters: make book PROFILE=read SEED=1
-PARAMETERS := $(if $(PROFILE),-p profile $(PROFILE)) $(if $(SEED),-p seed $(SEED)) $(PARAMETERS)
 PYTEST_FLAGS ?=
 BENCH ?=
 PORT ?= 8000
@@ -46,8 +44,8 @@ endif
 corpus: env ## fetch the small corpus that the chapters train on, hashes checked
 	@$(BIN)/moe-leverage corpus build --tier smoke
 
-book: env corpus ## execute the chapters that changed and render the site to build/html
-	@$(PY) book/build.py $(PARAMETERS)
+book: env corpus ## execute the chapters that changed and render build/html; SEED=1 for their seed
+	@$(PY) book/build.py $(if $(SEED),-p seed $(SEED))
 
 test: env corpus ## run every test; those of the site need `make book` first, else they are skipped
 	@$(PY) -m pytest $(PYTEST_FLAGS)
