@@ -77,7 +77,7 @@ def _render(given: dict[str, Any]) -> Path:
 def _sphinx() -> None:
     """Render the stage; a warning is an error, and then no page of the attempt is kept."""
     program = Path(sys.executable).with_name("jupyter-book")
-    places = [
+    places: list[str | Path] = [
         "--config",
         ROOT / "_config.yml",
         "--toc",
