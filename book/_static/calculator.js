@@ -47,7 +47,7 @@
 
   const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
   function large(x) {
-    if (!isFinite(x)) return "none";
+    if (!Number.isFinite(x)) return "none";
     if (x === 0) return "0";
     let exponent = Math.floor(Math.log10(Math.abs(x)));
     if (exponent >= -3 && exponent < 5) return String(Number(x.toPrecision(3)));
@@ -65,7 +65,7 @@
   }
 
   function complaint(field, value) {
-    if (!isFinite(value)) return `${field.label}: not a number. Write 1e22 or 0.031.`;
+    if (!Number.isFinite(value)) return `${field.label}: not a number. Write 1e22 or 0.031.`;
     if (value < field.low || value > field.high) {
       return `${field.label} = ${large(value)}: must be from ${large(field.low)} to ${large(field.high)}.`;
     }
@@ -112,7 +112,7 @@
   function answers(state, by, isFull) {
     const { A, G, C, D, counted, isDense } = state;
     const all = (value) => by.map((side) => ({ value: value(side) }));
-    const spread = (factor) => by.map((s) => ({ value: factor * s.EL, range: s.range && s.range.map((x) => factor * x) }));
+    const spread = (factor) => by.map((s) => ({ value: factor * s.EL, range: s.range?.map((x) => factor * x) }));
     const power = (name, at) => all((s) => (s.laws[name] ? ml.powerLaw(s.laws[name], at(s)) : NaN));
     const half = (cells, share = 2) => cells.map(({ value }) => ({ value: value / share }));
     const once = (value) => by.map((_, i) => ({ value: i ? NaN : value }));
@@ -210,7 +210,7 @@
 
   function fill({ fields, ways, shaped }, values) {
     for (const [key, value] of Object.entries(values)) {
-      if (fields[key] && isFinite(parse(String(value)))) fields[key].input.value = written(parse(String(value)));
+      if (fields[key] && Number.isFinite(parse(String(value)))) fields[key].input.value = written(parse(String(value)));
     }
     shaped.checked = "num_layers" in values;
     for (const axis of AXES) {

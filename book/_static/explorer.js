@@ -30,7 +30,7 @@
   ];
 
   const same = (v) => (typeof v === "number" ? String(Number(v.toPrecision(3))) : String(v));
-  const valueOf = (row, key) => (key === "study" ? row.studies[0] : row[key]);
+  const valueIn = (row, key) => (key === "study" ? row.studies[0] : row[key]);
   const keysOf = (row, key) => (key === "study" ? row.studies : [same(row[key])]);
 
   function rows() {
@@ -181,7 +181,7 @@
       const { sort, down } = this.state;
       const order = down ? -1 : 1;
       const compare = (a, b) => {
-        const [u, v] = [valueOf(a, sort), valueOf(b, sort)];
+        const [u, v] = [valueIn(a, sort), valueIn(b, sort)];
         if (u === null || v === null) return (u === null) - (v === null); // what is missing comes last
         return order * (typeof u === "number" ? u - v : String(u).localeCompare(String(v)));
       };

@@ -20,7 +20,7 @@
   /* Three digits, as a power of ten where it is very large or small; a dash where there is none */
   function large(x) {
     if (x === null || x === undefined || Number.isNaN(x)) return "–";
-    if (!isFinite(x)) return "unbounded";
+    if (!Number.isFinite(x)) return "unbounded";
     if (x === 0) return "0";
     const exponent = Math.floor(Math.log10(Math.abs(x) * 1.0005));
     if (exponent >= -3 && exponent < 5) return String(Number(x.toPrecision(3))).replace("-", "−");

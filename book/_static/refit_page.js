@@ -123,7 +123,7 @@
       const optimum = Number.isNaN(best) ? "EL has no highest granularity" : `EL is highest at G = ${large(best)}${words(this.range(ml.optimumGranularity))}`;
       this.said.textContent = `Fitted to ${count} of ${this.points.length} points: ${optimum}.`;
       const others = [["Published", ml.data.published], ["In the book", ml.data.measured]]
-        .filter(([, side]) => side && side.law).map(([name, side]) => [name, side.law]);
+        .filter(([, side]) => side?.law).map(([name, side]) => [name, side.law]);
       const cell = (v) => element("td", {}, v);
       const rows = ml.refit.NAMES.map((name) => element("tr", {}, element("th", { scope: "row" }, LABELS[name]),
         ...others.map(([, law]) => cell(large(law[name]))), cell(large(this.fitted.law[name]) + words(this.range((law) => law[name])))));

@@ -4,7 +4,7 @@
 
 (function () {
   const ml = window.moeLeverage;
-  const { element, drawn, text, large, percent, scale, frame } = ml.parts;
+  const { element, drawn, large, percent, scale, frame } = ml.parts;
   const HERE = document.currentScript.src;
   const waiting = {};
 
@@ -72,7 +72,7 @@
   }
 
   function loads(load) {
-    if (!load || !load.max_over_mean || !load.max_over_mean.length) return [];
+    if (!load?.max_over_mean?.length) return [];
     const head = ["MoE layer", "Largest load over mean", "Entropy, 1 is even", "Idle experts"];
     const rows = load.max_over_mean.map((most, i) => [i + 1, most.toFixed(2), load.entropy[i].toFixed(3), load.idle_experts[i]]);
     const scroll = { class: "ml-scroll", tabindex: "0", role: "region", "aria-label": "Load of the experts" };

@@ -7,7 +7,8 @@
 // an expert, or TALL rows of its matrix. A piece is computed in tiles whose sums stay in registers.
 
 #include <algorithm>
-#include <numeric>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "lanes.h"
