@@ -3,6 +3,7 @@
 Node runs the very file that the site ships; the browser tests drive the form itself.
 """
 
+import gzip
 import itertools
 import json
 import shutil
@@ -21,7 +22,7 @@ from moe_leverage.instruments import calculator
 from moe_leverage.theory.laws import PUBLISHED
 
 SCRIPT = paths.DATA.parent / "book" / "_static" / "leverage.js"
-LIMIT_BYTES = 40_000
+LIMIT_BYTES = 15_000  # as a server sends it, compressed; so the layout of the scripts is free
 RELATIVE = 1e-9
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
@@ -146,7 +147,6 @@ def test_presets_agree_with_the_package_and_scripts_stay_small():
 
 def test_the_calculator_stays_small_even_with_samples(tmp_path):
     synthetic_fits(tmp_path, resamples=calculator.NUM_SAMPLES)
-    names = ("leverage.js", "calculator.js")
-    scripts = sum((SCRIPT.parent / name).stat().st_size for name in names)
-    data = max(len(calculator.script(tmp_path)), len(calculator.script()))
-    assert scripts + data < LIMIT_BYTES
+    scripts = [(SCRIPT.parent / name).read_bytes() for name in ("leverage.js", "calculator.js")]
+    data = max(calculator.script(tmp_path), calculator.script(), key=len).encode()
+    assert sum(len(gzip.compress(part)) for part in (*scripts, data)) < LIMIT_BYTES
