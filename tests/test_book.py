@@ -117,6 +117,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Book:
         )
     (book.root / "book/intro.md").write_text(INTRO)
     (book.root / "book/bibliography.md").write_text("# Works\n\n```{bibliography}\n```\n")
+    (book.root / "book/moved.toml").write_text('"index" = "book/intro"\n')
     (book.root / "_toc.yml").write_text(TOC)
     (book.root / ".cache").symlink_to(paths.CACHE)
     book.write("01-first", FIRST)
