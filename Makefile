@@ -10,8 +10,11 @@ STAMP := $(ENV)/.moe-leverage-installed
 PIP := $(PY) -m pip --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell command -v python$(v) 2>/dev/null)))
 
-# parameters of the chapters: make book PROFILE=read SEED=1
-PARAMETERS := $(if $(PROFILE),-p profile $(PROFILE)) $(if $(SEED),-p seed $(SEED)) $(PARAMETERS)
+# what checks the scripts of the site, and what it and its C++ peer look at
+NODE_STAMP := node_modules/.moe-leverage-installed
+BIOME := node_modules/.bin/biome
+CPP := $(wildcard src/moe_leverage/model/native/cpp/*)
+
 PYTEST_FLAGS ?=
 BENCH ?=
 PORT ?= 8000
@@ -46,8 +49,8 @@ endif
 corpus: env ## fetch the small corpus that the chapters train on, hashes checked
 	@$(BIN)/moe-leverage corpus build --tier smoke
 
-book: env corpus ## execute the chapters that changed and render the site to build/html
-	@$(PY) book/build.py $(PARAMETERS)
+book: env corpus ## execute the chapters that changed and render build/html; SEED=1 for their seed
+	@$(PY) book/build.py $(if $(SEED),-p seed $(SEED))
 
 test: env corpus ## run every test; those of the site need `make book` first, else they are skipped
 	@$(PY) -m pytest $(PYTEST_FLAGS)
@@ -63,14 +66,24 @@ release: env ## make build/release: the site as one file to read offline, the bo
 screenshots: env ## take the pictures of the README anew from build/html
 	@$(PY) book/screenshots.py
 
-lint: env ## style and types
+$(NODE_STAMP): package.json
+	@command -v npm >/dev/null || { echo "make: npm = none found: install Node.js with npm, 18 or later" >&2; exit 2; }
+	npm install --silent --no-package-lock --no-audit --no-fund
+	@touch $@
+
+lint: env $(NODE_STAMP) ## style and types of the Python, style and faults of the JavaScript and the C++
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIOME) check --error-on-warnings
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-tidy --quiet $(filter %.cpp,$(CPP)) --
 
-format: env ## put the code into the house style
+format: env $(NODE_STAMP) ## put the code into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIOME) check --write
+	$(BIN)/clang-format -i $(CPP)
 
 sync: env ## bring both halves of each chapter in step, the newer one wins
 	@$(PY) book/chapters.py

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,10 @@ class Shape:
     def dense(self) -> ModelConfig:
         """The dense model of the same depth, width and FLOPs per token, the router's aside."""
         moe = self.moe()
-        none = {"num_experts": 0, "num_active_experts": 0, "num_shared_experts": 0, "d_expert": 0}
-        return replace(moe, **none, d_shared=0, d_ffn=moe.d_active_ffn)
+        return replace(
+            moe, num_experts=0, num_active_experts=0, num_shared_experts=0, d_expert=0, d_shared=0,
+            d_ffn=moe.d_active_ffn,
+        )  # fmt: skip
 
 
 SHAPES = (
@@ -176,7 +178,7 @@ def time_larger_batch(shape: Shape, machine: Machine, batch_tokens: int) -> dict
 
 
 def seconds_of_first_steps(
-    steps: dict[str, Step], batch_tokens: int = BATCH_TOKENS
+    steps: Mapping[str, Step], batch_tokens: int = BATCH_TOKENS
 ) -> dict[str, float]:
     """Seconds of each contestant's first step, which compiles what is to be compiled."""
     tokens = random_tokens(torch.Generator().manual_seed(1), batch_tokens)
@@ -189,7 +191,7 @@ def seconds_of_first_steps(
 
 
 def take_turns(
-    steps: dict[str, Step], batch_tokens: int = BATCH_TOKENS, turns: int = TURNS
+    steps: Mapping[str, Step], batch_tokens: int = BATCH_TOKENS, turns: int = TURNS
 ) -> dict[str, list[float]]:
     """Seconds of each contestant's step in each turn; the same tokens for all in a turn."""
     generator = torch.Generator().manual_seed(0)
@@ -226,7 +228,7 @@ def peer_step(model: ModelConfig, experts: str, *, is_compiled: bool = False) ->
     def step(tokens: torch.Tensor) -> float:
         logits = peer(input_ids=tokens[:, :-1], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         optimiser.zero_grad()

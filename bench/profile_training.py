@@ -18,9 +18,10 @@ from moe_leverage.training.machine import Execution, machine_of
 WARM_STEPS, STEPS, ROWS = 4, 5, 30
 
 
-def main(shape: int = 1, family: str = "moe", how: str = "eager") -> None:
+def main(shape: str = "1", family: str = "moe", how: str = "eager") -> None:
     """Print the table of operators, five steps summed."""
-    model = SHAPES[shape].moe() if family == "moe" else SHAPES[shape].dense()
+    chosen = SHAPES[int(shape)]
+    model = chosen.moe() if family == "moe" else chosen.dense()
     generator = torch.Generator().manual_seed(0)
     with machine_of(Execution(device="cpu", compile=how == "compiled")) as machine:
         step = our_step(model, machine)
@@ -30,8 +31,8 @@ def main(shape: int = 1, family: str = "moe", how: str = "eager") -> None:
             for _ in range(STEPS):
                 step(random_tokens(generator))
     table = seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=ROWS)
-    print(f"{SHAPES[shape]}, {family}, {how}, {STEPS} steps\n{table}")
+    print(f"{chosen}, {family}, {how}, {STEPS} steps\n{table}")
 
 
 if __name__ == "__main__":
-    main(*(int(given) if given.isdigit() else given for given in sys.argv[1:]))
+    main(*sys.argv[1:])

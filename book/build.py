@@ -28,7 +28,6 @@ from _ext.addresses import pages_address
 from chapters import ROOT
 
 from moe_leverage import corpus
-from moe_leverage.page.chapter import PROFILES, require_profile
 from moe_leverage.paths import BUILD, write_atomically
 
 RENDERED = BUILD / "sphinx"
@@ -42,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.perf_counter()
     try:
         given = dict(_parameter(name, text) for name, text in options.parameters)
-        require_profile(given.get("profile", PROFILES[0]))
         digest = corpus.load(CORPUS_TIER).digest
         print("Chapters (seconds of their execution)", flush=True)
         for result in execution.execute(given, below=execution.ground(digest), jobs=options.jobs):
@@ -79,7 +77,7 @@ def _render(given: dict[str, Any]) -> Path:
 def _sphinx() -> None:
     """Render the stage; a warning is an error, and then no page of the attempt is kept."""
     program = Path(sys.executable).with_name("jupyter-book")
-    places = [
+    places: list[str | Path] = [
         "--config",
         ROOT / "_config.yml",
         "--toc",

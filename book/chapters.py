@@ -54,7 +54,8 @@ def read(chapter: Chapter) -> NotebookNode:
             raise ValueError(f"chapter = {half.relative_to(ROOT)}: no such file; {remedy}")
     if differences(chapter):
         _bring_in_step(chapter)
-    return nbformat.read(chapter.notebook, as_version=4)
+    notebook: NotebookNode = nbformat.read(chapter.notebook, as_version=4)
+    return notebook
 
 
 def differences(chapter: Chapter) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from chapters import ROOT
 
@@ -40,10 +41,7 @@ class Counterpart:
 def load() -> list[Counterpart]:
     """Every entry of the list, in the order of the paper."""
     entries = tomllib.loads(PATH.read_text(encoding="utf-8"))["counterpart"]
-    tuples = ("here", "studies")
-    return [
-        Counterpart(**{k: tuple(v) if k in tuples else v for k, v in e.items()}) for e in entries
-    ]
+    return [_counterpart(entry) for entry in entries]
 
 
 def table(labels: Collection[str]) -> str:
@@ -51,6 +49,11 @@ def table(labels: Collection[str]) -> str:
     head = ["| In the paper | What it shows | Here |", "|:--|:--|:--|"]
     rows = [f"| {_unbroken(one.item)} | {one.shows} | {_place(one, labels)} |" for one in load()]
     return "\n".join([*head, *rows]) + "\n"
+
+
+def _counterpart(entry: dict[str, Any]) -> Counterpart:
+    lists: dict[str, Any] = {k: tuple(entry[k]) for k in ("here", "studies") if k in entry}
+    return Counterpart(**entry | lists)
 
 
 def _unbroken(item: str) -> str:

@@ -141,7 +141,7 @@ def _refresh(chapter: Chapter, source: NotebookNode, kept: NotebookNode) -> Resu
 
 def _with_outputs(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """The source with the outputs of an execution of the same code, free of times and paths."""
-    fresh = nbformat.from_dict(source)
+    fresh: NotebookNode = nbformat.from_dict(source)
     ran = iter([c for c in executed.cells if c.cell_type == "code"])
     cells = []
     for cell in fresh.cells:
@@ -160,7 +160,7 @@ def _with_outputs(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
 
 def _bare(injected: NotebookNode) -> NotebookNode:
     """The cell that papermill added, with its tag and nothing of the moment."""
-    bare = nbformat.from_dict(injected)
+    bare: NotebookNode = nbformat.from_dict(injected)
     bare.metadata, bare.id = nbformat.from_dict({"tags": [INJECTED]}), INJECTED
     return bare
 

@@ -17,7 +17,7 @@ import browser as browsing
 import yaml
 from _ext.addresses import pages_address
 from chapters import ROOT
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, PdfMargins
 from publishing import SITE
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, FloatObject, NameObject, TextStringObject
@@ -27,8 +27,8 @@ from moe_leverage.paths import BUILD
 RELEASE = BUILD / "release"
 NAME = "moe-leverage-companion"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip knows: equal sites give equal archives
-PAPER = {"format": "A4", "scale": 0.8, "print_background": True, "tagged": True, "outline": True}
-MARGIN = dict.fromkeys(("top", "bottom", "left", "right"), "14mm")
+SCALE = 0.8  # of the screen's sizes on paper
+MARGIN: PdfMargins = {"top": "14mm", "bottom": "14mm", "left": "14mm", "right": "14mm"}
 # answers and asides are part of the book; code that only draws stays folded
 UNFOLD = """() => document.querySelectorAll("details").forEach((fold) => {
   const name = fold.querySelector("summary").textContent.trim();
@@ -90,13 +90,16 @@ def book(site: Path, browser: Browser, target: Path, pages: Sequence[str] | None
 
 def _title(page: Page) -> str:
     heading = page.locator("article h1").first
-    return heading.evaluate("h => h.textContent.replace(/#$/, '').trim()")
+    return str(heading.evaluate("h => h.textContent.replace(/#$/, '').trim()"))
 
 
 def _printed(page: Page) -> PdfReader:
     page.evaluate(UNFOLD)
     page.emulate_media(media="print")
-    reader = PdfReader(BytesIO(page.pdf(**PAPER, margin=MARGIN)))
+    printed = page.pdf(
+        format="A4", scale=SCALE, print_background=True, tagged=True, outline=True, margin=MARGIN
+    )
+    reader = PdfReader(BytesIO(printed))
     places = reader.named_destinations
     for link in _links(reader):
         name = link.get("/Dest")

@@ -86,7 +86,7 @@ def _chapter_page(executed: NotebookNode) -> str:
     page = copy.deepcopy(executed)
     page.cells = [shown for cell in page.cells for shown in _shown(cell)]
     page.metadata["myst"] = {"html_meta": {"description": _description(page)}}
-    return nbformat.writes(page) + "\n"
+    return f"{nbformat.writes(page)}\n"
 
 
 def _description(page: NotebookNode) -> str:
@@ -115,7 +115,9 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
             # myst-nb leaves out cells without source
             part.id, part.source = f"{cell.id}-{number}", f"# output {number}"
             part.metadata["tags"] = sorted(tags - {"hide-input"} | {"remove-input"})
-        options = {"code_prompt_show": prompt, "code_prompt_hide": prompt} if prompt else {}
+        options: dict[str, Any] = {}
+        if prompt:
+            options |= {"code_prompt_show": prompt, "code_prompt_hide": prompt}
         if outputs and "figure" in _facts(outputs[0]):
             options["figure"] = _figure(_facts(outputs[0]))
         part.metadata["mystnb"] = options
@@ -161,7 +163,8 @@ def _labels(executed: NotebookNode) -> set[str]:
 
 
 def _facts(output: NotebookNode) -> dict[str, Any]:
-    return output.get("metadata", {}).get("moe_leverage", {})
+    facts: dict[str, Any] = output.get("metadata", {}).get("moe_leverage", {})
+    return facts
 
 
 def _figure(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -220,9 +223,9 @@ def _source_address(function: str) -> str:
 def _notation_table() -> str:
     """Every symbol of data/notation.toml with its meaning, its name in code and its place."""
     rows = [
-        f'| <span id="symbol-{s.code.replace("_", "-")}"></span>${s.tex}$ '
-        f"| {s.meaning} | `{s.code}` | {s.unit} | {s.source} |"
-        for s in notation().itertuples()
+        f'| <span id="symbol-{s["code"].replace("_", "-")}"></span>${s["tex"]}$ '
+        f"| {s['meaning']} | `{s['code']}` | {s['unit']} | {s['source']} |"
+        for s in notation().to_dict("records")
     ]
     head = ["| Symbol | Meaning | In code | Unit | Defined in |", "|:--|:--|:--|:--|:--|"]
     return "\n".join([*head, *rows]) + "\n"

@@ -3,6 +3,7 @@
 Node runs the very file that the site ships; the browser tests drive the form itself.
 """
 
+import gzip
 import itertools
 import json
 import shutil
@@ -25,7 +26,7 @@ from moe_leverage.theory.leverage import efficiency_leverage
 
 STATIC = paths.DATA.parent / "book" / "_static"
 SCRIPTS = ("leverage.js", "calculator.js")
-LIMIT_BYTES = 45_000
+LIMIT_BYTES = 16_000  # as a server sends it, compressed; so the layout of the scripts is free
 RELATIVE = 1e-9
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
@@ -258,6 +259,6 @@ def test_presets_agree_with_the_package_and_scripts_stay_small():
 
 def test_the_calculator_stays_small_even_with_samples(tmp_path):
     synthetic_fits(tmp_path, resamples=calculator.NUM_SAMPLES)
-    scripts = sum((STATIC / name).stat().st_size for name in SCRIPTS)
-    data = max(len(calculator.script(tmp_path)), len(calculator.script()))
-    assert scripts + data < LIMIT_BYTES
+    scripts = [(STATIC / name).read_bytes() for name in SCRIPTS]
+    data = max(calculator.script(tmp_path), calculator.script(), key=len).encode()
+    assert sum(len(gzip.compress(part)) for part in (*scripts, data)) < LIMIT_BYTES

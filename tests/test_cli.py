@@ -1,4 +1,4 @@
-"""The command finds its verbs, and answers help and mistakes without the heavy libraries."""
+"""The command finds its verbs, and answers help, version and mistakes without heavy libraries."""
 
 import pkgutil
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from moe_leverage import cli
+from moe_leverage import __version__, cli
 
 PROGRAM = """
 import sys
@@ -61,3 +61,11 @@ def test_a_mistake_is_answered_at_once(tmp_path, arguments, answer):
     assert (code, shown) == (2, "")
     assert said[0].startswith(answer)
     assert said[1:] == [""]
+
+
+def test_the_version_is_printed_without_a_verb(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["moe-leverage", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    assert capsys.readouterr() == (f"moe-leverage {__version__}\n", "")

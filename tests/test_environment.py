@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -63,3 +65,28 @@ def test_the_lock_holds_whatever_its_packages_need(name: str) -> None:
     names = {canonicalize_name(r.name) for r in here} - {canonicalize_name("pip")}
     missing = {n for n in names if n not in PINS and not BROUGHT_BY_TORCH.match(n)}
     assert not missing
+
+
+def tracked(*patterns: str) -> set[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(listed.stdout.split())
+
+
+def test_what_checks_the_scripts_is_pinned_and_sees_them_all() -> None:
+    package = json.loads((ROOT / "package.json").read_text())
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", v) for v in package["devDependencies"].values())
+    (pattern,) = json.loads((ROOT / "biome.json").read_text())["files"]["includes"]
+    assert tracked("*.js") == {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern)}
+
+
+def test_what_checks_the_c_plus_plus_is_pinned_and_sees_it_all() -> None:
+    dev = {
+        Requirement(text).name: Requirement(text)
+        for text in PROJECT["optional-dependencies"]["dev"]
+    }
+    assert all(str(dev[name].specifier).startswith("==") for name in ("clang-format", "clang-tidy"))
+    makefile = (ROOT / "Makefile").read_text()
+    (pattern,) = re.findall(r"^CPP := \$\(wildcard (.+)\)$", makefile, re.MULTILINE)
+    assert tracked("*.cpp", "*.h") == {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern)}

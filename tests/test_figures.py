@@ -330,12 +330,6 @@ def test_axis_labels_come_from_the_notation():
         axis_label("colour")
 
 
-def test_an_unknown_profile_is_named():
-    page.require_profile("read")
-    with pytest.raises(ValueError, match="profile = 'fast': must be one of read"):
-        page.require_profile("fast")
-
-
 # --- our own runs as tables -------------------------------------------------------------------
 
 

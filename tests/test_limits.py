@@ -1,10 +1,13 @@
 """The page of limits says what the ledger holds, and something sensible while it is empty."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from moe_leverage import audit, ledger
+from moe_leverage.audit.claims import Measurement
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.figures import limits
 
@@ -25,6 +28,11 @@ def record(loss, *, rate=1e-3, seed=0, status="ok", excluded=None):
         "validation_standard_error_nats": 0.02,
     }
     return ledger.describe(run) | outcome
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    return audit.audit()
 
 
 @pytest.fixture
@@ -85,8 +93,47 @@ def test_tuning_counts_settings_not_runs(directory):
     assert tuned.loc["dense, this book", "learning rates"] == "1.0e-03 to 2.0e-03"
 
 
-def test_claims_are_chosen_by_verdict():
-    verdicts = audit.audit()
+def test_claims_are_chosen_by_verdict(verdicts):
     found = limits.claims(verdicts, "discrepant")
     assert len(found) == audit.counts(verdicts)["discrepant"]
     assert limits.claims((), "discrepant").empty
+
+
+@pytest.fixture
+def undecided(verdicts):
+    """A claim of the audit with an interval that reaches over the edge of its region."""
+    some = next(v for v in verdicts if v.label == "measured: cannot tell")
+
+    def with_interval(effect, low, high, region):
+        claim, found = (
+            replace(some.claim, region=region),
+            Measurement(effect=effect, low=low, high=high),
+        )
+        return replace(some, claim=claim, found=found)
+
+    return with_interval
+
+
+@pytest.mark.parametrize(
+    ("effect", "region", "then"),
+    [(0.3, (0.1, 2.0), "agrees"), (0.3, (0.5, 0.9), "disagrees"), (0.3, (-9.0, 0.2), "disagrees")],
+)
+def test_the_runs_that_decide_a_claim_narrow_its_interval_just_enough(
+    undecided, effect, region, then
+):
+    low, high = -0.2, 0.9
+    verdict = undecided(effect, low, high, region)
+    (needs,) = limits.runs_needed([verdict]).to_dict("records")
+    assert needs["then"] == then
+    for times, label in ((0.99, "cannot tell"), (1.01, then)):
+        narrow = 1 / np.sqrt(times * needs["times_the_runs"])
+        ends = {"low": effect + narrow * (low - effect), "high": effect + narrow * (high - effect)}
+        assert verdict.claim.judge(Measurement(effect=effect, **ends)) == f"measured: {label}"
+
+
+def test_no_number_of_runs_decides_an_effect_on_the_edge_or_none(undecided, verdicts):
+    edge = limits.runs_needed([undecided(0.5, 0.2, 0.9, (0.5, 1.0))])
+    assert np.isinf(edge["times_the_runs"].item())
+    assert limits.runs_needed([undecided(None, -1.0, 1.0, (0.5, 1.0))]).empty
+    decided = [v for v in verdicts if v.label != "measured: cannot tell"]
+    assert limits.runs_needed(decided).empty

@@ -68,15 +68,16 @@ def test_a_chapter_keeps_no_outputs(chapter: Chapter) -> None:
 @every_chapter
 def test_a_chapter_has_the_parameters_of_the_book(chapter: Chapter) -> None:
     notebook = nbformat.read(chapter.notebook, 4)
-    assert chapters.parameters(notebook) == {"profile": "read", "seed": 0}
+    assert chapters.parameters(notebook) == {"seed": 0}
 
 
 @every_chapter
 def test_an_unknown_parameter_is_named_with_its_value(chapter: Chapter) -> None:
     notebook = nbformat.read(chapter.notebook, 4)
-    with pytest.raises(ValueError, match=r"sede = 1: .* knows only profile, seed"):
+    with pytest.raises(ValueError, match=r"sede = 1: .* knows only seed"):
         chapters.overrides(chapter, notebook, {"sede": 1})
-    assert chapters.overrides(chapter, notebook, {"profile": "read", "seed": 3}) == {"seed": 3}
+    assert chapters.overrides(chapter, notebook, {"seed": 3}) == {"seed": 3}
+    assert chapters.overrides(chapter, notebook, {"seed": 0}) == {}
 
 
 def num_statement_lines(source: str) -> int:

@@ -6,7 +6,8 @@ document.addEventListener("click", (event) => {
 
 /* What is wider than the page scrolls in its frame, which must then answer to the keyboard: code
    in a fold too, which the theme measured while it was closed. */
-const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math mjx-container[display]";
+const frames =
+  ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math mjx-container[display]";
 const watch = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const frame = target.matches("table") ? target.closest(frames) : target;
@@ -18,7 +19,10 @@ function makeReachable(frame) {
   if (frame.scrollWidth <= frame.clientWidth || frame.tabIndex >= 0) return;
   frame.tabIndex = 0;
   frame.setAttribute("role", "group");
-  frame.setAttribute("aria-label", frame.querySelector("caption")?.textContent || "wide content, scrolls");
+  frame.setAttribute(
+    "aria-label",
+    frame.querySelector("caption")?.textContent || "wide content, scrolls",
+  );
 }
 
 document.addEventListener("DOMContentLoaded", () => {

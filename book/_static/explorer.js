@@ -2,35 +2,73 @@
    holds what is chosen, so that any view and any run can be linked: #run=...&study=...&y=... */
 "use strict";
 
-(function () {
+(() => {
   const ml = window.moeLeverage;
-  const { element, drawn, large, percent, scale, frame, address, MARKERS, CIRCLE, SQUARE } = ml.parts;
+  const { element, drawn, large, percent, scale, frame, address, MARKERS, CIRCLE, SQUARE } =
+    ml.parts;
 
   const QUANTITIES = {
-    C: ["Training compute C, FLOPs", true], A: ["Activation ratio A", true], G: ["Granularity G", true],
-    S: ["Shared-expert ratio S", false], M: ["FLOPs per token M", true], N: ["Parameters N", true],
-    N_a: ["Active parameters N_a", true], D: ["Tokens D", true], eta: ["Learning rate", true], B: ["Batch, tokens", true],
-    loss: ["Validation loss, nats", true], bits: ["Bits a byte", true], excess: ["Loss above dense, nats", false], EL: ["Efficiency leverage EL", true],
+    C: ["Training compute C, FLOPs", true],
+    A: ["Activation ratio A", true],
+    G: ["Granularity G", true],
+    S: ["Shared-expert ratio S", false],
+    M: ["FLOPs per token M", true],
+    N: ["Parameters N", true],
+    N_a: ["Active parameters N_a", true],
+    D: ["Tokens D", true],
+    eta: ["Learning rate", true],
+    B: ["Batch, tokens", true],
+    loss: ["Validation loss, nats", true],
+    bits: ["Bits a byte", true],
+    excess: ["Loss above dense, nats", false],
+    EL: ["Efficiency leverage EL", true],
   };
   const X = ["C", "A", "G", "S", "M", "N", "N_a", "D", "eta", "B"];
   const Y = ["loss", "excess", "EL", "bits"];
   const COLOURS = { family: "Dense or MoE", A: "Activation ratio", study: "Study" };
-  const FILTERS = { study: "Study", family: "Family", budget: "Budget, FLOPs", A: "Activation ratio", G: "Granularity", seed: "Seed", status: "Status" };
+  const FILTERS = {
+    study: "Study",
+    family: "Family",
+    budget: "Budget, FLOPs",
+    A: "Activation ratio",
+    G: "Granularity",
+    seed: "Seed",
+    status: "Status",
+  };
   const START = { x: "C", y: "loss", colour: "family", sort: "C", down: "" };
-  const leverage = (r) => (r.EL_least !== null ? `≥ ${large(r.EL_least)}` : r.EL_most !== null ? `≤ ${large(r.EL_most)}` : r.EL === null ? "–" : r.EL.toFixed(2));
+  const leverage = (r) =>
+    r.EL_least !== null
+      ? `≥ ${large(r.EL_least)}`
+      : r.EL_most !== null
+        ? `≤ ${large(r.EL_most)}`
+        : r.EL === null
+          ? "–"
+          : r.EL.toFixed(2);
   const FAMILIES = { dense: "dense", moe: "MoE" };
   const HUES = ["measured", "accent", "moe", "ink", "dense", "muted"];
   const COLUMNS = [
-    ["run", "Run", (r) => r.run], ["study", "Study", (r) => r.studies.join(", ")], ["family", "Family", (r) => FAMILIES[r.family]],
-    ["C", "C, FLOPs", (r) => large(r.C)], ["A", "A", (r) => percent(r.A)], ["G", "G", (r) => large(r.G)], ["S", "S", (r) => percent(r.S)],
-    ["eta", "Learning rate", (r) => large(r.eta)], ["B", "Batch", (r) => String(r.B)], ["seed", "Seed", (r) => String(r.seed)],
+    ["run", "Run", (r) => r.run],
+    ["study", "Study", (r) => r.studies.join(", ")],
+    ["family", "Family", (r) => FAMILIES[r.family]],
+    ["C", "C, FLOPs", (r) => large(r.C)],
+    ["A", "A", (r) => percent(r.A)],
+    ["G", "G", (r) => large(r.G)],
+    ["S", "S", (r) => percent(r.S)],
+    ["eta", "Learning rate", (r) => large(r.eta)],
+    ["B", "Batch", (r) => String(r.B)],
+    ["seed", "Seed", (r) => String(r.seed)],
     ["loss", "Loss", (r) => (r.loss === null ? "–" : r.loss.toFixed(3))],
-    ["excess", "Above dense", (r) => (r.excess === null ? "–" : r.excess.toFixed(3).replace("-", "−"))],
-    ["EL", "EL", leverage], ["status", "Status", (r) => r.status],
+    [
+      "excess",
+      "Above dense",
+      (r) => (r.excess === null ? "–" : r.excess.toFixed(3).replace("-", "−")),
+    ],
+    ["EL", "EL", leverage],
+    ["status", "Status", (r) => r.status],
   ];
 
   const same = (v) => (typeof v === "number" ? String(Number(v.toPrecision(3))) : String(v));
-  const valueOf = (row, key) => (key === "study" ? row.studies[0] : row[key]);
+  const valueIn = (row, key) => (key === "study" ? row.studies[0] : row[key]);
   const keysOf = (row, key) => (key === "study" ? row.studies : [same(row[key])]);
 
   function rows() {
@@ -45,7 +83,11 @@
   function look(row, by, studies) {
     if (by === "study") {
       const i = studies.indexOf(row.studies[0]);
-      return [HUES[(i + Math.floor(i / MARKERS.length)) % HUES.length], i % MARKERS.length, row.studies[0]];
+      return [
+        HUES[(i + Math.floor(i / MARKERS.length)) % HUES.length],
+        i % MARKERS.length,
+        row.studies[0],
+      ];
     }
     if (row.family === "dense") return ["dense", SQUARE, "dense"];
     return by === "A" ? [`a${row.shade}`, CIRCLE, `A = ${percent(row.A)}`] : ["moe", CIRCLE, "MoE"];
@@ -53,7 +95,11 @@
 
   function choice(name, label, options, state, changed) {
     const id = `explorer-${name}`;
-    const select = element("select", { id, name }, ...options.map(([value, words]) => element("option", { value }, words)));
+    const select = element(
+      "select",
+      { id, name },
+      ...options.map(([value, words]) => element("option", { value }, words)),
+    );
     select.value = state[name] || "";
     if (select.selectedIndex < 0) select.selectedIndex = 0;
     select.addEventListener("change", () => changed(name, select.value));
@@ -61,9 +107,18 @@
   }
 
   function optionsOf(all, key) {
-    const found = new Map(all.flatMap((row) => keysOf(row, key).map((k) => [k, key === "study" ? k : row[key]])));
+    const found = new Map(
+      all.flatMap((row) => keysOf(row, key).map((k) => [k, key === "study" ? k : row[key]])),
+    );
     const ordered = [...found].sort(([, a], [, b]) => (typeof a === "number" ? a - b : 0));
-    const words = (k, v) => (key === "A" ? percent(v) : key === "family" ? FAMILIES[v] : typeof v === "number" ? large(v) : k);
+    const words = (k, v) =>
+      key === "A"
+        ? percent(v)
+        : key === "family"
+          ? FAMILIES[v]
+          : typeof v === "number"
+            ? large(v)
+            : k;
     return [["", "all"], ...ordered.map(([k, v]) => [k, words(k, v)])];
   }
 
@@ -76,11 +131,27 @@
       this.said = element("p", { class: "ml-said", role: "status" });
       this.plot = element("div", { class: "ml-canvas" });
       this.key = element("ul", { class: "ml-key", "aria-label": "Colours and markers" });
-      this.panel = element("section", { class: "ml-panel", "aria-labelledby": "ml-run-title", hidden: true });
+      this.panel = element("section", {
+        class: "ml-panel",
+        "aria-labelledby": "ml-run-title",
+        hidden: true,
+      });
       this.table = element("table", { class: "ml-runs" });
       this.form = element("form", { class: "ml-filters", "aria-label": "What is shown" });
-      const scroll = { class: "ml-scroll ml-tall", tabindex: "0", role: "region", "aria-label": "Table of runs" };
-      root.replaceChildren(this.form, this.said, this.plot, this.key, this.panel, element("div", scroll, this.table));
+      const scroll = {
+        class: "ml-scroll ml-tall",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "Table of runs",
+      };
+      root.replaceChildren(
+        this.form,
+        this.said,
+        this.plot,
+        this.key,
+        this.panel,
+        element("div", scroll, this.table),
+      );
       this.listen();
       this.follow(false);
     }
@@ -95,7 +166,9 @@
         event.preventDefault();
         this.openRun(named.dataset.run || named.getAttribute("href").slice(5));
       });
-      new ResizeObserver(() => this.width !== this.plot.clientWidth && this.draw()).observe(this.plot);
+      new ResizeObserver(() => this.width !== this.plot.clientWidth && this.draw()).observe(
+        this.plot,
+      );
     }
 
     /* Take the state from the address */
@@ -108,7 +181,8 @@
       this.buildForm();
       this.update();
       if (this.byRun.has(given.run)) this.showRun(true);
-      else if (given.run) this.said.textContent = `The ledger of this build holds no run ${given.run}.`;
+      else if (given.run)
+        this.said.textContent = `The ledger of this build holds no run ${given.run}.`;
       else if (isLater) this.panel.hidden = true;
     }
 
@@ -119,29 +193,51 @@
     }
 
     buildForm() {
-      const changed = (name, value) => { this.state[name] = value; this.remember(false); this.update(); };
+      const changed = (name, value) => {
+        this.state[name] = value;
+        this.remember(false);
+        this.update();
+      };
       const quantities = (keys) => keys.map((key) => [key, QUANTITIES[key][0]]);
-      const group = (title, ...fields) => element("fieldset", {}, element("legend", {}, title), ...fields);
+      const group = (title, ...fields) =>
+        element("fieldset", {}, element("legend", {}, title), ...fields);
       const reset = element("button", { type: "button" }, "Show all runs");
       reset.addEventListener("click", () => {
         Object.keys(FILTERS).forEach((key) => delete this.state[key]);
-        this.remember(false); this.buildForm(); this.update();
+        this.remember(false);
+        this.buildForm();
+        this.update();
         this.form.querySelector("button").focus();
       });
       this.form.replaceChildren(
-        group("Axes", choice("x", "Across", quantities(X), this.state, changed), choice("y", "Up", quantities(Y), this.state, changed),
-          choice("colour", "Colour by", Object.entries(COLOURS), this.state, changed)),
-        group("Only runs of", ...Object.entries(FILTERS).map(([key, label]) => choice(key, label, optionsOf(this.all, key), this.state, changed)), reset));
+        group(
+          "Axes",
+          choice("x", "Across", quantities(X), this.state, changed),
+          choice("y", "Up", quantities(Y), this.state, changed),
+          choice("colour", "Colour by", Object.entries(COLOURS), this.state, changed),
+        ),
+        group(
+          "Only runs of",
+          ...Object.entries(FILTERS).map(([key, label]) =>
+            choice(key, label, optionsOf(this.all, key), this.state, changed),
+          ),
+          reset,
+        ),
+      );
     }
 
     update() {
       const wanted = Object.keys(FILTERS).filter((key) => this.state[key]);
-      this.shown = this.all.filter((row) => wanted.every((key) => keysOf(row, key).includes(this.state[key])));
+      this.shown = this.all.filter((row) =>
+        wanted.every((key) => keysOf(row, key).includes(this.state[key])),
+      );
       this.draw();
       this.list();
       const without = this.shown.filter((row) => row[this.state.y] === null).length;
       const name = QUANTITIES[this.state.y][0];
-      const missing = without ? ` ${without} of them have no value of “${name}” and stand in the table alone.` : "";
+      const missing = without
+        ? ` ${without} of them have no value of “${name}” and stand in the table alone.`
+        : "";
       this.said.textContent = `${this.shown.length} of ${this.all.length} runs.${missing}`;
     }
 
@@ -151,21 +247,51 @@
       const width = Math.max(280, this.width || 640);
       const height = Math.round(Math.min(440, Math.max(300, width * 0.6)));
       const box = { left: 54, right: width - 12, top: 10, bottom: height - 44 };
-      const points = this.shown.filter((row) => row[x] !== null && row[y] !== null && !(QUANTITIES[x][1] && row[x] <= 0));
-      const across = scale(points.map((row) => row[x]), [box.left, box.right], QUANTITIES[x][1]);
-      const up = scale(points.map((row) => row[y]), [box.bottom, box.top], QUANTITIES[y][1]);
-      const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "ml-plot" });
+      const points = this.shown.filter(
+        (row) => row[x] !== null && row[y] !== null && !(QUANTITIES[x][1] && row[x] <= 0),
+      );
+      const across = scale(
+        points.map((row) => row[x]),
+        [box.left, box.right],
+        QUANTITIES[x][1],
+      );
+      const up = scale(
+        points.map((row) => row[y]),
+        [box.bottom, box.top],
+        QUANTITIES[y][1],
+      );
+      const svg = drawn("svg", {
+        viewBox: `0 0 ${width} ${height}`,
+        role: "img",
+        class: "ml-plot",
+      });
       frame(svg, box, across, up, [QUANTITIES[x][0], QUANTITIES[y][0]]);
       const keys = new Map();
       for (const row of points) {
         const [hue, marker, name] = look(row, colour, this.studies);
         keys.set(name, [hue, marker, row]);
         const place = `translate(${across.place(row[x]).toFixed(1)} ${up.place(row[y]).toFixed(1)})`;
-        svg.append(drawn("path", { d: MARKERS[marker], transform: place, class: `ml-dot ml-c-${hue}`, "data-run": row.run },
-          drawn("title", {}, `${row.run}: ${ml.runPanel.kind(row)}`)));
+        svg.append(
+          drawn(
+            "path",
+            {
+              d: MARKERS[marker],
+              transform: place,
+              class: `ml-dot ml-c-${hue}`,
+              "data-run": row.run,
+            },
+            drawn("title", {}, `${row.run}: ${ml.runPanel.kind(row)}`),
+          ),
+        );
       }
-      const span = (key) => (points.length ? `${large(Math.min(...points.map((r) => r[key])))} to ${large(Math.max(...points.map((r) => r[key])))}` : "no value");
-      svg.setAttribute("aria-label", `${points.length} runs: ${QUANTITIES[x][0]} from ${span(x)}, ${QUANTITIES[y][0]} from ${span(y)}. The table below lists them.`);
+      const span = (key) =>
+        points.length
+          ? `${large(Math.min(...points.map((r) => r[key])))} to ${large(Math.max(...points.map((r) => r[key])))}`
+          : "no value";
+      svg.setAttribute(
+        "aria-label",
+        `${points.length} runs: ${QUANTITIES[x][0]} from ${span(x)}, ${QUANTITIES[y][0]} from ${span(y)}. The table below lists them.`,
+      );
       this.plot.replaceChildren(svg);
       this.legend(keys, colour);
       this.mark();
@@ -173,25 +299,49 @@
 
     legend(keys, colour) {
       const ordered = [...keys].sort(([, a], [, b]) => (colour === "A" ? a[2].A - b[2].A : 0));
-      this.key.replaceChildren(...ordered.map(([name, [hue, marker]]) => element("li", {},
-        drawn("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true", class: `ml-swatch ml-c-${hue}` }, drawn("path", { d: MARKERS[marker] })), name)));
+      this.key.replaceChildren(
+        ...ordered.map(([name, [hue, marker]]) =>
+          element(
+            "li",
+            {},
+            drawn(
+              "svg",
+              { viewBox: "-7 -7 14 14", "aria-hidden": "true", class: `ml-swatch ml-c-${hue}` },
+              drawn("path", { d: MARKERS[marker] }),
+            ),
+            name,
+          ),
+        ),
+      );
     }
 
     list() {
       const { sort, down } = this.state;
       const order = down ? -1 : 1;
       const compare = (a, b) => {
-        const [u, v] = [valueOf(a, sort), valueOf(b, sort)];
+        const [u, v] = [valueIn(a, sort), valueIn(b, sort)];
         if (u === null || v === null) return (u === null) - (v === null); // what is missing comes last
         return order * (typeof u === "number" ? u - v : String(u).localeCompare(String(v)));
       };
       const head = element("tr", {}, ...COLUMNS.map(([key, name]) => this.header(key, name)));
-      const body = element("tbody", {}, ...[...this.shown].sort(compare).map((row) => {
-        const link = element("a", { href: `#run=${row.run}`, tabindex: "-1" }, row.run);
-        return element("tr", { "data-run": row.run }, element("th", { scope: "row" }, link),
-          ...COLUMNS.slice(1).map(([, , show]) => element("td", {}, show(row))));
-      }));
-      this.table.replaceChildren(element("caption", {}, "Runs of the ledger. Enter opens one, arrow keys walk."), element("thead", {}, head), body);
+      const body = element(
+        "tbody",
+        {},
+        ...[...this.shown].sort(compare).map((row) => {
+          const link = element("a", { href: `#run=${row.run}`, tabindex: "-1" }, row.run);
+          return element(
+            "tr",
+            { "data-run": row.run },
+            element("th", { scope: "row" }, link),
+            ...COLUMNS.slice(1).map(([, , show]) => element("td", {}, show(row))),
+          );
+        }),
+      );
+      this.table.replaceChildren(
+        element("caption", {}, "Runs of the ledger. Enter opens one, arrow keys walk."),
+        element("thead", {}, head),
+        body,
+      );
       const first = body.querySelector("a");
       if (first) first.tabIndex = 0;
       this.mark();
@@ -207,7 +357,14 @@
         this.list();
         this.table.querySelector(`[data-sort="${key}"]`).focus();
       });
-      return element("th", { scope: "col", "aria-sort": isSorted ? (this.state.down ? "descending" : "ascending") : null }, button);
+      return element(
+        "th",
+        {
+          scope: "col",
+          "aria-sort": isSorted ? (this.state.down ? "descending" : "ascending") : null,
+        },
+        button,
+      );
     }
 
     /* Which run is open, and its twin, in the plot and in the table */
@@ -221,14 +378,20 @@
 
     openRun(run) {
       if (!this.byRun.has(run)) return;
-      if (!this.panel.contains(document.activeElement)) this.opener = this.state.run ? this.opener : run;
+      if (!this.panel.contains(document.activeElement))
+        this.opener = this.state.run ? this.opener : run;
       this.state.run = run;
       this.remember(true);
       this.showRun(true);
     }
 
     showRun(takeFocus) {
-      ml.runPanel.open(this.panel, this.byRun.get(this.state.run), (id) => this.byRun.get(id), () => this.closeRun());
+      ml.runPanel.open(
+        this.panel,
+        this.byRun.get(this.state.run),
+        (id) => this.byRun.get(id),
+        () => this.closeRun(),
+      );
       this.mark();
       if (takeFocus) {
         const heading = this.panel.querySelector("h3");
@@ -245,23 +408,37 @@
       this.panel.replaceChildren();
       this.remember(false);
       this.mark();
-      const link = this.table.querySelector(`tr[data-run="${run}"] a`) || this.table.querySelector("tbody a");
+      const link =
+        this.table.querySelector(`tr[data-run="${run}"] a`) || this.table.querySelector("tbody a");
       if (link) this.walkTo(link);
     }
 
     walkTo(link) {
-      this.table.querySelectorAll('tbody a[tabindex="0"]').forEach((other) => (other.tabIndex = -1));
+      this.table
+        .querySelectorAll('tbody a[tabindex="0"]')
+        .forEach((other) => (other.tabIndex = -1));
       link.tabIndex = 0;
       link.focus();
     }
 
     pressed(event) {
-      if (event.key === "Escape" && !this.panel.hidden) { event.preventDefault(); this.closeRun(); return; }
+      if (event.key === "Escape" && !this.panel.hidden) {
+        event.preventDefault();
+        this.closeRun();
+        return;
+      }
       const link = event.target.closest("tbody th a");
       if (!link || !this.table.contains(link)) return;
       const links = [...this.table.querySelectorAll("tbody th a")];
       const here = links.indexOf(link);
-      const to = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: links.length - 1, PageDown: here + 10, PageUp: here - 10 }[event.key];
+      const to = {
+        ArrowDown: here + 1,
+        ArrowUp: here - 1,
+        Home: 0,
+        End: links.length - 1,
+        PageDown: here + 10,
+        PageUp: here - 10,
+      }[event.key];
       if (to === undefined) return;
       event.preventDefault();
       this.walkTo(links[Math.min(Math.max(to, 0), links.length - 1)]);
@@ -269,5 +446,6 @@
   }
 
   document.addEventListener("DOMContentLoaded", () =>
-    document.querySelectorAll("[data-explorer]").forEach((root) => new Explorer(root)));
+    document.querySelectorAll("[data-explorer]").forEach((root) => new Explorer(root)),
+  );
 })();

@@ -3,7 +3,7 @@
    written at build into leverage-data.js. Symbols: A activation ratio, G granularity, C compute. */
 "use strict";
 
-(function () {
+(() => {
   const log2 = (x) => Math.log(x) / Math.LN2;
   const log10 = (x) => Math.log(x) / Math.LN10;
 
@@ -30,15 +30,15 @@
   /* The C at which the exponent of (13) vanishes, so that EL = 1; NaN where EL falls with C */
   function breakEvenCompute(law, A, G) {
     if (Math.log(saturatedActivationRatio(law, A)) * law.d <= 0) return NaN;
-    return Math.pow(10, -(law.a + granularityTerm(law, G)) / law.d);
+    return 10 ** (-(law.a + granularityTerm(law, G)) / law.d);
   }
 
   function optimumGranularity(law) {
-    return law.gamma > 0 ? Math.pow(2, -law.beta / (2 * law.gamma)) : NaN;
+    return law.gamma > 0 ? 2 ** (-law.beta / (2 * law.gamma)) : NaN;
   }
 
-  const powerLaw = (law, C) => law.coefficient * Math.pow(C, law.exponent);
-  const computeFor = (law, value) => Math.pow(value / law.coefficient, 1 / law.exponent);
+  const powerLaw = (law, C) => law.coefficient * C ** law.exponent;
+  const computeFor = (law, value) => (value / law.coefficient) ** (1 / law.exponent);
 
   /* The order statistic nearest to the q-quantile, since some samples may be infinite; of two that
      are as near the even one, as in NumPy */
@@ -82,7 +82,8 @@
     const router = m.d_model * m.num_experts;
     const norms = 2 * m.d_model * m.num_layers + m.d_model;
     const common =
-      m.num_layers * attention + denseLayers * 3 * m.d_model * m.d_ffn +
+      m.num_layers * attention +
+      denseLayers * 3 * m.d_model * m.d_ffn +
       moeLayers * (router + shared);
     const active = common + moeLayers * m.num_active_experts * expert;
     const logits = m.d_model * m.vocab_size;
@@ -100,7 +101,9 @@
   /* Which of the quantities leave the ranges of the runs behind a law, the output included */
   function outside(domain, A, G, C, EL) {
     const found = {
-      activation_ratio: ["A", A], granularity: ["G", G], compute: ["C", C],
+      activation_ratio: ["A", A],
+      granularity: ["G", G],
+      compute: ["C", C],
       efficiency_leverage: ["EL", EL],
     };
     return Object.entries(found)
@@ -111,8 +114,10 @@
   /* Least and most EL over all laws whose coefficients round to the printed ones: over the corners */
   function roundingRange(law, rounding, A, G, C) {
     const corners = Object.entries(rounding).reduce(
-      (laws, [name, half]) => laws.flatMap((one) => [-half, half].map((by) => ({ ...one, [name]: one[name] + by }))),
-      [law]);
+      (laws, [name, half]) =>
+        laws.flatMap((one) => [-half, half].map((by) => ({ ...one, [name]: one[name] + by }))),
+      [law],
+    );
     const values = corners.map((one) => leverage(one, A, G, C));
     return [Math.min(...values), Math.max(...values)];
   }
@@ -136,15 +141,26 @@
   function published({ law, domain, rounding }, A, G, C) {
     const value = leverage(law, A, G, C);
     const beyond = A >= 1 ? [] : outside(domain, A, G, C, value);
-    return { value, in_domain: !beyond.length, rounding_range: roundingRange(law, rounding, A, G, C), beyond };
+    return {
+      value,
+      in_domain: !beyond.length,
+      rounding_range: roundingRange(law, rounding, A, G, C),
+      beyond,
+    };
   }
 
   function measured(side, A, G, C, level) {
     if (A >= 1) return { value: 1, interval: null, in_domain: true, beyond: [], silent: null };
     const silent = silence(side, { activation_ratio: A, granularity: G, compute: C });
     const ends = silent ? null : interval(side.law, side.samples, A, G, C, level);
-    if (!ends || !ends.every(Number.isFinite)) {
-      return { value: null, interval: null, in_domain: false, beyond: [], silent: silent || { key: null } };
+    if (!ends?.every(Number.isFinite)) {
+      return {
+        value: null,
+        interval: null,
+        in_domain: false,
+        beyond: [],
+        silent: silent || { key: null },
+      };
     }
     const value = leverage(side.law, A, G, C);
     const beyond = outside(side.domain, A, G, C, value);
@@ -152,7 +168,22 @@
   }
 
   window.moeLeverage = Object.assign(window.moeLeverage || {}, {
-    axes, breakEvenCompute, computeFor, count, interval, jointLaw, leverage, measured, optimumGranularity,
-    outside, powerLaw, published, quantile, roundingRange, saturatedActivationRatio, silence, trainingCompute,
+    axes,
+    breakEvenCompute,
+    computeFor,
+    count,
+    interval,
+    jointLaw,
+    leverage,
+    measured,
+    optimumGranularity,
+    outside,
+    powerLaw,
+    published,
+    quantile,
+    roundingRange,
+    saturatedActivationRatio,
+    silence,
+    trainingCompute,
   });
 })();

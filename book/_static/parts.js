@@ -1,30 +1,34 @@
 /* What the interactive pages build with: elements, numbers as a reader writes them, axes of a plot. */
 "use strict";
 
-(function () {
+(() => {
   const SVG = "http://www.w3.org/2000/svg";
   const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
   function furnish(node, attributes, children) {
     for (const [key, value] of Object.entries(attributes || {})) {
-      if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value === true ? "" : value);
+      if (value !== null && value !== undefined && value !== false)
+        node.setAttribute(key, value === true ? "" : value);
     }
     node.append(...children);
     return node;
   }
 
-  const element = (name, attributes, ...children) => furnish(document.createElement(name), attributes, children);
-  const drawn = (name, attributes, ...children) => furnish(document.createElementNS(SVG, name), attributes, children);
-  const text = (x, y, content, anchor) => drawn("text", { x, y, "text-anchor": anchor || "middle" }, content);
+  const element = (name, attributes, ...children) =>
+    furnish(document.createElement(name), attributes, children);
+  const drawn = (name, attributes, ...children) =>
+    furnish(document.createElementNS(SVG, name), attributes, children);
+  const text = (x, y, content, anchor) =>
+    drawn("text", { x, y, "text-anchor": anchor || "middle" }, content);
 
   /* Three digits, as a power of ten where it is very large or small; a dash where there is none */
   function large(x) {
     if (x === null || x === undefined || Number.isNaN(x)) return "–";
-    if (!isFinite(x)) return "unbounded";
+    if (!Number.isFinite(x)) return "unbounded";
     if (x === 0) return "0";
     const exponent = Math.floor(Math.log10(Math.abs(x) * 1.0005));
     if (exponent >= -3 && exponent < 5) return String(Number(x.toPrecision(3))).replace("-", "−");
-    const digits = Number((x / Math.pow(10, exponent)).toPrecision(3));
+    const digits = Number((x / 10 ** exponent).toPrecision(3));
     const raised = String(Math.abs(exponent)).replace(/\d/g, (d) => SUPERSCRIPTS[d]);
     const power = `10${exponent < 0 ? "⁻" : ""}${raised}`;
     return digits === 1 ? power : `${digits} × ${power}`.replace("-", "−");
@@ -36,7 +40,7 @@
   function scale(values, places, log) {
     let [low, high] = [Math.min(...values), Math.max(...values)];
     if (!values.length) [low, high] = log ? [1, 10] : [0, 1];
-    const [f, back] = log ? [Math.log10, (v) => Math.pow(10, v)] : [(v) => v, (v) => v];
+    const [f, back] = log ? [Math.log10, (v) => 10 ** v] : [(v) => v, (v) => v];
     let [a, b] = [f(low), f(high)];
     const room = (b - a) * 0.05 || (log ? 0.15 : Math.abs(a) * 0.05 || 0.5);
     [a, b] = [a - room, b + room];
@@ -47,15 +51,22 @@
   function ticks(low, high, log) {
     if (log && high / low > 3) {
       const first = Math.floor(Math.log10(low));
-      const decades = Array.from({ length: Math.ceil(Math.log10(high)) - first + 1 }, (_, i) => first + i);
+      const decades = Array.from(
+        { length: Math.ceil(Math.log10(high)) - first + 1 },
+        (_, i) => first + i,
+      );
       const between = high / low < 50 ? [1, 2, 5] : high / low < 2000 ? [1, 3] : [1];
-      return decades.flatMap((d) => between.map((m) => Number(`${m}e${d}`))).filter((v) => v >= low && v <= high);
+      return decades
+        .flatMap((d) => between.map((m) => Number(`${m}e${d}`)))
+        .filter((v) => v >= low && v <= high);
     }
     const span = high - low;
-    const unit = Math.pow(10, Math.floor(Math.log10(span / 4)));
+    const unit = 10 ** Math.floor(Math.log10(span / 4));
     const step = [1, 2, 5, 10].map((m) => m * unit).find((s) => span / s <= 6);
     const first = Math.ceil(low / step);
-    return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+    return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) =>
+      Number(((first + i) * step).toPrecision(12)),
+    );
   }
 
   /* Grid, ticks and names of both axes, in the units of the screen so that text keeps its size */
@@ -82,10 +93,15 @@
   }
 
   const MARKERS = [
-    "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z", "M-4,-4h8v8h-8z", "M0,-5.2L5,4H-5z",
-    "M0,-5.6L5.6,0L0,5.6L-5.6,0z", "M0,5.2L5,-4H-5z", "M-1.6,-5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",
+    "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z",
+    "M-4,-4h8v8h-8z",
+    "M0,-5.2L5,4H-5z",
+    "M0,-5.6L5.6,0L0,5.6L-5.6,0z",
+    "M0,5.2L5,-4H-5z",
+    "M-1.6,-5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z",
   ];
-  const CIRCLE = 0, SQUARE = 1;
+  const CIRCLE = 0,
+    SQUARE = 1;
 
   /* The values of one address: after #, and never more than one of a kind */
   const address = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));

@@ -3,14 +3,24 @@
    ln A_max; the loss is Huber's of ln EL, minimised by damped Gauss-Newton steps. */
 "use strict";
 
-(function () {
+(() => {
   const ml = window.moeLeverage;
   const NAMES = ["a", "d", "gamma", "beta", "a_start", "a_max"];
   const SIZE = NAMES.length;
   const GRID = 8; // starts along each of A_start and A_max
-  const SETTINGS = { iterations: 200, tolerance: 1e-10, damping: 0.1, blend: 1e-3, ridge: 1e-11, flat: 1e-10, largestDamping: 1e10, largestStep: 100 };
+  const SETTINGS = {
+    iterations: 200,
+    tolerance: 1e-10,
+    damping: 0.1,
+    blend: 1e-3,
+    ridge: 1e-11,
+    flat: 1e-10,
+    largestDamping: 1e10,
+    largestStep: 100,
+  };
 
-  const prepare = (points) => points.map((p) => ({ A: p.A, c: Math.log10(p.C), g: Math.log2(p.G), y: Math.log(p.EL) }));
+  const prepare = (points) =>
+    points.map((p) => ({ A: p.A, c: Math.log10(p.C), g: Math.log2(p.G), y: Math.log(p.EL) }));
 
   /* ln A^ and its slopes by ln A_start and ln A_max (Equation 10) */
   function saturation(theta, A) {
@@ -26,7 +36,17 @@
   function linearise(theta, row) {
     const [log, byStart, byMost] = saturation(theta, row.A);
     const exponent = theta[0] + theta[1] * row.c + (theta[2] * row.g + theta[3]) * row.g;
-    return { r: exponent * log - row.y, slope: [log, log * row.c, log * row.g * row.g, log * row.g, exponent * byStart, exponent * byMost] };
+    return {
+      r: exponent * log - row.y,
+      slope: [
+        log,
+        log * row.c,
+        log * row.g * row.g,
+        log * row.g,
+        exponent * byStart,
+        exponent * byMost,
+      ],
+    };
   }
 
   function huber(r, delta) {
@@ -76,7 +96,9 @@
     });
     const least = SETTINGS.flat * Math.max(...matrix.map((row, i) => row[i])) + Number.MIN_VALUE;
     const by = matrix.map((row, i) => 1 / Math.sqrt(Math.max(row[i], least)));
-    const scaled = matrix.map((row, i) => row.map((v, j) => (i === j ? 1 + SETTINGS.ridge + 1e-3 * damping : v * by[i] * by[j])));
+    const scaled = matrix.map((row, i) =>
+      row.map((v, j) => (i === j ? 1 + SETTINGS.ridge + 1e-3 * damping : v * by[i] * by[j])),
+    );
     const pull = gradient.map((v, i) => v * by[i]);
     const move = solve(scaled, pull).map((v) => -v);
     const largest = Math.max(...move.map((v, i) => Math.abs(v * by[i])));
@@ -89,7 +111,11 @@
     let theta = start;
     let at = look(rows, theta, weights, delta);
     let [damping, growth] = [SETTINGS.damping, 2];
-    for (let i = 0; i < SETTINGS.iterations && Number.isFinite(at.value) && damping < SETTINGS.largestDamping; i++) {
+    for (
+      let i = 0;
+      i < SETTINGS.iterations && Number.isFinite(at.value) && damping < SETTINGS.largestDamping;
+      i++
+    ) {
       const { move, promised } = step(at.lines, weights, delta, damping);
       const next = theta.map((v, k) => v + move[k]);
       const there = look(rows, next, weights, delta);
@@ -110,14 +136,30 @@
 
   /* A grid over A_start and A_max, the linear coefficients those of least squares given them */
   function starts(rows, box) {
-    const along = ([low, high]) => Array.from({ length: GRID }, (_, i) => low + ((i + 0.5) / GRID) * (high - low));
-    return along(box[0]).flatMap((start) => along(box[1]).filter((most) => most > start).map((most) => {
-      const slopes = rows.map((row) => linearise([1, 1, 1, 1, start, most], row).slope.slice(0, 4));
-      const squares = [0, 1, 2, 3].map((i) => [0, 1, 2, 3].map((j) => slopes.reduce((sum, s) => sum + s[i] * s[j], 0)));
-      const trace = squares.reduce((sum, row, i) => sum + row[i], 0);
-      squares.forEach((row, i) => (row[i] += 1e-9 * trace));
-      return [...solve(squares, [0, 1, 2, 3].map((i) => slopes.reduce((sum, s, n) => sum + s[i] * rows[n].y, 0))), start, most];
-    }));
+    const along = ([low, high]) =>
+      Array.from({ length: GRID }, (_, i) => low + ((i + 0.5) / GRID) * (high - low));
+    return along(box[0]).flatMap((start) =>
+      along(box[1])
+        .filter((most) => most > start)
+        .map((most) => {
+          const slopes = rows.map((row) =>
+            linearise([1, 1, 1, 1, start, most], row).slope.slice(0, 4),
+          );
+          const squares = [0, 1, 2, 3].map((i) =>
+            [0, 1, 2, 3].map((j) => slopes.reduce((sum, s) => sum + s[i] * s[j], 0)),
+          );
+          const trace = squares.reduce((sum, row, i) => sum + row[i], 0);
+          squares.forEach((row, i) => (row[i] += 1e-9 * trace));
+          return [
+            ...solve(
+              squares,
+              [0, 1, 2, 3].map((i) => slopes.reduce((sum, s, n) => sum + s[i] * rows[n].y, 0)),
+            ),
+            start,
+            most,
+          ];
+        }),
+    );
   }
 
   const median = (values) => {
@@ -135,12 +177,19 @@
 
   /* Why these points cannot tell the law's coefficients; empty if they can */
   function lacks(points, needed) {
-    const axes = [["A", "activation ratio"], ["G", "granularity"], ["C", "compute"]];
+    const axes = [
+      ["A", "activation ratio"],
+      ["G", "granularity"],
+      ["C", "compute"],
+    ];
     for (const [i, [key, name]] of axes.entries()) {
       const count = new Set(points.map((p) => p[key].toPrecision(5))).size;
-      if (count < needed[i]) return `The points have ${count} value${count === 1 ? "" : "s"} of ${name}; Equation 13 needs ${needed[i]} or more.`;
+      if (count < needed[i])
+        return `The points have ${count} value${count === 1 ? "" : "s"} of ${name}; Equation 13 needs ${needed[i]} or more.`;
     }
-    return points.length > SIZE ? "" : `${points.length} points cannot tell ${SIZE} coefficients; it takes ${SIZE + 1} or more.`;
+    return points.length > SIZE
+      ? ""
+      : `${points.length} points cannot tell ${SIZE} coefficients; it takes ${SIZE + 1} or more.`;
   }
 
   const best = (ended) => ended.reduce((a, b) => (b.value < a.value ? b : a));
@@ -149,11 +198,29 @@
   function fit(points, settings) {
     const rows = prepare(points);
     const even = rows.map(() => 1);
-    const least = starts(rows, settings.startBox).map((start) => minimise(rows, start, even, Infinity));
-    const residuals = look(rows, best(least).theta, even, Infinity).lines.map(({ r }) => Math.abs(r));
-    const delta = Math.max(settings.efficiency * settings.sigma * median(residuals) * smallSample(rows.length), settings.smallestDelta);
-    const found = best(least.filter((one) => Number.isFinite(one.value)).map((one) => minimise(rows, one.theta, even, delta)));
-    return { rows, theta: found.theta, value: found.value, delta, law: lawOf(found.theta), widening: smallSample(rows.length) * studentRatio(rows.length - SIZE) };
+    const least = starts(rows, settings.startBox).map((start) =>
+      minimise(rows, start, even, Infinity),
+    );
+    const residuals = look(rows, best(least).theta, even, Infinity).lines.map(({ r }) =>
+      Math.abs(r),
+    );
+    const delta = Math.max(
+      settings.efficiency * settings.sigma * median(residuals) * smallSample(rows.length),
+      settings.smallestDelta,
+    );
+    const found = best(
+      least
+        .filter((one) => Number.isFinite(one.value))
+        .map((one) => minimise(rows, one.theta, even, delta)),
+    );
+    return {
+      rows,
+      theta: found.theta,
+      value: found.value,
+      delta,
+      law: lawOf(found.theta),
+      widening: smallSample(rows.length) * studentRatio(rows.length - SIZE),
+    };
   }
 
   /* One draw of the bootstrap: fitted again under weights, its distance from the fit widened */
@@ -162,7 +229,8 @@
     return lawOf(fitted.theta.map((v, i) => v + fitted.widening * (theta[i] - v)));
   }
 
-  const lawOf = (theta) => Object.fromEntries(NAMES.map((name, i) => [name, i < 4 ? theta[i] : Math.exp(theta[i])]));
+  const lawOf = (theta) =>
+    Object.fromEntries(NAMES.map((name, i) => [name, i < 4 ? theta[i] : Math.exp(theta[i])]));
 
   /* Exponential weights from a seeded generator (mulberry32), so that a page draws the same again */
   function generator(seed) {

@@ -2,7 +2,7 @@
    a cloud of refits to resampled points, drawn in pieces so that the page stays answering. */
 "use strict";
 
-(function () {
+(() => {
   const ml = window.moeLeverage;
   const { element, drawn, large, percent, scale, frame } = ml.parts;
   const [DRAWS, PIECE, PAUSE, SEED, LEVEL] = [200, 10, 200, 1, 0.9]; // resamples, at once, ms before a fit
@@ -16,7 +16,13 @@
       this.root = root;
       this.points = ml.refitData.points.map((p) => ({ ...p, kept: p.fitted }));
       if (!this.points.length) {
-        root.replaceChildren(element("p", { class: "ml-said" }, "The fits of this build hold no point of leverage yet: the studies of activation ratio and granularity have not run far enough. There is nothing to refit; the form appears here as soon as there is."));
+        root.replaceChildren(
+          element(
+            "p",
+            { class: "ml-said" },
+            "The fits of this build hold no point of leverage yet: the studies of activation ratio and granularity have not run far enough. There is nothing to refit; the form appears here as soon as there is.",
+          ),
+        );
         return;
       }
       this.build();
@@ -25,36 +31,96 @@
 
     build() {
       const view = (name, label, values, words) => {
-        const select = element("select", { id: `refit-${name}`, name }, ...values.map((v) => element("option", { value: String(v) }, words(v))));
+        const select = element(
+          "select",
+          { id: `refit-${name}`, name },
+          ...values.map((v) => element("option", { value: String(v) }, words(v))),
+        );
         select.value = String(values[values.length >> 1]);
         select.addEventListener("change", () => this.draw());
         return [select, element("label", { for: select.id }, label, select)];
       };
-      const [ratio, ratioLabel] = view("A", "at activation ratio", unique(this.points.map((p) => p.A)), percent);
-      const [compute, computeLabel] = view("C", "at compute, FLOPs", unique(this.points.map((p) => p.C)), large);
-      Object.assign(this, { ratio, compute, boxes: element("fieldset", {}, element("legend", {}, "Fit to the points of")) });
+      const [ratio, ratioLabel] = view(
+        "A",
+        "at activation ratio",
+        unique(this.points.map((p) => p.A)),
+        percent,
+      );
+      const [compute, computeLabel] = view(
+        "C",
+        "at compute, FLOPs",
+        unique(this.points.map((p) => p.C)),
+        large,
+      );
+      Object.assign(this, {
+        ratio,
+        compute,
+        boxes: element("fieldset", {}, element("legend", {}, "Fit to the points of")),
+      });
       const reset = element("button", { type: "button" }, "As in the book");
-      reset.addEventListener("click", () => { this.points.forEach((p) => (p.kept = p.fitted)); this.start(); });
-      this.studyBoxes = unique(this.points.map((p) => p.study || "unnamed")).map((study) => this.studyBox(study));
+      reset.addEventListener("click", () => {
+        this.points.forEach((p) => (p.kept = p.fitted));
+        this.start();
+      });
+      this.studyBoxes = unique(this.points.map((p) => p.study || "unnamed")).map((study) =>
+        this.studyBox(study),
+      );
       this.boxes.append(...this.studyBoxes.map((b) => b.parentNode), reset);
       this.said = element("p", { class: "ml-said", role: "status" });
       this.progress = element("p", { class: "ml-kind" });
       this.laws = element("table", {});
       this.plot = element("div", { class: "ml-canvas" });
       this.list = element("table", { class: "ml-points" });
-      const scroll = (name, table, tall) => element("div", { class: `ml-scroll${tall ? " ml-tall" : ""}`, tabindex: "0", role: "region", "aria-label": name }, table);
-      this.root.replaceChildren(this.boxes, this.said, this.progress, scroll("Coefficients", this.laws),
-        element("fieldset", {}, element("legend", {}, "Draw the law over granularity"), ratioLabel, computeLabel), this.plot,
-        element("ul", { class: "ml-key" }, element("li", { class: "ml-c-measured" }, "refit, and its cloud of resamples"), element("li", { class: "ml-c-published ml-twin" }, "published law"), element("li", {}, "circles: points near this A and C, open where left out")),
-        element("details", {}, element("summary", {}, "Points, one by one"), scroll("Points", this.list, true)));
+      const scroll = (name, table, tall) =>
+        element(
+          "div",
+          {
+            class: `ml-scroll${tall ? " ml-tall" : ""}`,
+            tabindex: "0",
+            role: "region",
+            "aria-label": name,
+          },
+          table,
+        );
+      this.root.replaceChildren(
+        this.boxes,
+        this.said,
+        this.progress,
+        scroll("Coefficients", this.laws),
+        element(
+          "fieldset",
+          {},
+          element("legend", {}, "Draw the law over granularity"),
+          ratioLabel,
+          computeLabel,
+        ),
+        this.plot,
+        element(
+          "ul",
+          { class: "ml-key" },
+          element("li", { class: "ml-c-measured" }, "refit, and its cloud of resamples"),
+          element("li", { class: "ml-c-published ml-twin" }, "published law"),
+          element("li", {}, "circles: points near this A and C, open where left out"),
+        ),
+        element(
+          "details",
+          {},
+          element("summary", {}, "Points, one by one"),
+          scroll("Points", this.list, true),
+        ),
+      );
       this.listPoints();
-      new ResizeObserver(() => this.width !== this.plot.clientWidth && this.fitted && this.draw()).observe(this.plot);
+      new ResizeObserver(
+        () => this.width !== this.plot.clientWidth && this.fitted && this.draw(),
+      ).observe(this.plot);
     }
 
     studyBox(study) {
       const box = element("input", { type: "checkbox", name: study });
       box.addEventListener("change", () => {
-        this.points.filter((p) => (p.study || "unnamed") === study).forEach((p) => (p.kept = box.checked));
+        this.points
+          .filter((p) => (p.study || "unnamed") === study)
+          .forEach((p) => (p.kept = box.checked));
         this.start();
       });
       element("label", { class: "ml-check" }, box, ` ${study}`);
@@ -64,14 +130,39 @@
     listPoints() {
       const head = ["kept", "A", "G", "C, FLOPs", "EL", "90 % interval", "study", "run"];
       const row = (p) => {
-        p.box = element("input", { type: "checkbox", "aria-label": `keep A ${percent(p.A)}, G ${large(p.G)}, C ${large(p.C)}` });
-        p.box.addEventListener("change", () => { p.kept = p.box.checked; this.start(); });
+        p.box = element("input", {
+          type: "checkbox",
+          "aria-label": `keep A ${percent(p.A)}, G ${large(p.G)}, C ${large(p.C)}`,
+        });
+        p.box.addEventListener("change", () => {
+          p.kept = p.box.checked;
+          this.start();
+        });
         const run = p.runs.length ? element("a", { href: `#run=${p.runs[0]}` }, p.runs[0]) : "–";
-        const cells = [percent(p.A), large(p.G), large(p.C), p.EL.toFixed(2), `${large(p.low)} to ${large(p.high)}`, [p.study, p.variant].filter(Boolean).join(", ") || "–", run];
-        return element("tr", {}, element("td", {}, p.box), ...cells.map((c) => element("td", {}, c)));
+        const cells = [
+          percent(p.A),
+          large(p.G),
+          large(p.C),
+          p.EL.toFixed(2),
+          `${large(p.low)} to ${large(p.high)}`,
+          [p.study, p.variant].filter(Boolean).join(", ") || "–",
+          run,
+        ];
+        return element(
+          "tr",
+          {},
+          element("td", {}, p.box),
+          ...cells.map((c) => element("td", {}, c)),
+        );
       };
-      this.list.replaceChildren(element("thead", {}, element("tr", {}, ...head.map((h) => element("th", { scope: "col" }, h)))),
-        element("tbody", {}, ...this.points.map(row)));
+      this.list.replaceChildren(
+        element(
+          "thead",
+          {},
+          element("tr", {}, ...head.map((h) => element("th", { scope: "col" }, h))),
+        ),
+        element("tbody", {}, ...this.points.map(row)),
+      );
     }
 
     /* Show what is kept, then fit once the reader pauses */
@@ -105,32 +196,72 @@
 
     resample(fitted, weights, count) {
       if (fitted !== this.fitted) return; // the reader has changed the points
-      for (let i = 0; i < PIECE; i++) this.cloud.push(ml.refit.redraw(fitted, weights(fitted.rows.length)));
+      for (let i = 0; i < PIECE; i++)
+        this.cloud.push(ml.refit.redraw(fitted, weights(fitted.rows.length)));
       this.progress.textContent = `${this.cloud.length} of ${DRAWS} resamples.`;
-      if (this.cloud.length < DRAWS) this.timer = setTimeout(() => this.resample(fitted, weights, count), 0);
-      else { this.draw(); this.tell(count); }
+      if (this.cloud.length < DRAWS)
+        this.timer = setTimeout(() => this.resample(fitted, weights, count), 0);
+      else {
+        this.draw();
+        this.tell(count);
+      }
     }
 
     range(value) {
       if (this.cloud.length < DRAWS) return null;
-      const sorted = this.cloud.map(value).map((v) => (Number.isNaN(v) ? Infinity : v)).sort((a, b) => a - b);
+      const sorted = this.cloud
+        .map(value)
+        .map((v) => (Number.isNaN(v) ? Infinity : v))
+        .sort((a, b) => a - b);
       return [(1 - LEVEL) / 2, (1 + LEVEL) / 2].map((q) => ml.quantile(sorted, q));
     }
 
     tell(count) {
       const words = (r) => (r ? ` (${large(r[0])} to ${large(r[1])})` : "");
       const best = ml.optimumGranularity(this.fitted.law);
-      const optimum = Number.isNaN(best) ? "EL has no highest granularity" : `EL is highest at G = ${large(best)}${words(this.range(ml.optimumGranularity))}`;
+      const optimum = Number.isNaN(best)
+        ? "EL has no highest granularity"
+        : `EL is highest at G = ${large(best)}${words(this.range(ml.optimumGranularity))}`;
       this.said.textContent = `Fitted to ${count} of ${this.points.length} points: ${optimum}.`;
-      const others = [["Published", ml.data.published], ["In the book", ml.data.measured]]
-        .filter(([, side]) => side && side.law).map(([name, side]) => [name, side.law]);
+      const others = [
+        ["Published", ml.data.published],
+        ["In the book", ml.data.measured],
+      ]
+        .filter(([, side]) => side?.law)
+        .map(([name, side]) => [name, side.law]);
       const cell = (v) => element("td", {}, v);
-      const rows = ml.refit.NAMES.map((name) => element("tr", {}, element("th", { scope: "row" }, LABELS[name]),
-        ...others.map(([, law]) => cell(large(law[name]))), cell(large(this.fitted.law[name]) + words(this.range((law) => law[name])))));
-      rows.push(element("tr", {}, element("th", { scope: "row" }, "G of highest EL"),
-        ...others.map(([, law]) => cell(large(ml.optimumGranularity(law)))), cell(large(best) + words(this.range(ml.optimumGranularity)))));
-      this.laws.replaceChildren(element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Coefficient"),
-        ...others.map(([name]) => element("th", { scope: "col" }, name)), element("th", { scope: "col" }, "Refit, with 90 % interval"))), element("tbody", {}, ...rows));
+      const rows = ml.refit.NAMES.map((name) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, LABELS[name]),
+          ...others.map(([, law]) => cell(large(law[name]))),
+          cell(large(this.fitted.law[name]) + words(this.range((law) => law[name]))),
+        ),
+      );
+      rows.push(
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, "G of highest EL"),
+          ...others.map(([, law]) => cell(large(ml.optimumGranularity(law)))),
+          cell(large(best) + words(this.range(ml.optimumGranularity))),
+        ),
+      );
+      this.laws.replaceChildren(
+        element(
+          "thead",
+          {},
+          element(
+            "tr",
+            {},
+            element("th", { scope: "col" }, "Coefficient"),
+            ...others.map(([name]) => element("th", { scope: "col" }, name)),
+            element("th", { scope: "col" }, "Refit, with 90 % interval"),
+          ),
+        ),
+        element("tbody", {}, ...rows),
+      );
     }
 
     draw() {
@@ -140,28 +271,76 @@
       const height = Math.round(Math.min(400, Math.max(280, width * 0.55)));
       const box = { left: 46, right: width - 12, top: 10, bottom: height - 44 };
       const [A, C] = [Number(this.ratio.value), Number(this.compute.value)];
-      const near = this.points.filter((p) => Math.abs(p.A / A - 1) < 0.05 && Math.abs(p.C / C - 1) < 0.1);
-      const ends = [Math.min(...this.points.map((p) => p.G)), Math.max(...this.points.map((p) => p.G))];
-      const across = Array.from({ length: CURVE }, (_, i) => ends[0] * Math.pow(ends[1] / ends[0], i / (CURVE - 1)));
+      const near = this.points.filter(
+        (p) => Math.abs(p.A / A - 1) < 0.05 && Math.abs(p.C / C - 1) < 0.1,
+      );
+      const ends = [
+        Math.min(...this.points.map((p) => p.G)),
+        Math.max(...this.points.map((p) => p.G)),
+      ];
+      const across = Array.from(
+        { length: CURVE },
+        (_, i) => ends[0] * (ends[1] / ends[0]) ** (i / (CURVE - 1)),
+      );
       const heights = (law) => across.map((G) => ml.jointLaw(law, A, G, C));
       const [own, published] = [heights(this.fitted.law), heights(ml.data.published.law)];
       const x = scale(across, [box.left, box.right], true);
-      const y = scale([...own, ...published, ...near.map((p) => p.EL)], [box.bottom, box.top], true);
-      const path = (values) => values.map((v, i) => `${i ? "L" : "M"}${x.place(across[i]).toFixed(1)},${Math.min(Math.max(y.place(v), -99), 999).toFixed(1)}`).join("");
-      const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "ml-plot" });
-      const clip = drawn("clipPath", { id: "refit-clip" }, drawn("rect", { x: box.left, y: box.top, width: box.right - box.left, height: box.bottom - box.top }));
+      const y = scale(
+        [...own, ...published, ...near.map((p) => p.EL)],
+        [box.bottom, box.top],
+        true,
+      );
+      const path = (values) =>
+        values
+          .map(
+            (v, i) =>
+              `${i ? "L" : "M"}${x.place(across[i]).toFixed(1)},${Math.min(Math.max(y.place(v), -99), 999).toFixed(1)}`,
+          )
+          .join("");
+      const svg = drawn("svg", {
+        viewBox: `0 0 ${width} ${height}`,
+        role: "img",
+        class: "ml-plot",
+      });
+      const clip = drawn(
+        "clipPath",
+        { id: "refit-clip" },
+        drawn("rect", {
+          x: box.left,
+          y: box.top,
+          width: box.right - box.left,
+          height: box.bottom - box.top,
+        }),
+      );
       svg.append(clip);
       frame(svg, box, x, y, ["granularity G", "efficiency leverage EL"]);
       const inside = drawn("g", { "clip-path": "url(#refit-clip)" });
-      inside.append(drawn("path", { d: this.cloud.map((law) => path(heights(law))).join(""), class: "ml-cloud ml-c-measured" }),
-        drawn("path", { d: path(published), class: "ml-line ml-twin ml-c-published" }), drawn("path", { d: path(own), class: "ml-line ml-c-measured" }),
-        ...near.map((p) => drawn("circle", { cx: x.place(p.G), cy: y.place(p.EL), r: 4.5, class: `ml-near ml-c-measured${p.kept ? " ml-kept" : ""}` })));
+      inside.append(
+        drawn("path", {
+          d: this.cloud.map((law) => path(heights(law))).join(""),
+          class: "ml-cloud ml-c-measured",
+        }),
+        drawn("path", { d: path(published), class: "ml-line ml-twin ml-c-published" }),
+        drawn("path", { d: path(own), class: "ml-line ml-c-measured" }),
+        ...near.map((p) =>
+          drawn("circle", {
+            cx: x.place(p.G),
+            cy: y.place(p.EL),
+            r: 4.5,
+            class: `ml-near ml-c-measured${p.kept ? " ml-kept" : ""}`,
+          }),
+        ),
+      );
       svg.append(inside);
-      svg.setAttribute("aria-label", `EL over granularity at A = ${percent(A)} and C = ${large(C)} FLOPs: the refit goes from ${own[0].toFixed(2)} at G = ${large(ends[0])} to ${own[own.length - 1].toFixed(2)} at G = ${large(ends[1])}, the published law from ${published[0].toFixed(2)} to ${published[published.length - 1].toFixed(2)}.`);
+      svg.setAttribute(
+        "aria-label",
+        `EL over granularity at A = ${percent(A)} and C = ${large(C)} FLOPs: the refit goes from ${own[0].toFixed(2)} at G = ${large(ends[0])} to ${own[own.length - 1].toFixed(2)} at G = ${large(ends[1])}, the published law from ${published[0].toFixed(2)} to ${published[published.length - 1].toFixed(2)}.`,
+      );
       this.plot.replaceChildren(svg);
     }
   }
 
   document.addEventListener("DOMContentLoaded", () =>
-    document.querySelectorAll("[data-refit]").forEach((root) => new Refit(root)));
+    document.querySelectorAll("[data-refit]").forEach((root) => new Refit(root)),
+  );
 })();

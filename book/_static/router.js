@@ -2,17 +2,37 @@
    state is one frame and one layer; everything shown is drawn anew from them. No library. */
 "use strict";
 
-(function () {
+(() => {
   const trace = window.moeRouter;
   const SVG = "http://www.w3.org/2000/svg";
   const FRAME_MILLISECONDS = 180;
   const EDGES = [0.25, 0.5, 0.8, 1.25, 2, 4, 8]; // of load over mean, between the eight colours
-  const NAMES = ["under ¼", "¼ to ½", "½ to 0.8", "0.8 to 1¼: even", "1¼ to 2", "2 to 4", "4 to 8", "over 8"];
+  const NAMES = [
+    "under ¼",
+    "¼ to ½",
+    "½ to 0.8",
+    "0.8 to 1¼: even",
+    "1¼ to 2",
+    "2 to 4",
+    "4 to 8",
+    "over 8",
+  ];
   const CHARTS = [
     { key: "loss_nats", label: "Held-out loss, nats a token", of: (v) => v },
-    { key: "entropy", label: "Entropy of loads, 1 is even", of: (v, layer) => v[layer], low: 0, high: 1 },
+    {
+      key: "entropy",
+      label: "Entropy of loads, 1 is even",
+      of: (v, layer) => v[layer],
+      low: 0,
+      high: 1,
+    },
     { key: "max_over_mean", label: "Largest load over mean", of: (v, layer) => v[layer], low: 1 },
-    { key: "chosen_share", label: "Share of the scores on the chosen", of: (v, layer) => v[layer], low: 0 },
+    {
+      key: "chosen_share",
+      label: "Share of the scores on the chosen",
+      of: (v, layer) => v[layer],
+      low: 0,
+    },
   ];
   const CELL = { width: 9, height: 20 };
 
@@ -49,22 +69,47 @@
     svg.setAttribute("role", "img");
     const cells = [];
     for (let layer = 0; layer < numLayers; layer++) {
-      drawn(svg, "text", { x: left - 4, y: top + CELL.height * (layer + 0.7), "text-anchor": "end" }, String(layer + 1));
-      cells.push(Array.from({ length: trace.num_experts }, (_, expert) => drawn(svg, "rect", {
-        x: left + CELL.width * expert, y: top + CELL.height * layer, width: CELL.width - 1, height: CELL.height - 1,
-      })));
+      drawn(
+        svg,
+        "text",
+        { x: left - 4, y: top + CELL.height * (layer + 0.7), "text-anchor": "end" },
+        String(layer + 1),
+      );
+      cells.push(
+        Array.from({ length: trace.num_experts }, (_, expert) =>
+          drawn(svg, "rect", {
+            x: left + CELL.width * expert,
+            y: top + CELL.height * layer,
+            width: CELL.width - 1,
+            height: CELL.height - 1,
+          }),
+        ),
+      );
     }
     const foot = height - 3;
     drawn(svg, "text", { x: left, y: foot }, "expert 0");
     drawn(svg, "text", { x: width, y: foot, "text-anchor": "end" }, String(trace.num_experts - 1));
-    return { svg, show(paint, told) {
-      cells.forEach((row, layer) => row.forEach((cell, expert) => paint(cell, layer, expert)));
-      svg.setAttribute("aria-label", `${label}. ${told}`);
-    } };
+    return {
+      svg,
+      show(paint, told) {
+        cells.forEach((row, layer) => row.forEach((cell, expert) => paint(cell, layer, expert)));
+        svg.setAttribute("aria-label", `${label}. ${told}`);
+      },
+    };
   }
 
-  const headed = (key, method, ...children) => element("section", { class: `ml-${key}`, "aria-label": method.name },
-    element("p", { class: "ml-title" }, element("span", { class: `ml-swatch ml-swatch-${key}` }), method.name), ...children);
+  const headed = (key, method, ...children) =>
+    element(
+      "section",
+      { class: `ml-${key}`, "aria-label": method.name },
+      element(
+        "p",
+        { class: "ml-title" },
+        element("span", { class: `ml-swatch ml-swatch-${key}` }),
+        method.name,
+      ),
+      ...children,
+    );
 
   /* Loads, and selection biases where there are any */
   function maps([key, method]) {
@@ -72,20 +117,30 @@
     const root = headed(key, method, load.svg);
     const most = method.bias ? Math.max(...method.bias.flat(2).map(Math.abs)) || 1 : 1;
     const bias = method.bias ? grid("Selection biases") : null;
-    if (bias) root.append(element("p", { class: "ml-note" }, `selection biases, to ±${most.toFixed(2)}`), bias.svg);
-    return { root, show(frame) {
-      const counts = method.counts[frame];
-      load.show((cell, l, e) => {
-        const ratio = (counts[l][e] * trace.num_experts) / sum(counts[l]);
-        cell.setAttribute("class", ratio === 0 ? "ml-idle" : `ml-load-${band(ratio)}`);
-      }, summary(method, frame));
-      if (!bias) return;
-      bias.show((cell, l, e) => {
-        const value = method.bias[frame][l][e];
-        cell.setAttribute("class", value >= 0 ? "ml-raised" : "ml-lowered");
-        cell.style.fillOpacity = String(0.04 + (0.96 * Math.abs(value)) / most);
-      }, "Raised, blue, for experts with too few tokens; lowered, orange, for those with too many.");
-    } };
+    if (bias)
+      root.append(
+        element("p", { class: "ml-note" }, `selection biases, to ±${most.toFixed(2)}`),
+        bias.svg,
+      );
+    return {
+      root,
+      show(frame) {
+        const counts = method.counts[frame];
+        load.show(
+          (cell, l, e) => {
+            const ratio = (counts[l][e] * trace.num_experts) / sum(counts[l]);
+            cell.setAttribute("class", ratio === 0 ? "ml-idle" : `ml-load-${band(ratio)}`);
+          },
+          summary(method, frame),
+        );
+        if (!bias) return;
+        bias.show((cell, l, e) => {
+          const value = method.bias[frame][l][e];
+          cell.setAttribute("class", value >= 0 ? "ml-raised" : "ml-lowered");
+          cell.style.fillOpacity = String(0.04 + (0.96 * Math.abs(value)) / most);
+        }, "Raised, blue, for experts with too few tokens; lowered, orange, for those with too many.");
+      },
+    };
   }
 
   /* The fixed text: under each token the experts that it goes to, the first of them its colour */
@@ -93,21 +148,28 @@
     const text = element("p", { class: "ml-text" });
     const words = trace.text.map((token) => {
       const number = element("span", { class: "ml-number" });
-      const word = element("span", { class: "ml-word" }, token.replace(/\n/g, "↵").replace(/ /g, "·"));
+      const word = element(
+        "span",
+        { class: "ml-word" },
+        token.replace(/\n/g, "↵").replace(/ /g, "·"),
+      );
       const both = element("span", { class: "ml-token" }, word, number);
       text.append(both);
       if (token.includes("\n")) text.append(element("br"));
       return { both, number };
     });
-    return { root: headed(key, method, text), show(frame, layer) {
-      const digits = method.text[frame][layer];
-      const k = trace.num_active_experts;
-      words.forEach(({ both, number }, i) => {
-        const chosen = [...digits.slice(i * k, i * k + k)].map((digit) => parseInt(digit, 36));
-        number.textContent = chosen.join(" ");
-        both.style.setProperty("--hue", String((chosen[0] * 360) / trace.num_experts));
-      });
-    } };
+    return {
+      root: headed(key, method, text),
+      show(frame, layer) {
+        const digits = method.text[frame][layer];
+        const k = trace.num_active_experts;
+        words.forEach(({ both, number }, i) => {
+          const chosen = [...digits.slice(i * k, i * k + k)].map((digit) => parseInt(digit, 36));
+          number.textContent = chosen.join(" ");
+          both.style.setProperty("--hue", String((chosen[0] * 360) / trace.num_experts));
+        });
+      },
+    };
   }
 
   function summary(method, frame) {
@@ -121,7 +183,9 @@
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("role", "img");
-    const x = (frame) => left + (Math.log1p(trace.steps[frame]) / Math.log1p(trace.steps[last])) * (width - left - right);
+    const x = (frame) =>
+      left +
+      (Math.log1p(trace.steps[frame]) / Math.log1p(trace.steps[last])) * (width - left - right);
     const show = (frame, layer) => {
       svg.replaceChildren();
       const lines = methods.map(([key, m]) => [key, m[spec.key].map((v) => spec.of(v, layer))]);
@@ -130,63 +194,164 @@
       const high = spec.high ?? Math.max(...all);
       const y = (v) => height - bottom - ((v - low) / (high - low || 1)) * (height - top - bottom);
       for (const value of [low, (low + high) / 2, high]) {
-        drawn(svg, "line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "ml-rule" });
+        drawn(svg, "line", {
+          x1: left,
+          x2: width - right,
+          y1: y(value),
+          y2: y(value),
+          class: "ml-rule",
+        });
         drawn(svg, "text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, plain(value));
       }
       for (const step of [0, 3, 10, 30, 100, 300, 1000].filter((s) => s <= trace.steps[last])) {
-        const at = left + (Math.log1p(step) / Math.log1p(trace.steps[last])) * (width - left - right);
-        drawn(svg, "text", { x: at, y: height - bottom + 14, "text-anchor": "middle" }, String(step));
+        const at =
+          left + (Math.log1p(step) / Math.log1p(trace.steps[last])) * (width - left - right);
+        drawn(
+          svg,
+          "text",
+          { x: at, y: height - bottom + 14, "text-anchor": "middle" },
+          String(step),
+        );
       }
       drawn(svg, "text", { x: (left + width) / 2, y: height - 3, "text-anchor": "middle" }, "step");
-      drawn(svg, "line", { x1: x(frame), x2: x(frame), y1: top, y2: height - bottom, class: "ml-now" });
+      drawn(svg, "line", {
+        x1: x(frame),
+        x2: x(frame),
+        y1: top,
+        y2: height - bottom,
+        class: "ml-now",
+      });
       for (const [key, values] of lines) {
-        drawn(svg, "path", { d: values.map((v, f) => `${f ? "L" : "M"}${x(f).toFixed(1)} ${y(v).toFixed(1)}`).join(""), class: `ml-line ml-line-${key}` });
-        drawn(svg, "circle", { cx: x(frame), cy: y(values[frame]), r: 3.5, class: `ml-dot ml-line-${key}` });
+        drawn(svg, "path", {
+          d: values.map((v, f) => `${f ? "L" : "M"}${x(f).toFixed(1)} ${y(v).toFixed(1)}`).join(""),
+          class: `ml-line ml-line-${key}`,
+        });
+        drawn(svg, "circle", {
+          cx: x(frame),
+          cy: y(values[frame]),
+          r: 3.5,
+          class: `ml-dot ml-line-${key}`,
+        });
       }
-      const now = lines.map(([key, values]) => `${trace.methods[key].name} ${plain(values[frame])}`).join(", ");
-      svg.setAttribute("aria-label", `${spec.label}, over the steps of training. At step ${trace.steps[frame]}: ${now}.`);
+      const now = lines
+        .map(([key, values]) => `${trace.methods[key].name} ${plain(values[frame])}`)
+        .join(", ");
+      svg.setAttribute(
+        "aria-label",
+        `${spec.label}, over the steps of training. At step ${trace.steps[frame]}: ${now}.`,
+      );
     };
-    return { root: element("figure", { class: "ml-chart" }, element("figcaption", {}, spec.label), svg), show };
+    return {
+      root: element("figure", { class: "ml-chart" }, element("figcaption", {}, spec.label), svg),
+      show,
+    };
   }
 
   function numbers() {
     const body = element("tbody");
     const heads = ["Balancing", "Loss", "Entropy", "Largest / mean", "Idle", "Score of chosen"];
-    const root = element("div", { class: "ml-scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the step shown" },
-      element("table", { class: "ml-answers" }, element("thead", {}, element("tr", {}, ...heads.map((h) => element("th", { scope: "col" }, h)))), body));
-    return { root, show(frame, layer) {
-      body.replaceChildren(...methods.map(([key, m]) => element("tr", { class: `ml-${key}` },
-        element("th", { scope: "row" }, element("span", { class: `ml-swatch ml-swatch-${key}` }), m.name),
-        ...[m.loss_nats[frame].toFixed(3), m.entropy[frame][layer].toFixed(3), plain(m.max_over_mean[frame][layer]),
-          String(m.idle_experts[frame][layer]), m.chosen_share[frame][layer].toFixed(3)].map((c) => element("td", {}, c)))));
-    } };
+    const root = element(
+      "div",
+      {
+        class: "ml-scroll",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "Numbers of the step shown",
+      },
+      element(
+        "table",
+        { class: "ml-answers" },
+        element(
+          "thead",
+          {},
+          element("tr", {}, ...heads.map((h) => element("th", { scope: "col" }, h))),
+        ),
+        body,
+      ),
+    );
+    return {
+      root,
+      show(frame, layer) {
+        body.replaceChildren(
+          ...methods.map(([key, m]) =>
+            element(
+              "tr",
+              { class: `ml-${key}` },
+              element(
+                "th",
+                { scope: "row" },
+                element("span", { class: `ml-swatch ml-swatch-${key}` }),
+                m.name,
+              ),
+              ...[
+                m.loss_nats[frame].toFixed(3),
+                m.entropy[frame][layer].toFixed(3),
+                plain(m.max_over_mean[frame][layer]),
+                String(m.idle_experts[frame][layer]),
+                m.chosen_share[frame][layer].toFixed(3),
+              ].map((c) => element("td", {}, c)),
+            ),
+          ),
+        );
+      },
+    };
   }
 
   function key() {
     const items = [["ml-key-idle", "idle"], ...NAMES.map((name, i) => [`ml-key-load-${i}`, name])];
-    return element("ul", { class: "ml-key", "aria-label": "Load over the mean load" },
-      ...items.map(([style, name]) => element("li", { class: style }, name)));
+    return element(
+      "ul",
+      { class: "ml-key", "aria-label": "Load over the mean load" },
+      ...items.map(([style, name]) => element("li", { class: style }, name)),
+    );
   }
 
   function build(root, place) {
     const id = `router-${place}`;
-    const slider = element("input", { type: "range", id: `${id}-step`, min: "0", max: String(last), step: "1", value: String(last) });
+    const slider = element("input", {
+      type: "range",
+      id: `${id}-step`,
+      min: "0",
+      max: String(last),
+      step: "1",
+      value: String(last),
+    });
     const layers = element("select", { id: `${id}-layer` });
-    for (let l = 0; l < numLayers; l++) layers.append(element("option", { value: String(l) }, String(l + 1)));
+    for (let l = 0; l < numLayers; l++)
+      layers.append(element("option", { value: String(l) }, String(l + 1)));
     layers.value = String(numLayers - 1);
     const play = element("button", { type: "button" }, "▶ Play");
     const state = element("output", { for: `${id}-step ${id}-layer`, "aria-live": "polite" });
-    const [loads, table, charts, texts] = [methods.map(maps), numbers(), CHARTS.map(chart), methods.map(choices)];
+    const [loads, table, charts, texts] = [
+      methods.map(maps),
+      numbers(),
+      CHARTS.map(chart),
+      methods.map(choices),
+    ];
     const parts = [...loads, table, ...charts, ...texts];
-    const side = (style, these) => element("div", { class: style }, ...these.map((part) => part.root));
+    const side = (style, these) =>
+      element("div", { class: style }, ...these.map((part) => part.root));
     root.classList.add("ml-calculator", "ml-router");
     root.replaceChildren(
-      element("div", { class: "ml-controls" }, play,
+      element(
+        "div",
+        { class: "ml-controls" },
+        play,
         element("label", { for: slider.id, class: "ml-slider" }, "Step of training", slider),
-        element("label", { for: layers.id }, "Layer of charts and text", layers)),
-      state, key(), side("ml-panels", loads), table.root, side("ml-charts", charts),
-      element("p", { class: "ml-note" }, "A fixed text in the chosen layer: under each token its two experts."),
-      side("ml-panels", texts));
+        element("label", { for: layers.id }, "Layer of charts and text", layers),
+      ),
+      state,
+      key(),
+      side("ml-panels", loads),
+      table.root,
+      side("ml-charts", charts),
+      element(
+        "p",
+        { class: "ml-note" },
+        "A fixed text in the chosen layer: under each token its two experts.",
+      ),
+      side("ml-panels", texts),
+    );
     let timer = 0;
 
     function update() {
@@ -215,12 +380,22 @@
       }, FRAME_MILLISECONDS);
     }
 
-    play.addEventListener("click", () => { if (timer) stop(); else { start(); update(); } });
-    slider.addEventListener("input", () => { if (timer) stop(); update(); });
+    play.addEventListener("click", () => {
+      if (timer) stop();
+      else {
+        start();
+        update();
+      }
+    });
+    slider.addEventListener("input", () => {
+      if (timer) stop();
+      update();
+    });
     layers.addEventListener("change", update);
     update();
   }
 
   document.addEventListener("DOMContentLoaded", () =>
-    document.querySelectorAll("[data-router]").forEach(build));
+    document.querySelectorAll("[data-router]").forEach(build),
+  );
 })();

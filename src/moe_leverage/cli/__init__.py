@@ -8,9 +8,11 @@ torch is loaded only by the verbs that train.
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from moe_leverage import __version__
 from moe_leverage.modules import import_modules
 
 app = typer.Typer(
@@ -20,6 +22,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moe-leverage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take what stands before a verb: the version alone."""
 
 
 def main() -> None:

@@ -144,6 +144,35 @@ def claims(verdicts: Iterable[Verdict], *labels: Label) -> pd.DataFrame:
     return table(chosen)[columns].rename(columns={"locator": "in the paper"})
 
 
+def runs_needed(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """What would decide each undecided claim, the cheapest first, if its effect stayed as it is.
+
+    An interval narrows with the square root of the runs until it lies inside the region that
+    agrees or outside it: `times_the_runs` is how many times the runs that takes, `then` the verdict
+    that follows. A claim without an effect has no row.
+    """
+    rows = []
+    for verdict in verdicts:
+        claim, effect, interval = verdict.claim, verdict.value, verdict.interval
+        if verdict.label != "measured: cannot tell" or claim.reading_of:
+            continue
+        if effect is None or interval is None or claim.region is None:
+            continue
+        (low, high), (least, most) = interval, claim.region
+        below, above = effect - low, high - effect
+        inside = least < effect < most
+        if inside:
+            widest = max(below / (effect - least), above / (most - effect))
+        elif effect in (least, most):
+            widest = np.inf
+        else:
+            widest = below / (effect - most) if effect > most else above / (least - effect)
+        then = "agrees" if inside else "disagrees"
+        rows.append({"claim": claim.id, "times_the_runs": widest**2, "then": then})
+    frame = pd.DataFrame(rows, columns=["claim", "times_the_runs", "then"])
+    return frame.set_index("claim").sort_values("times_the_runs")
+
+
 def _most(frame: pd.DataFrame, column: str) -> float:
     return float(frame[column].max()) if column in frame and len(frame) else np.nan
 

@@ -16,14 +16,7 @@ from moe_leverage import audit, ledger
 from moe_leverage.config import require
 from moe_leverage.page.registry import ENTRIES, show, show_table
 
-PROFILES = ("read",)  # from the ledger, beside one training of seconds
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def require_profile(profile: str) -> None:
-    """Raise a ValueError when a chapter is asked for a profile that does not exist."""
-    rule = f"must be one of {', '.join(PROFILES)}"
-    require(profile in PROFILES, "profile", profile, rule)
 
 
 def numbers(**values: object) -> None:

@@ -80,8 +80,7 @@ void mix(const Row *weights, const float *rows, long count, Row *mixed) {
     Row sum[KEYS] = {};
     for (long j = 0; j < count; j++)
       for (int d = 0; d < KEYS; d++)
-        for (int w = 0; w < WIDE; w++)
-          sum[d][w] += weights[j][w] * rows[j * WIDTH + first + d];
+        for (int w = 0; w < WIDE; w++) sum[d][w] += weights[j][w] * rows[j * WIDTH + first + d];
     for (int d = 0; d < KEYS; d++)
       for (int w = 0; w < WIDE; w++) mixed[first + d][w] = sum[d][w];
   }
@@ -187,7 +186,8 @@ extern "C" void forward(const float *packed, const float *turns, float *out, flo
                 for (int w = 0; w < WIDE; w++) {
                   Lanes score = scores[k][w];
                   if (j >= first)
-                    score = query_numbers(first + w * LANES) < float(j + k) ? all(-INFINITY) : score;
+                    score =
+                        query_numbers(first + w * LANES) < float(j + k) ? all(-INFINITY) : score;
                   largest[w] = score > largest[w] ? score : largest[w];
                   chances[j + k][w] = score;
                 }

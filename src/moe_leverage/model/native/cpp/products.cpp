@@ -7,7 +7,8 @@
 // an expert, or TALL rows of its matrix. A piece is computed in tiles whose sums stay in registers.
 
 #include <algorithm>
-#include <numeric>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "lanes.h"
@@ -24,8 +25,7 @@ void tile(Left left, Right right, long first, long count, float *to, long to_row
   Lanes sum[M][N] = {};
   for (long k = 0; k < count; k++)
     for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++)
-        sum[m][n] += left(first + m, k) * load(right(k) + n * LANES);
+      for (int n = 0; n < N; n++) sum[m][n] += left(first + m, k) * load(right(k) + n * LANES);
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) store(to + (first + m) * to_row + n * LANES, sum[m][n]);
 }
@@ -93,11 +93,13 @@ extern "C" void multiply(const float *rows, const int64_t *which, const float *w
           right = turned;
           for (long k = 0; k < in; k += LANES)
             for (int p = 0; p < parts; p++)
-              transpose(matrix + (n + p * LANES) * in + k, in, turned + k * WIDTH + p * LANES, WIDTH);
+              transpose(matrix + (n + p * LANES) * in + k, in, turned + k * WIDTH + p * LANES,
+                        WIDTH);
         }
         const long right_row = is_transposed ? WIDTH : wide;
-        product(parts, piece.rows, left, [=](long k) { return right + k * right_row; }, in,
-                out + piece.first * wide + n, wide);
+        product(
+            parts, piece.rows, left, [=](long k) { return right + k * right_row; }, in,
+            out + piece.first * wide + n, wide);
       }
     }
   }
@@ -123,9 +125,10 @@ extern "C" void outer(const float *rows, const int64_t *which, const float *othe
       find_rows(others, which_others, wide, piece, found_others);
       const auto left = [row = found.data()](long m, long k) { return row[k][m]; };
       for (long n = 0; n < wide; n += WIDTH)
-        product(parts_from(n, wide), std::min(TALL, in - top), left,
-                [n, row = found_others.data()](long k) { return row[k] + n; }, piece.rows,
-                out + (piece.expert * in + top) * wide + n, wide);
+        product(
+            parts_from(n, wide), std::min(TALL, in - top), left,
+            [n, row = found_others.data()](long k) { return row[k] + n; }, piece.rows,
+            out + (piece.expert * in + top) * wide + n, wide);
     }
   }
 }
