@@ -13,8 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from moe_leverage import ledger
 from moe_leverage.config import ModelConfig, RunConfig
-from moe_leverage.ledger import describe, load
+from moe_leverage.ledger import describe
 
 RUNS, SECONDS = 100_000, 5.0
 PEER_RUNS = 5_000  # that pandas' own flattening reads; its time is scaled
@@ -26,7 +27,7 @@ def run() -> list[dict[str, Any]]:
         path = Path(folder) / "synthetic.jsonl"
         line = json.dumps(record(), separators=(",", ":")) + "\n"
         path.write_text(line * RUNS)
-        seconds, table = timed(lambda: load(directory=Path(folder)))
+        seconds, table = timed(lambda: ledger.table(directory=Path(folder)))
         lines = [line] * PEER_RUNS
         peer, _ = timed(lambda: pd.json_normalize([json.loads(text) for text in lines]))
     assert len(table) == RUNS
