@@ -169,12 +169,6 @@
   };
   const smallSample = (count) => Math.sqrt(count / Math.max(count - SIZE, 1));
 
-  /* Student's over the normal 95 % quantile (Fisher and Cornish, 1960) */
-  function studentRatio(freedom) {
-    const z2 = 1.6448536 ** 2;
-    return 1 + (z2 + 1) / (4 * freedom) + (5 * z2 * z2 + 16 * z2 + 3) / (96 * freedom * freedom);
-  }
-
   /* Why these points cannot tell the law's coefficients; empty if they can */
   function lacks(points, needed) {
     const axes = [
@@ -219,7 +213,7 @@
       value: found.value,
       delta,
       law: lawOf(found.theta),
-      widening: smallSample(rows.length) * studentRatio(rows.length - SIZE),
+      widening: smallSample(rows.length) * settings.studentRatio[rows.length - SIZE - 1],
     };
   }
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.theory.law import Array
@@ -22,7 +23,7 @@ from moe_leverage.theory.law import Array
 Groups = NDArray[np.int64]  # the cluster number of each row
 
 LEVEL = 0.90  # of every interval unless another is asked for
-NORMAL_95 = 1.6448536  # quantile of the normal distribution: 90 % lie within it on both sides
+NORMAL_95 = float(ndtri((1 + LEVEL) / 2))  # of the normal: LEVEL lies within it on both sides
 APART = 0.5  # in a coefficient over 1 + its size: minima this far apart are different ones
 MOST_MINIMA = 8
 # Widening a sample by a factor should move the law's values by that factor. A law bends: up to this
@@ -101,9 +102,12 @@ def small_sample_factor(count: int, size: int) -> float:
 
 
 def student_ratio(freedom: int) -> float:
-    """Student's over the normal 95 % quantile, by the expansion of Fisher and Cornish (1960)."""
-    z2 = NORMAL_95**2
-    return 1 + (z2 + 1) / (4 * freedom) + (5 * z2**2 + 16 * z2 + 3) / (96 * freedom**2)
+    """Student's over the normal quantile at LEVEL: how much wider few degrees of freedom are.
+
+    >>> round(student_ratio(1), 3), round(student_ratio(30), 3)
+    (3.838, 1.032)
+    """
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) / NORMAL_95
 
 
 def central_interval(samples: Array, level: float) -> Array:

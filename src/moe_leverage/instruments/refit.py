@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import HUBER_EFFICIENCY, MAD_TO_SIGMA, SMALLEST_DELTA
 from moe_leverage.analysis.leverage import is_held_out
 from moe_leverage.instruments.explorer import ESTIMATOR, homes, plain
@@ -21,6 +22,7 @@ from moe_leverage.instruments.scripts import assign
 from moe_leverage.theory.laws import JointLaw
 from moe_leverage.theory.saturation import START_BOX
 
+MOST_FREEDOM = 200  # degrees of freedom whose quantile the page is given; it has fewer points
 COLUMNS = {
     "A": "activation_ratio",
     "G": "granularity",
@@ -35,7 +37,7 @@ def payload(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict
     """The points, and the constants of the fit, so that the page types none of them.
 
     >>> sorted(payload())
-    ['efficiency', 'needed', 'points', 'sigma', 'smallestDelta', 'startBox']
+    ['efficiency', 'needed', 'points', 'sigma', 'smallestDelta', 'startBox', 'studentRatio']
     """
     return {
         "points": _points(directory, fits),
@@ -43,6 +45,7 @@ def payload(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict
         "efficiency": HUBER_EFFICIENCY,
         "sigma": MAD_TO_SIGMA,
         "smallestDelta": SMALLEST_DELTA,
+        "studentRatio": [float(f"{student_ratio(n):.12g}") for n in range(1, MOST_FREEDOM + 1)],
         "needed": [JointLaw.min_values[name] for name in JointLaw.inputs],
     }
 
