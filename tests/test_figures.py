@@ -14,7 +14,7 @@ from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.figures import flops_accounting, joint_law
+from moe_leverage.figures import flops_accounting, joint_law, second_pilot
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
@@ -203,6 +203,7 @@ EIGHT = points(predicted_leverage=[0.9, 1.0], part=["fitted", "joint study"])
 ROUTED = sweep("activation_ratio", [0.02, 0.1]).assign(
     **{"routing.bias_update_rate": lambda t: np.where(t["seed"] == 0, 0.0, 1e-3)}
 )
+SPREADS = second_pilot.spreads(second_pilot.noise_table(page.runs_of("noise-pilot")))
 INPUTS |= {  # figures of our own runs alone
     "loss-landscape": ((RATES,), None),
     "loss-check": ((sweep("learning_rate", [1e-3, 2e-3, 4e-3]),), None),
@@ -218,6 +219,8 @@ INPUTS |= {  # figures of our own runs alone
     "nano-beta-curves": ((PAIR,), None),
     "pilot-gates": ((page.runs_of("pilot"),), None),
     "pilot-rates": ((page.runs_of("pilot"),), None),
+    "routing-pilot": ((second_pilot.routing_table(page.runs_of("routing-pilot")),), None),
+    "noise-pilot": ((SPREADS,), None),
 }
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
 
