@@ -1,12 +1,14 @@
 """The ledger's fits: a synthetic ledger gives its laws back; the committed fits are current."""
 
+import dataclasses
 import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import typer
-from synthetic_ledger import BATCH, JOINT, MODEL, RATE, fill
+from synthetic_ledger import ADOPTED, BATCH, JOINT, MODEL, RATE, fill
 
 from moe_leverage import ledger
 from moe_leverage.analysis import measured
@@ -14,6 +16,7 @@ from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.leverage import table_noise
 from moe_leverage.cli.fit import fits
+from moe_leverage.studies.catalogue import plan
 
 KINDS = ("learning_rate", "batch_tokens", "model", "tokens")
 
@@ -174,3 +177,33 @@ def test_the_verb_checks(monkeypatch, tmp_path, capsys):
         fits(check=True, as_json=True)
     assert stopped.value.exit_code == 1
     assert json.loads(capsys.readouterr().out) == {"current": False}
+
+
+def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(tmp_path):
+    """Its runs are far better and far noisier: a frontier or noise that saw them would move."""
+    fill(tmp_path, ("activation", "granularity"))
+    before = ledger.table(directory=tmp_path)
+    plans = ledger.plans(tmp_path)
+    runs = []
+    for planned in plan("activation", ADOPTED):
+        strange = dataclasses.replace(planned.run, adam_beta2=0.5)
+        loss = 2.5 * np.exp(0.1 * np.random.default_rng(len(runs)).standard_normal())
+        outcome = {"study": "strange", "status": "ok", "validation_loss_nats": loss}
+        ledger.append(tmp_path / "strange.jsonl", ledger.describe(strange) | outcome)
+        runs.append(strange.identity())
+    ledger.write_plans(
+        plans | {"strange": {"role": "variant", "varies": ["adam_beta2"], "runs": runs}}, tmp_path
+    )
+    after = ledger.table(directory=tmp_path)
+    assert set(after["study"]) == set(before["study"]) | {"strange"}
+    assert len(after) == len(before) + len(runs)
+    kept = after[after["study"] != "strange"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept[list(before)], before, check_dtype=False)
+    assert set(after.loc[after["study"] == "strange", "variant"]) == {"strange 0.5"}
+    found = [measured.fit_ledger(frame, resamples=20).leverage for frame in (before, after)]
+    dense = [one.best[~one.best["is_moe"]]["loss"].tolist() for one in found]
+    assert dense[0] == dense[1]
+    assert found[0].noise == found[1].noise
+    names = ["compute", "loss", "efficiency_leverage"]
+    chosen = [one.points.query("variant == '' and estimator == 'frontier'") for one in found]
+    pd.testing.assert_frame_equal(*(points[names].reset_index(drop=True) for points in chosen))

@@ -312,7 +312,8 @@ def family_name(family: Mapping[str, object]) -> str:
 
 
 def _noise(table: pd.DataFrame, dense: Fit | None) -> tuple[float, str]:
-    sigma, freedom = table_noise(table)
+    plain = table[table["variant"].fillna("") == ""] if "variant" in table else table
+    sigma, freedom = table_noise(plain)  # a variant has a noise of its own
     if freedom >= MIN_SEED_PAIRS:
         return sigma * student_ratio(freedom), f"between seeds, {freedom} degrees of freedom"
     if dense is None:

@@ -70,6 +70,9 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     """
     table = runs_table(frame)
 
+    # the dense twin of a variant is of another recipe than the frontier that all are held against
+    table = table[table["is_moe"] | (table["role"] != "variant")]
+
     def of(*roles: str) -> pd.DataFrame:
         joined = pd.concat([table[table["role"] == role] for role in roles])
         return joined.drop_duplicates(["run_id", "variant"], ignore_index=True)
