@@ -16,6 +16,7 @@ from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
 from moe_leverage.figures import flops_accounting, joint_law, second_pilot
 from moe_leverage.figures.beyond_the_paper import gallery_table
+from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
 from moe_leverage.page import measured
@@ -321,9 +322,9 @@ def test_counter_agrees_with_the_formula_by_component():
         **shape, num_experts=8, num_active_experts=2, num_shared_experts=1, d_expert=16
     )
     for model in (moe, ModelConfig(**shape, d_ffn=48)):
-        table = flops_accounting.counter_table(model, 32)
+        table = counter.counter_table(model, 32)
         assert (table["formula_flops"] == table["counter_flops"]).all()
-        assert flops_accounting.training_over_forward(model, 32) == 3.0
+        assert counter.training_over_forward(model, 32) == 3.0
 
 
 def test_axis_labels_come_from_the_notation():

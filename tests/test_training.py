@@ -32,8 +32,9 @@ from moe_leverage.training.learning import (
     start,
     tensors,
 )
-from moe_leverage.training.loop import Stopped, curve_steps, own_share, train, trained_model
+from moe_leverage.training.loop import Stopped, own_share, train, trained_model
 from moe_leverage.training.machine import Execution, machine_of
+from moe_leverage.training.schedule import CURVE_POINTS, curve_steps
 
 
 def results(record):
@@ -456,7 +457,7 @@ def test_the_curve_grid_is_fixed_and_ends_with_the_run(num_steps):
     assert grid == sorted(set(grid))
     assert grid[0] >= 1
     assert grid[-1] == num_steps
-    assert len(grid) <= training.CURVE_POINTS
+    assert len(grid) <= CURVE_POINTS
 
 
 def test_the_curve_is_the_mean_between_its_points():

@@ -36,7 +36,7 @@ from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
-from moe_leverage.training.loop import curve_steps
+from moe_leverage.training.schedule import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 DECADES = [int(math.log10(STUDY_BUDGETS_FLOPS[0] / ours)) for ours in BUDGETS]

@@ -17,7 +17,7 @@ from moe_leverage.page.drawing import FAMILIES, draw_points, note, percent, powe
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
-from moe_leverage.training.loop import curve_steps
+from moe_leverage.training.schedule import curve_steps
 
 EARLIEST_SHARE = 0.01  # of the tokens, before which the loss only leaves that of chance
 TRAINING = "both models trained on 1e12 tokens (Section 5)"

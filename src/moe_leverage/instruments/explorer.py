@@ -25,7 +25,7 @@ from moe_leverage.instruments.scripts import assign
 from moe_leverage.page import theme
 from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.law import Array
-from moe_leverage.training.loop import curve_steps
+from moe_leverage.training.schedule import curve_steps
 
 ESTIMATOR = "frontier"  # of the EL shown; chapter 07 has the others
 DIGITS = 5  # significant, of every number that is no count

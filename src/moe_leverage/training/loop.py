@@ -36,8 +36,7 @@ from moe_leverage.training.machine import (
     machine_of,
     measured_peak,
 )
-
-CURVE_POINTS = 64  # of the training loss curve that a record keeps
+from moe_leverage.training.schedule import curve_steps
 
 
 class Stopped(KeyboardInterrupt):
@@ -116,20 +115,6 @@ def require_fit(run: RunConfig, corpus: Corpus, execution: Execution) -> None:
         rule = f"{name} has {len(tokens)} validation tokens, fewer than two sequences"
         is_enough = 2 * run.sequence_length < len(tokens)
         require(is_enough, "sequence_length", run.sequence_length, rule)
-
-
-def curve_steps(num_steps: int) -> list[int]:
-    """The fixed grid of a loss curve: steps done at which it has a point, ascending.
-
-    At most CURVE_POINTS, n (i / points)^2, closer together early, where the loss moves most. A
-    point is the mean training loss since the one before.
-
-    >>> curve_steps(5), curve_steps(6400)[:3], curve_steps(6400)[-2:]
-    ([1, 2, 3, 4, 5], [2, 7, 15], [6202, 6400])
-    """
-    share = np.arange(1, CURVE_POINTS + 1) / CURVE_POINTS
-    grid: list[int] = np.unique(np.ceil(num_steps * share**2).astype(int)).tolist()
-    return grid
 
 
 def own_share(run: RunConfig, corpus: Corpus, step: int, machine: Machine) -> torch.Tensor:

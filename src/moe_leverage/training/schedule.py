@@ -19,6 +19,7 @@ import numpy as np
 
 from moe_leverage.config import RunConfig, require
 
+CURVE_POINTS = 64  # of the training loss curve that a record keeps
 LOAD_POINTS = 12  # of the experts' loads over training that a record keeps
 
 # Decay from 1 to the floor f, of the share r of the decay that is done.
@@ -72,6 +73,20 @@ def learning_rate_multiplier(step: int, run: RunConfig) -> float:
     if done <= 0:
         return 1.0
     return DECAYS[run.decay](done / decay, run.final_rate_fraction)
+
+
+def curve_steps(num_steps: int) -> list[int]:
+    """The fixed grid of a loss curve: steps done at which it has a point, ascending.
+
+    At most CURVE_POINTS, n (i / points)^2, closer together early, where the loss moves most. A
+    point is the mean training loss since the one before.
+
+    >>> curve_steps(5), curve_steps(6400)[:3], curve_steps(6400)[-2:]
+    ([1, 2, 3, 4, 5], [2, 7, 15], [6202, 6400])
+    """
+    share = np.arange(1, CURVE_POINTS + 1) / CURVE_POINTS
+    grid: list[int] = np.unique(np.ceil(num_steps * share**2).astype(int)).tolist()
+    return grid
 
 
 @functools.cache

@@ -1,0 +1,36 @@
+"""A page is drawn without the library that trains: what draws never loads torch."""
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+from moe_leverage import figures, instruments
+
+TRAINS = {"moe_leverage.instruments.router_trace"}  # it records what the microscope plays
+MODULES = [
+    module.name
+    for room in (figures, instruments)
+    for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+    if module.name not in TRAINS
+]
+
+
+@pytest.mark.parametrize("module", ["moe_leverage.audit", "moe_leverage.studies.protocol"])
+def test_it_loads_without_torch(module):
+    assert loaded([module]) == []
+
+
+def test_no_figure_and_no_instrument_loads_torch():
+    assert len(MODULES) > 20
+    assert loaded(MODULES) == []
+
+
+def loaded(modules):
+    """Those of the heavy libraries that importing these modules loads."""
+    program = f"import sys, {', '.join(modules)}; print(*({{'torch'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
