@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import chapters
 import nbformat
+import publishing
 import pytest
 import release
 from bs4 import BeautifulSoup, Tag
@@ -31,6 +32,9 @@ def soup(page: Path) -> BeautifulSoup:
 @pytest.fixture(scope="module")
 def pages(site: Path) -> list[Path]:
     found = sorted(p for p in site.rglob("*.html") if "_static" not in p.relative_to(site).parts)
+    moved = {site / f"{old}.html" for old in publishing.MOVED if old != "index"}
+    assert moved < set(found)
+    found = [page for page in found if page not in moved]
     assert len(found) > len(chapters.chapters())
     return found
 
