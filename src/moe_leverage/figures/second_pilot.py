@@ -161,8 +161,11 @@ def routing(table: pd.DataFrame) -> Drawing:
                 ax.plot(mine["busiest"], mine["loss_nats"], mark, color=inks[recipe], mfc="none",
                         ms=7, mew=1.4, label=recipe)  # fmt: skip
             link_runs(ax, here, "busiest", "loss_nats")
-            ax.set_title(f"{name}\n{power(budget)} FLOPs", fontsize=9)
-            ax.set_visible(len(here) > 0)
+            ax.set_title(name, fontsize=9)
+            where = {"transform": ax.transAxes, "ha": "right", "fontsize": 8.5}
+            ax.text(0.98, 0.03, f"{power(budget)} FLOPs", color=theme.colour("muted"), **where)
+            if here.empty:
+                fig.delaxes(ax)
             ax.set_xscale("log")
             plain_ticks(ax.xaxis, (1, 2, 4, 8, 16, 32, 64))
     for ax in panels[-1]:
