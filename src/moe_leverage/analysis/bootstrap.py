@@ -13,9 +13,10 @@ at m - P degrees of freedom to the normal one: without both, small tables look t
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.theory.law import Array
@@ -23,7 +24,9 @@ from moe_leverage.theory.law import Array
 Groups = NDArray[np.int64]  # the cluster number of each row
 
 LEVEL = 0.90  # of every interval unless another is asked for
-NORMAL_95 = float(ndtri((1 + LEVEL) / 2))  # of the normal: LEVEL lies within it on both sides
+NORMAL_95 = NormalDist().inv_cdf(
+    (1 + LEVEL) / 2
+)  # of the normal: LEVEL lies within it on both sides
 APART = 0.5  # in a coefficient over 1 + its size: minima this far apart are different ones
 MOST_MINIMA = 8
 # Widening a sample by a factor should move the law's values by that factor. A law bends: up to this
@@ -107,6 +110,8 @@ def student_ratio(freedom: int) -> float:
     >>> round(student_ratio(1), 3), round(student_ratio(30), 3)
     (3.838, 1.032)
     """
+    from scipy.special import stdtrit  # a prediction needs none of it
+
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) / NORMAL_95
 
 
