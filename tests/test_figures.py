@@ -422,3 +422,24 @@ def test_no_runs_give_empty_tables(tmp_path):
 
 def test_captions_know_the_ladder_that_is_trained():
     assert "by 5 to 7 powers of ten" in ENTRIES["leverage-activation"].caption
+
+
+@pytest.mark.parametrize(
+    ("name", "used"),
+    [
+        ("hyperparameter-laws", {f"{family}_learning_rate": RATE for family in ("dense", "moe")}),
+        ("allocation-laws", {"dense_model": PUBLISHED.dense_model}),
+    ],
+)
+def test_the_law_that_was_used_is_drawn_beside_the_refit(name, used):
+    inputs, measured = INPUTS[name]
+    drawn = draw(name, *inputs, measured, used=used)
+    dashes = [line for ax in drawn.figure.axes for line in ax.lines if line.get_linestyle() == "-."]
+    assert len(dashes) == len(used)
+    column = next(column for column in drawn.table if column.endswith("_used"))
+    assert set(drawn.table.loc[drawn.table[column].notna(), "family"]) == {
+        key.split("_")[0] for key in used
+    }
+    compute = dashes[0].get_xdata()
+    np.testing.assert_allclose(dashes[0].get_ydata(), next(iter(used.values()))(compute))
+    assert not any(column.endswith("_used") for column in draw(name, *inputs, measured).table)

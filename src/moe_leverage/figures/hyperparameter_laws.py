@@ -21,6 +21,7 @@ from moe_leverage.page.drawing import (
     FAMILIES,
     draw_band,
     draw_points,
+    draw_used,
     linked_means,
     log_axes,
     note,
@@ -47,11 +48,12 @@ OPTIMUM_COLUMNS = ("training_flops", "learning_rate", "batch_tokens", "family")
 @figure(
     "hyperparameter-laws",
     paper="Figure 2 and Equation 3; settings of Table 7",
-    data=("paper/coefficients.toml", "paper/table_07.csv"),
+    data=("paper/coefficients.toml", "paper/table_07.csv", "fits/adopted/hyperparameters.json"),
     studies=("hparams-second",),
     caption="Best peak learning rate and batch size against training compute. Line: the published "
     "law for mixture-of-experts models, solid where it was fitted. Squares: what Table 7 used at "
-    "the largest budget of each model size.",
+    "the largest budget of each model size. Dash-dotted: our law as our later runs used it, "
+    "beside the fit to all runs that stand now.",
 )
 def hyperparameters(
     learning_rate: PowerLaw,
@@ -59,10 +61,12 @@ def hyperparameters(
     settings: pd.DataFrame,
     measured: pd.DataFrame | None = None,
     fits: Mapping[str, Fit] | None = None,
+    used: Mapping[str, PowerLaw] | None = None,
 ) -> Drawing:
     """Both laws over the whole range of compute, with the settings of Table 7 and our optima.
 
-    `fits` are our own laws by name, `moe_learning_rate` and so on, drawn with their 90 % interval.
+    `fits` are our own laws by name, `moe_learning_rate` and so on, drawn with their 90 % interval,
+    and `used` those adopted, by which later runs were planned.
     """
     runs = points(measured, OPTIMUM_COLUMNS)
     start = min([BUDGETS[0], *runs["training_flops"]])
@@ -89,6 +93,11 @@ def hyperparameters(
             draw_band(ax, own, OUR_REACH, family=family)
             for family in FAMILIES
             if (own := (fits or {}).get(f"{family}_{name}")) is not None
+        ]
+        bands += [
+            draw_used(ax, (used or {})[f"{family}_{name}"], name, OUR_REACH, family=family)
+            for family in FAMILIES
+            if f"{family}_{name}" in (used or {})
         ]
         log_axes(ax, "training_flops", name)
     axes[1].legend(fontsize=8)

@@ -22,6 +22,7 @@ from moe_leverage.page.drawing import (
     FAMILIES,
     draw_band,
     draw_points,
+    draw_used,
     linked_means,
     log_axes,
     note,
@@ -47,19 +48,22 @@ REACH_FLOPS = (1e11, 1e24)
 @figure(
     "allocation-laws",
     paper="Figure 4 and Table 1",
-    data=("paper/table_01.csv", "paper/coefficients.toml"),
+    data=("paper/table_01.csv", "paper/coefficients.toml", "fits/adopted/allocation.json"),
     studies=("allocation",),
     caption="The best model scale and the best number of tokens against training compute, for "
-    "dense and mixture-of-experts models, solid where the laws were fitted.",
+    "dense and mixture-of-experts models, solid where the laws were fitted. Dash-dotted: our law "
+    "as our later runs used it, beside the fit to all runs that stand now.",
 )
 def allocation(
     laws: Mapping[tuple[str, str], PowerLaw],
     measured: pd.DataFrame | None = None,
     fits: Mapping[str, Fit] | None = None,
+    used: Mapping[str, PowerLaw] | None = None,
 ) -> Drawing:
     """M_opt and D_opt of both families; `laws` maps (family, column) to a power law.
 
-    `fits` are our own laws by name, `moe_model` and so on, drawn with their 90 % interval.
+    `fits` are our own laws by name, `moe_model` and so on, drawn with their 90 % interval, and
+    `used` those adopted, by which later runs were planned.
     """
     runs = points(measured, MINIMUM_COLUMNS)
     compute = np.geomspace(*REACH_FLOPS, 105)
@@ -83,9 +87,11 @@ def allocation(
         if len(group):
             label = f"measured, {FAMILIES[family]}"
             draw_points(ax, group, "training_flops", column, colour=ink, label=label)
-        own = (fits or {}).get(f"{family}_{FIT_NAMES[column]}")
-        if own is not None:
-            bands.append(draw_band(ax, own, OUR_REACH, family=family))
+        name = f"{family}_{FIT_NAMES[column]}"
+        if fits and name in fits:
+            bands.append(draw_band(ax, fits[name], OUR_REACH, family=family))
+        if used and name in used:
+            bands.append(draw_used(ax, used[name], column, OUR_REACH, family=family))
         log_axes(ax, "training_flops", column)
     axes[0].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))

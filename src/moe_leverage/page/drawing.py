@@ -119,6 +119,16 @@ def draw_band(ax: Axes, fitted: Fit, compute: NDArray[np.float64], *, family: st
     return pd.DataFrame(columns | {f"{fitted.target}_low": low, f"{fitted.target}_high": high})
 
 
+def draw_used(
+    ax: Axes, law: PowerLaw, target: str, compute: NDArray[np.float64], *, family: str
+) -> pd.DataFrame:
+    """The adopted law that later runs were planned by; gives the table of what was drawn."""
+    ink = theme.colour(family)
+    ax.plot(compute, law(compute), "-.", color=ink, lw=1.2, label=f"used, {FAMILIES[family]}")
+    columns = {"family": family, "training_flops": compute, f"{target}_used": law(compute)}
+    return pd.DataFrame(columns)
+
+
 def own_exponent(of: str, own: Fit, published: PowerLaw) -> str:
     """Our exponent of a power law with its interval, and whether that holds the printed one."""
     low, high = own.interval()["exponent"]
