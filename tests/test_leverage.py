@@ -123,6 +123,18 @@ def test_rows_without_seeds_are_a_sweep_and_not_repeats():
     assert table_noise(table.drop(columns="seed")) == (0.0, 0)
 
 
+def test_runs_that_differ_beside_their_seeds_are_no_repeats_whatever_differs():
+    """Equal in every column that leverage reads, told apart by `config_id` alone."""
+    runs = pd.DataFrame(
+        {"is_moe": False, "activation_ratio": 1.0, "granularity": 2.0, "shared_ratio": 0.0,
+         "compute": 1e12, "seed": [0, 1, 0, 1], "loss": [3.0, 3.2, 2.0, 2.2]}
+    )  # fmt: skip
+    whole = best_runs(runs)
+    assert whole[["loss", "num_seeds"]].to_numpy().round(6).tolist() == [[2.6, 4]]
+    told = best_runs(runs.assign(config_id=["a", "a", "b", "b"]))
+    assert told[["loss", "num_seeds", "num_runs"]].to_numpy().round(6).tolist() == [[2.1, 2, 4]]
+
+
 def test_seed_noise_is_measured_within_configurations():
     sigma, freedom = table_noise(noisy(dense_runs(seeds=40), 0.01))
     assert sigma == pytest.approx(0.01, rel=0.1)

@@ -16,6 +16,7 @@ from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.leverage import table_noise
 from moe_leverage.cli.fit import fits
+from moe_leverage.instruments import explorer
 from moe_leverage.studies.catalogue import plan
 
 KINDS = ("learning_rate", "batch_tokens", "model", "tokens")
@@ -179,28 +180,46 @@ def test_the_verb_checks(monkeypatch, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"current": False}
 
 
-def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(tmp_path):
+def shown(directory):
+    """What the explorer reads off the dense frontier, a row a run."""
+    index = explorer.index(directory, directory)
+    return pd.DataFrame(index["rows"], columns=index["columns"]).set_index("run")[["excess"]]
+
+
+@pytest.mark.parametrize(
+    ("role", "protocol", "variant"),
+    [("variant", 1, "strange 0.5"), ("pilot", 2, ""), ("plain", 2, ""), ("search", 2, "")],
+)
+def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(
+    tmp_path, role, protocol, variant
+):
     """Its runs are far better and far noisier: a frontier or noise that saw them would move."""
     fill(tmp_path, ("activation", "granularity"))
     before = ledger.table(directory=tmp_path)
+    shown_before = shown(tmp_path)
     plans = ledger.plans(tmp_path)
     runs = []
     for planned in plan("activation", ADOPTED):
         strange = dataclasses.replace(planned.run, adam_beta2=0.5)
         loss = 2.5 * np.exp(0.1 * np.random.default_rng(len(runs)).standard_normal())
         outcome = {"study": "strange", "status": "ok", "validation_loss_nats": loss}
+        outcome["protocol"] = protocol
         ledger.append(tmp_path / "strange.jsonl", ledger.describe(strange) | outcome)
         runs.append(strange.identity())
-    ledger.write_plans(
-        plans | {"strange": {"role": "variant", "varies": ["adam_beta2"], "runs": runs}}, tmp_path
-    )
+    strangers = {"role": role, "varies": ["adam_beta2"], "runs": runs}
+    ledger.write_plans(plans | {"strange": strangers}, tmp_path)
     after = ledger.table(directory=tmp_path)
     assert set(after["study"]) == set(before["study"]) | {"strange"}
     assert len(after) == len(before) + len(runs)
     kept = after[after["study"] != "strange"].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept[list(before)], before, check_dtype=False)
-    assert set(after.loc[after["study"] == "strange", "variant"]) == {"strange 0.5"}
-    found = [measured.fit_ledger(frame, resamples=20).leverage for frame in (before, after)]
+    assert set(after.loc[after["study"] == "strange", "variant"]) == {variant}
+    shown_after = shown(tmp_path)
+    assert set(runs) <= set(shown_after.index)
+    pd.testing.assert_frame_equal(shown_after.loc[shown_before.index], shown_before)
+    every = [measured.fit_ledger(frame, resamples=20) for frame in (before, after)]
+    assert every[0].skipped == every[1].skipped
+    found = [findings.leverage for findings in every]
     dense = [one.best[~one.best["is_moe"]]["loss"].tolist() for one in found]
     assert dense[0] == dense[1]
     assert found[0].noise == found[1].noise

@@ -10,9 +10,9 @@ frontier, from fitted curves L(C) as in the paper, or, through Equation 13, from
 
 A table of runs has a row a run and the columns `is_moe, activation_ratio, granularity,
 shared_ratio, compute, loss`; `flops_per_token, num_tokens, learning_rate, batch_tokens, variant`
-if known, and `run_id`. Rows equal in all but the last are repeats of one configuration where the
-table has a column `seed`, and runs of a sweep where it has none. Rows of a `variant` or marked
-`held_out` get a leverage but are kept from the fit of Equation 13.
+if known, and `run_id`. Rows of one `config_id` are repeats of one configuration; without that
+column, rows equal in all but `run_id` are, where the table has a column `seed`. Rows of a `variant`
+or marked `held_out` get a leverage but are kept from the fit of Equation 13.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         value = float(table[name].iloc[row])
         require(not bad.any(), f"{name}, row {row}", value, "must be positive and finite")
     known = {name: table.get(name, 0.0) for name in SIZES}
-    known["configuration"] = 0.0 if "seed" in table else pd.Series(range(len(table)), table.index)
+    known["configuration"] = _configuration(table)
     table = table.assign(**known, variant=table.get("variant", ""))
     for name in ("activation_ratio", "granularity", "shared_ratio"):
         rounded = _significant(table[name].astype(float))
@@ -349,6 +349,17 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         held_out=marked & table["is_moe"],
     )
     return table.assign(is_moe=table["is_moe"].astype(bool), budget=budgets(table))
+
+
+def _configuration(table: pd.DataFrame) -> pd.Series:
+    """What tells settings apart beside family, budget and sizes.
+
+    The table's own `config_id` if it has one: two runs that differ in anything but seeds are no
+    repeats. Else rows of a table with seeds are repeats, and of one without each is its own.
+    """
+    if "config_id" in table:
+        return table["config_id"]
+    return pd.Series(0 if "seed" in table else np.arange(len(table)), table.index)
 
 
 def _significant(column: pd.Series, digits: int = 4) -> pd.Series:

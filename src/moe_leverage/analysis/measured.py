@@ -2,7 +2,7 @@
 
 Each study answers its part: the searches Equation 3, the sizes Table 1, the architecture studies
 (Section 4.1) leverage and Equation 13. A study says its part itself, in its role; what is held out
-is kept from every fit.
+is kept from every fit. Runs of another protocol than LADDER's are no part of any.
 """
 
 from __future__ import annotations
@@ -21,13 +21,20 @@ from moe_leverage.analysis import findings
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.leverage import RESAMPLES
+from moe_leverage.analysis.reductions import with_law_names
 
 T = TypeVar("T")
 
 DIRECTORY = paths.FITS
 INDEX = "index.json"
+LADDER = 1  # the protocol whose runs the laws are made from
 FED = ("first search", "search", "sizes", "plain", "variant", "held out")  # roles behind laws
 TABLES = ("leverage", "rivals", "profiles")
+LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
+QUANTITIES = (
+    "activation_ratio", "granularity", "shared_ratio", "compute", "budget", "loss", "num_tokens",
+    "flops_per_token", "active_params", "learning_rate", "batch_tokens",
+)  # fmt: skip
 MOE_NAMES = {"learning_rate": "moe_learning_rate", "batch_tokens": "moe_batch_tokens"}  # protocol's
 
 
@@ -37,28 +44,17 @@ def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
     C is their `compute` and L their `loss`. Runs of a study that changes another thing than A, G
     and C carry it as their `variant`, in the columns that the study names.
     """
-    done = ledger.finished(frame)
-    return pd.DataFrame({
-        "study": done["study"],
-        "role": done["role"],
-        "run_id": done["run_id"],
-        "config_id": done["config_id"],
-        "is_moe": done["is_moe"],
-        "activation_ratio": done["activation_ratio"].astype(float),
-        "granularity": done["granularity"].astype(float),
-        "shared_ratio": done["shared_ratio"].astype(float),
-        "compute": done["training_flops"],
-        "budget": done["budget_flops"],
-        "loss": done["loss_nats"],
-        "num_tokens": done["num_tokens"].astype(float),
-        "flops_per_token": done["flops_per_token"].astype(float),
-        "active_params": done["active_params"].astype(float),
-        "learning_rate": done["learning_rate"].astype(float),
-        "batch_tokens": done["batch_tokens"].astype(float),
-        "seed": done["seed"].astype(int),
-        "variant": done["variant"],
-        "held_out": done["role"] == "held out",
-    })  # fmt: skip
+    done = with_law_names(ledger.finished(frame))
+    done = done.assign(held_out=done["role"] == "held out")
+    return done[[*LABELS, *QUANTITIES]].astype(dict.fromkeys(QUANTITIES, float))
+
+
+def fed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the ledger's table that the laws are made from: by ladder and by role."""
+    if frame.empty:
+        return frame
+    kept = (frame["protocol"] == LADDER) & frame["role"].isin(FED)
+    return frame[kept].reset_index(drop=True)
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
@@ -68,7 +64,7 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     several has it once, as the first named study sees it, since a copy would count as a second seed
     without any noise. A variant that is the baseline itself is a point of its own curve as well.
     """
-    table = runs_table(frame)
+    table = runs_table(fed(frame))
 
     # the dense twin of a variant is of another recipe than the frontier that all are held against
     table = table[table["is_moe"] | (table["role"] != "variant")]
@@ -140,8 +136,7 @@ def digest(frame: pd.DataFrame) -> str:
 
 def load_ledger(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
     """The runs of every study that feeds a law."""
-    frame = ledger.table(directory=directory)
-    return frame if frame.empty else frame[frame["role"].isin(FED)].reset_index(drop=True)
+    return fed(ledger.table(directory=directory))
 
 
 def named(found: Mapping[str, T]) -> dict[str, T]:

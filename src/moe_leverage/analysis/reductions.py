@@ -24,6 +24,7 @@ MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to sp
 MIN_FREEDOM = 2  # degrees of freedom, below which no interval is drawn
 RESAMPLES = 1000
 LEVEL = 0.90
+LAW_NAMES = {"compute": "training_flops", "loss": "loss_nats", "budget": "budget_flops"}
 
 
 def budget_of(compute: Array, tolerance: float = SAME_BUDGET) -> Array:
@@ -50,6 +51,16 @@ def budgets(table: pd.DataFrame) -> Array:
     if "budget" in table:
         return table["budget"].to_numpy(dtype=float)
     return budget_of(table["compute"].to_numpy())
+
+
+def with_law_names(runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the ledger's table with C, L and their rung also under the names that laws read.
+
+    >>> row = pd.DataFrame({"training_flops": [9.9e11], "loss_nats": [3.0], "budget_flops": [1e12]})
+    >>> with_law_names(row)[["compute", "loss", "budget"]].to_numpy().tolist()
+    [[990000000000.0, 3.0, 1000000000000.0]]
+    """
+    return runs.assign(**{law: runs[column] for law, column in LAW_NAMES.items()})
 
 
 def seed_noise(table: pd.DataFrame) -> tuple[float, int]:

@@ -17,7 +17,7 @@ from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.leverage import best_runs, frontier_compute
-from moe_leverage.analysis.reductions import seed_noise
+from moe_leverage.analysis.reductions import seed_noise, with_law_names
 from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA
 from moe_leverage.theory.law import Array, Law
@@ -128,19 +128,9 @@ def _frontier() -> tuple[Array, Array, Array]:
     dense = _dense_runs()
     if dense.empty:
         return np.empty(0), np.empty(0), np.empty(0)
-    best = best_runs(_with_family(dense))
+    best = best_runs(with_law_names(dense.assign(is_moe=False)))
     compute, loss, seeds = (best[name].to_numpy(float) for name in ("compute", "loss", "num_seeds"))
     return compute, np.log(loss), seeds
-
-
-def _with_family(frame: pd.DataFrame) -> pd.DataFrame:
-    """Under the names that the leverage of a table is read from."""
-    return frame.assign(
-        is_moe=frame["is_moe"] == 1,
-        compute=frame["training_flops"],
-        loss=frame["loss_nats"],
-        budget=frame["budget_flops"],
-    )
 
 
 def _dense_runs() -> pd.DataFrame:

@@ -21,6 +21,8 @@ import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis.leverage import best_runs
+from moe_leverage.analysis.measured import LADDER
+from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.instruments.scripts import assign
 from moe_leverage.page import theme
 from moe_leverage.studies.catalogue import STUDIES
@@ -165,12 +167,12 @@ def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({name: frame.get(column) for name, column in COLUMNS.items()})
     table["studies"] = frame["studies"]
     table["family"] = np.where(frame["is_moe"], "moe", "dense")
-    table["role"] = frame["role"]
+    table[["role", "protocol"]] = frame[["role", "protocol"]]
     table["excess"] = _excess(frame, table)
     table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
     table = table.merge(leverage, on="run", how="left")
     table["twin"] = _twins(table)
-    return table.drop(columns="role")
+    return table.drop(columns=["role", "protocol"])
 
 
 def _leverage(fits: Path) -> pd.DataFrame:
@@ -192,7 +194,7 @@ def _dense(table: pd.DataFrame) -> pd.DataFrame:
     """The dense runs that others are compared with: those of the chapters' frontier, if any."""
     is_dense = (table["family"] == "dense") & (table["status"] == "ok") & table["excluded"].isna()
     dense = table[is_dense]
-    plain = dense[dense["role"] == "plain"]
+    plain = dense[(dense["role"] == "plain") & (dense["protocol"] == LADDER)]
     return plain if len(plain) else dense
 
 
@@ -204,8 +206,7 @@ def _excess(frame: pd.DataFrame, table: pd.DataFrame) -> Array:
     dense = frame.loc[_dense(table).index]
     if dense.empty:
         return np.full(len(table), np.nan)
-    named = {"training_flops": "compute", "loss_nats": "loss", "budget_flops": "budget"}
-    best = best_runs(dense.rename(columns=named))
+    best = best_runs(with_law_names(dense))
     log_c = np.log(best["compute"].to_numpy(dtype=float))
     log_loss = np.log(np.minimum.accumulate(best["loss"].to_numpy(dtype=float)))
     at = np.log(table["C"].to_numpy(dtype=float))

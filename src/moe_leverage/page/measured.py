@@ -28,12 +28,9 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Finished runs with the columns that `reductions` reads."""
     if runs.empty:
         return pd.DataFrame()
-    done = ledger.finished(runs)
+    done = reductions.with_law_names(ledger.finished(runs))
     return done.assign(
         family=np.where(done["num_experts"] > 0, "moe", "dense"),
-        compute=done["training_flops"],
-        loss=done["loss_nats"],
-        budget=done["budget_flops"],
         balance_coefficient=done["routing.balance_coefficient"],
         attention_share=done["attention_share"].round(2),
     )
