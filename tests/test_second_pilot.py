@@ -59,3 +59,20 @@ def test_the_runs_of_the_ledger_are_told_apart():
     assert not table.duplicated(keys).any()
     assert set(table["drawn"]) == {"both", "weights", "order"}
     assert pilot.conclusion(routing, pilot.spreads(table)).startswith("At 1e13 FLOPs")
+
+
+@pytest.mark.parametrize(
+    ("losses", "of", "words"),
+    [
+        ((3.0, 3.1), 1, "It leads by 0.100 nats"),
+        ((3.0, 3.001), 1, "decides nothing: its lead over y is 0.001 nats"),
+        ((3.0, 3.1), 2, "the other designs have not been run"),
+        ((3.0,), 1, "the only one"),
+    ],
+)
+def test_a_recipe_is_first_only_on_all_designs_and_beyond_noise(losses, of, words):
+    rows = [("a", name, loss, 2.0) for name, loss in zip("xyz", losses, strict=False)]
+    rows += [("b", "x", 2.9, 2.0)] if of == 2 else []
+    table = pd.DataFrame(rows, columns=["design", "recipe", "loss_nats", "busiest"])
+    table = pd.concat([table, table], ignore_index=True).assign(budget_flops=1e12)
+    assert words in pilot.conclusion(table, pilot.spreads(noise()))
