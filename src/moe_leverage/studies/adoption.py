@@ -31,6 +31,8 @@ STUDIES_BEHIND = {
     "hyperparameters": ("hparams-second",),
     "allocation": ("allocation",),
     "leverage": ("activation", "granularity"),
+    "tuning": ("tuning",),
+    "isoflop": ("isoflop",),
 }
 
 
@@ -127,4 +129,6 @@ MEASURES: dict[str, tuple[Callable[[pd.DataFrame], Findings], tuple[str, ...]]] 
     "hyperparameters": (findings.hyperparameters, RATES),
     "allocation": (findings.allocation, ("dense_model", "moe_model")),
     "leverage": (findings.leverage_laws, ("joint",)),
+    "tuning": (findings.hyperparameters, RATES),
+    "isoflop": (findings.allocation, ("dense_model", "moe_model")),
 }
