@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -168,6 +169,30 @@ def verify(as_json: Json = False) -> None:
         typer.echo("\n".join(["\n".join(problems) or "the ledger holds", *remarks]))
     if problems:
         raise typer.Exit(1)
+
+
+@group.command()
+def gates(as_json: Json = False) -> None:
+    """What must hold before a measured claim is decided: each gate, its figure and its limit.
+
+    Example: moe-leverage study gates --json
+    """
+    from dataclasses import asdict
+
+    from moe_leverage import ledger
+    from moe_leverage.analysis.gates import gates
+
+    found = gates(ledger.table())
+    if as_json:
+        rows = [asdict(gate) for gate in found]
+        for row in rows:  # JSON knows no infinity
+            row["figure"] = row["figure"] if math.isfinite(row["figure"]) else None
+        typer.echo(json.dumps(rows))
+        return
+    for gate in found:
+        state = "holds" if gate.holds else "FAILS"
+        numbers = f"{gate.figure:>8.3g} (limit {gate.limit:g})"
+        typer.echo(f"{state}  {gate.name:20}{gate.study:16}{numbers:22}  {gate.detail}")
 
 
 @group.command()
