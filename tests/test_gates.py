@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage.analysis.gates import CHECKS, gates, shut
+from moe_leverage.analysis.gates import CHECKS, gates, rests_on
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
 BODIES = {3e11: (2, 32), 1e12: (2, 32), 3e12: (3, 48), 1e13: (4, 64)}
@@ -143,6 +143,14 @@ def test_pilots_excluded_and_unfinished_runs_are_not_looked_at():
         assert gates(joined) == gates(table)
 
 
+def test_a_run_that_records_no_load_holds_no_balance():
+    table = sound()
+    table["load.max_over_mean"] = None
+    assert {gate.name for gate in gates(table) if not gate.holds} == {"balanced"}
+    lacking = sound().drop(columns="load.idle_experts")
+    assert {gate.name for gate in gates(lacking) if not gate.holds} == {"no expert idle"}
+
+
 def test_each_ladder_is_judged_by_itself():
     table = sound()
     first = broken("balanced").assign(protocol=1)
@@ -153,13 +161,12 @@ def test_each_ladder_is_judged_by_itself():
 
 
 def test_a_claim_rests_on_the_gates_of_its_study_and_of_the_searches_of_its_ladder():
-    assert shut(sound(), ["activation"]) == []
-    for name in NAMES:
-        assert name in {gate.name for gate in shut(broken(name), ["activation"])}
-    untuned = pd.concat([broken("tuned").assign(protocol=1), sound()], ignore_index=True)
-    untuned.loc[untuned["protocol"] == 1, "study"] += " of the first"
-    assert shut(untuned, ["activation"]) == []
-    assert {gate.name for gate in shut(untuned, ["activation of the first"])} >= {"tuned"}
+    first = sound().assign(protocol=1)
+    first["study"] = "first " + first["study"]
+    both = pd.concat([first, sound()], ignore_index=True)
+    assert rests_on(both, ["activation"]) == {"activation", "tuning", "allocation"}
+    assert rests_on(both, ["first tuning"]) == {"first tuning", "first allocation"}
+    assert rests_on(both, ["none such"]) == rests_on(sound().head(0), ["activation"]) == set()
 
 
 def test_runs_with_another_balance_loss_are_there_to_study_balance():

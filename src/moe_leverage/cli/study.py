@@ -181,8 +181,9 @@ def gates(as_json: Json = False) -> None:
 
     from moe_leverage import ledger
     from moe_leverage.analysis.gates import gates
+    from moe_leverage.studies.runner import Place
 
-    found = gates(ledger.table())
+    found = gates(ledger.table(directory=Place().ledger))
     if as_json:
         rows = [asdict(gate) for gate in found]
         for row in rows:  # JSON knows no infinity
