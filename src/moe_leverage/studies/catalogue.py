@@ -582,10 +582,19 @@ STUDIES: dict[str, Study] = {
 }
 
 
+OURS = frozenset(STUDIES)
+
+
 def get(name: str) -> Study:
     """The study of this name; ValueError lists the names there are."""
     require(name in STUDIES, "study", name, f"must be one of {', '.join(STUDIES)}")
     return STUDIES[name]
+
+
+def register(study: Study) -> None:
+    """Let a study that stands in no catalogue be planned by its name, as long as this process."""
+    require(study.name not in OURS, "name", study.name, "is a study of this project")
+    STUDIES[study.name] = study
 
 
 def plan(
@@ -597,26 +606,30 @@ def plan(
     its best cells plans the repetitions once all the cells of their budget are among them.
     """
     study = get(name)
-    laws = adopted_laws() if laws is None else laws
-    laws = laws_for(name, study.needs, laws)
     found: dict[str, Planned] = {}
-    for sweep in study.sweeps:
-        for point, run in sweep.runs(laws):
-            planned = Planned(
-                study=name, sweep=sweep.name, point=point, run=run, protocol=study.protocol
-            )
-            found.setdefault(planned.run_id, planned)
+    for cell in cells(study, laws):
+        found.setdefault(cell.run_id, cell)
     for repeat in _repetitions(study, list(found.values()), losses or {}):
         found.setdefault(repeat.run_id, repeat)
     return sorted(found.values(), key=lambda task: (task.point.budget_flops, task.point.seed))
 
 
+def cells(study: Study, laws: Laws | None = None) -> Iterator[Planned]:
+    """Every run of every sweep of a study, one that two sweeps share twice."""
+    laws = laws_for(study.name, study.needs, adopted_laws() if laws is None else laws)
+    for sweep in study.sweeps:
+        for point, run in sweep.runs(laws):
+            yield Planned(
+                study=study.name, sweep=sweep.name, point=point, run=run, protocol=study.protocol
+            )
+
+
 def _repetitions(
-    study: Study, cells: list[Planned], losses: Mapping[str, float]
+    study: Study, planned: list[Planned], losses: Mapping[str, float]
 ) -> Iterator[Planned]:
     """The best cell of each complete grid, with the further seeds of `repeat_best`."""
     grids: dict[tuple[str, float], list[Planned]] = {}
-    for cell in cells:
+    for cell in planned:
         grids.setdefault((cell.sweep, cell.point.budget_flops), []).append(cell)
     for grid in grids.values():
         finite = [task for task in grid if math.isfinite(losses.get(task.run_id, math.nan))]

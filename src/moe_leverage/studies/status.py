@@ -73,10 +73,11 @@ def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
     )
 
 
-def plans_now(place: Place) -> dict[str, dict[str, Any]]:
-    """What every study says of itself, and the runs of those that can be planned now."""
+def plans_now(place: Place, *names: str) -> dict[str, dict[str, Any]]:
+    """What these studies, or all, say of themselves, and the runs that can be planned now."""
     found = {}
-    for name, study in STUDIES.items():
+    for name in names or tuple(STUDIES):
+        study = STUDIES[name]
         runs: list[str] = []
         with contextlib.suppress(ValueError):
             runs = sorted(planned.run_id for planned in plan_now(name, place))
@@ -84,9 +85,9 @@ def plans_now(place: Place) -> dict[str, dict[str, Any]]:
     return found
 
 
-def pin(place: Place) -> None:
+def pin(place: Place, *names: str) -> None:
     """Write the plans beside the ledger, from which an analysis knows what a study lacks."""
-    ledger.write_plans(plans_now(place), place.ledger)
+    ledger.write_plans(plans_now(place, *names), place.ledger)
 
 
 def verify(place: Place) -> list[str]:
