@@ -53,12 +53,13 @@ def plan(study: str, as_json: Json = False) -> None:
 
     Example: moe-leverage study plan hparams --json
     """
+    from moe_leverage import ledger
     from moe_leverage.studies import runner, status
 
     place = runner.Place()
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
-    have = runner.recorded_in(place.ledger / f"{study}.jsonl")
+    have = ledger.statuses(place.ledger / f"{study}.jsonl")
     rows = [
         _described(one) | {
             "predicted_minutes": round(seconds[one.run_id] / 60, 2),
