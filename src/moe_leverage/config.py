@@ -127,7 +127,7 @@ def _cut(text: str) -> str:
 def _num_digits(value: int) -> int:
     """Decimal digits of a whole number, without writing it out: Python refuses more than 4300."""
     digits = int((abs(value).bit_length() - 1) * 0.30102999566398120) + 1
-    return digits + (abs(value) >= 10**digits)
+    return digits + int(abs(value) >= 10**digits)
 
 
 class _Short(reprlib.Repr):

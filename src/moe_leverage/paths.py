@@ -58,7 +58,7 @@ def require_output(name: str, path: Path, *inputs: Path | None) -> Path:
     ValueError: report = 'nowhere/report.html': its folder nowhere is not there
     """
     text = str(path)
-    require(path.name != "", name, text, "is the name of no file")
+    require(not path.is_dir(), name, text, "is a directory; name a file")
     folder = path.parent
     require(folder.is_dir(), name, text, f"its folder {shown(str(folder))[1:-1]} is not there")
     _require_regular(name, path)
@@ -128,7 +128,7 @@ def _require_regular(name: str, path: Path) -> None:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
-    require(not stat.S_ISDIR(mode), name, str(path), "is a folder")
+    require(not stat.S_ISDIR(mode), name, str(path), "is a directory; name a file")
     rule = "is a link, and would be replaced by a file; name the file that it leads to"
     require(not stat.S_ISLNK(mode), name, str(path), rule)
     require(stat.S_ISREG(mode), name, str(path), "is a device, pipe or socket, not a file")
