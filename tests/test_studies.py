@@ -25,7 +25,7 @@ from moe_leverage.studies.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.studies.runner import Place, missing, recorded_in
+from moe_leverage.studies.runner import Place, missing
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
@@ -435,7 +435,7 @@ def test_a_study_is_complete_when_all_it_plans_is_recorded(place):
     status.pin(place)
     assert status.verify(place) == []
     assert ledger.standing("hparams", place.ledger).words == "hparams: 120 of 132 runs"
-    have = recorded_in(place.ledger / "hparams.jsonl")
+    have = ledger.statuses(place.ledger / "hparams.jsonl")
     again = [one for one in status.plan_now("hparams", place) if one.run_id not in have]
     write(place, "hparams", synthetic(again, bowl))
     assert ledger.standing("hparams", place.ledger).is_complete

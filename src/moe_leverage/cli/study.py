@@ -57,6 +57,7 @@ def plan(study: str, as_json: Json = False) -> None:
     STUDY is a name, or a file that declares a study of your own (data/studies/example.toml).
     Example: moe-leverage study plan hparams --json
     """
+    from moe_leverage import ledger
     from moe_leverage.studies import runner, status
 
     yours = _yours([study])
@@ -64,7 +65,7 @@ def plan(study: str, as_json: Json = False) -> None:
     study = yours.study.name if yours else study
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
-    have = runner.recorded_in(place.ledger / f"{study}.jsonl")
+    have = ledger.statuses(place.ledger / f"{study}.jsonl")
     rows = [
         _described(one) | {
             "predicted_minutes": round(seconds[one.run_id] / 60, 2),

@@ -16,7 +16,7 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.studies.catalogue import STUDIES, Planned, get, plan
-from moe_leverage.studies.runner import Place, in_progress, recorded_in
+from moe_leverage.studies.runner import Place, in_progress
 
 ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
 
@@ -46,7 +46,7 @@ def plan_now(name: str, place: Place) -> list[Planned]:
 
 def status(place: Place) -> dict[str, Any]:
     """All studies, and how many different runs have finished with a loss."""
-    files = {path.stem: recorded_in(path) for path in sorted(place.ledger.glob("*.jsonl"))}
+    files = {path.stem: ledger.statuses(path) for path in sorted(place.ledger.glob("*.jsonl"))}
     planned = [name for name, study in STUDIES.items() if study.sweeps]
     studies = {name: asdict(_study_status(name, files.get(name, {}), place)) for name in planned}
     states = {run_id: state for have in files.values() for run_id, state in have.items()}
@@ -110,7 +110,7 @@ def verify(place: Place) -> list[str]:
         except ValueError as error:
             problems.append(f"{path.name}: {error}")
             continue
-        stale = set(recorded_in(path)) - wanted - _excluded(path)
+        stale = set(ledger.statuses(path)) - wanted - _excluded(path)
         problems += [
             f"{path.name}: run {run_id} is stale: the study does not plan it and it carries no "
             "reason in `excluded`"
