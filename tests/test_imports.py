@@ -27,6 +27,11 @@ def test_no_figure_and_no_instrument_loads_torch():
     assert loaded(MODULES) == []
 
 
+def test_the_ledger_and_the_claims_load_where_there_is_no_fcntl():
+    program = "import sys; sys.modules['fcntl'] = None; from moe_leverage import ledger, locks"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
 def loaded(modules):
     """Those of the heavy libraries that importing these modules loads."""
     program = f"import sys, {', '.join(modules)}; print(*({{'torch'}} & set(sys.modules)))"

@@ -6,7 +6,6 @@ deleted; one that is left out of an analysis carries its reason in `excluded`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+from filelock import lock_descriptor
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_parameters, count_training_flops
@@ -92,7 +92,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_descriptor(file.fileno())
         file.truncate(_end_of_last_line(file))
         file.write(line)
         file.flush()
