@@ -32,9 +32,14 @@ def test_the_ledger_and_the_claims_load_where_there_is_no_fcntl():
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 
-def loaded(modules):
+def test_who_draws_nothing_waits_for_no_seaborn():
+    rooms = ("", ".cli", ".audit", ".page.theme", ".instruments.explorer")
+    assert loaded([f"moe_leverage{room}" for room in rooms], {"seaborn"}) == []
+
+
+def loaded(modules, heavy=frozenset({"torch"})):
     """Those of the heavy libraries that importing these modules loads."""
-    program = f"import sys, {', '.join(modules)}; print(*({{'torch'}} & set(sys.modules)))"
+    program = f"import sys, {', '.join(modules)}; print(*({set(heavy)} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

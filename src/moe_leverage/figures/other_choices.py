@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import STUDY_RANGE, draw_points, note, points, ranges
@@ -70,16 +71,16 @@ def dense_first(table: pd.DataFrame) -> Drawing:
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 3.8))
     relative = table.copy()
     labels = {"total_params": "Total parameters $N$", "flops_per_token": "FLOPs per token $M$"}
-    widths = sorted(table["d_model"].unique())
-    inks = theme.sequential_colours(len(widths))
+    inks = theme.sequential_colours(table["d_model"].nunique())
     for name in labels:
         none = table["num_dense_layers"] == 0
         base = table[none].set_index("d_model")[name]
         relative[name] = table[name] / table["d_model"].map(base)
     for ax, (name, label) in zip(axes, labels.items(), strict=True):
-        for ink, width in zip(inks, widths, strict=True):
-            group = relative[relative["d_model"] == width]
-            ax.plot(group["num_dense_layers"], group[name], "o-", color=ink, label=str(width))
+        sns.lineplot(
+            relative, x="num_dense_layers", y=name, hue="d_model", palette=inks, marker="o", ax=ax,
+            mec=theme.colour("surface"), legend="full" if ax is axes[0] else False,
+        )  # fmt: skip
         ax.set_xticks(sorted(table["num_dense_layers"].unique()))
         ax.set_xlabel("Dense layers in front, of 60")
         ax.set_ylabel(f"{label}, over none")
