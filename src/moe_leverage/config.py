@@ -157,6 +157,8 @@ class RoutingConfig(Record):
         require(self.scaling > 0, "scaling", self.scaling, "must be positive")
 
 
+PAPER_VOCABULARY_SIZE = 126_464  # Appendix B
+PAPER_SEQUENCE_LENGTH = 4_096  # tokens, Appendix B
 PAPER_ROUTING = RoutingConfig()
 LING2_ROUTING = RoutingConfig(  # arXiv 2510.22115, Section 2; groups as in its released scripts
     score="sigmoid",

@@ -37,9 +37,9 @@ from moe_leverage.page.drawing import (
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.studies.protocol import BUDGETS
-from moe_leverage.theory.laws import PowerLaw
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
-SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2
+SEARCH_FLOPS = PUBLISHED.learning_rate.domain["compute"]  # the search behind Equation 3
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
 OUR_REACH = np.geomspace(BUDGETS[0], BUDGETS[-1], 25)

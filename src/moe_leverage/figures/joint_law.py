@@ -53,7 +53,7 @@ BASES = {"10": 10.0, "e": math.e, "2": 2.0}
 )
 def landscape(law: JointLaw) -> Drawing:
     """Contours of EL; our own law says nothing so far above our runs and is drawn at theirs."""
-    activation, grain = np.geomspace(0.0078, 1.0, 81), np.geomspace(2.0, 16.0, 61)
+    activation, grain = np.geomspace(*theme.ACTIVATION_RANGE, 81), np.geomspace(2.0, 16.0, 61)
     mesh_a, mesh_g = np.meshgrid(activation, grain)
     levels = [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2), sharey=True)
