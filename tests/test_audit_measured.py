@@ -109,7 +109,24 @@ def test_leverage_also_needs_the_study_of_the_dense_frontier(directory: Path) ->
     found = measure(
         study="attention", statistic="slope", axis="attention_share", response="log_leverage"
     )
-    assert found.detail.endswith("activation: 0 of an unknown number of runs")
+    assert found.detail.endswith("the dense frontier: no run")
+
+
+def test_the_frontier_is_that_of_whichever_study_is_of_the_baselines_recipe(
+    directory: Path,
+) -> None:
+    for budget in BUDGETS:
+        record(directory, "new-name", plan(DENSE, budget), 4 - math.log(budget) / 40)
+        record(directory, "another-ladder", plan(DENSE, budget), 1.0, protocol=2)
+    for name in ("new-name", "another-ladder"):
+        found = ledger.plans(directory)
+        ledger.write_plans({**found, name: found[name] | {"role": "plain"}}, directory)
+    record(directory, "attention", plan(moe(), 1e12), 4 - math.log(2e12) / 40)
+    assert evidence.plain_studies(with_dense=True) == ["new-name"]
+    (leverage,) = evidence.with_response(evidence.runs(["attention"]), "log_leverage")["response"]
+    assert math.exp(leverage) == pytest.approx(2, rel=0.02)
+    plan_run(directory, "new-name", "c0ffee")
+    assert evidence.shortfall(["attention"], "log_leverage") == "new-name: 4 of 5 runs"
 
 
 def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:

@@ -19,10 +19,10 @@ from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
-from moe_leverage.page import measured
+from moe_leverage.page import measured, theme
 from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import axis_label, notation
-from moe_leverage.page.registry import ENTRIES, draw
+from moe_leverage.page.registry import ENTRIES, draw, save
 from moe_leverage.paths import DATA
 from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
@@ -267,6 +267,36 @@ def test_a_figure_fits_a_phone(name):
     assert all(ax.get_subplotspec().get_gridspec().ncols == 1 for ax in grid)
     smallest = min(t.get_fontsize() for t in drawing.figure.findobj(Text) if t.get_text())
     assert smallest * PHONE_PIXELS / (72 * narrow.NARROW_INCHES) >= 9
+    plt.close(drawing.figure)
+
+
+@pytest.mark.parametrize("name", list(INPUTS))
+def test_a_figure_wears_no_colour_that_the_dark_theme_lacks(name, tmp_path):
+    published, rows = INPUTS[name]
+    svg = save(name, draw(name, *published, *([] if rows is None else [rows])), tmp_path)
+    seen = re.sub(r"fill: #[0-9a-f]{6}; fill-opacity: 0\b(?!\.)", "", svg)
+    lights = {light for light, _ in theme.variables().values()}
+    assert set(re.findall(r"#[0-9a-f]{6}\b", seen)) <= lights
+    plt.close("all")
+
+
+def test_a_heat_map_has_every_setting_and_frames_the_near_optimal():
+    drawing = draw("loss-landscape", RATES)
+    panel, drawn = drawing.figure.axes[-2], drawing.table  # MoE alone; the row above is dense
+    mine = drawn[drawn["budget_flops"] == drawn["budget_flops"].min()]
+    assert sorted(t.get_text() for t in panel.texts) == sorted(
+        f"{excess:.1f}" for excess in mine["excess_percent"]
+    )
+    assert len(panel.patches) == (mine["excess_percent"] <= 0.25).sum() == 1
+    plt.close(drawing.figure)
+
+
+def test_a_narrow_legend_keeps_its_title():
+    drawing = draw("open-models", *INPUTS["open-models"][0])
+    (ax,) = drawing.figure.axes
+    title = ax.get_legend().get_title().get_text()
+    narrow.make_narrow(drawing.figure)
+    assert title == ax.get_legend().get_title().get_text() == axis_label("granularity")
     plt.close(drawing.figure)
 
 

@@ -27,9 +27,19 @@ def test_no_figure_and_no_instrument_loads_torch():
     assert loaded(MODULES) == []
 
 
-def loaded(modules):
+def test_the_ledger_and_the_claims_load_where_there_is_no_fcntl():
+    program = "import sys; sys.modules['fcntl'] = None; from moe_leverage import ledger, locks"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
+def test_who_draws_nothing_waits_for_no_seaborn():
+    rooms = ("", ".cli", ".audit", ".page.theme", ".instruments.explorer")
+    assert loaded([f"moe_leverage{room}" for room in rooms], {"seaborn"}) == []
+
+
+def loaded(modules, heavy=frozenset({"torch"})):
     """Those of the heavy libraries that importing these modules loads."""
-    program = f"import sys, {', '.join(modules)}; print(*({{'torch'}} & set(sys.modules)))"
+    program = f"import sys, {', '.join(modules)}; print(*({set(heavy)} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

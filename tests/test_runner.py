@@ -7,13 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import lock_descriptor, unlock_descriptor
 from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
 
 from moe_leverage import ledger, paths
-from moe_leverage.locks import claim, is_claimed
+from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.runner import Place, run_one
@@ -269,6 +273,32 @@ def test_a_dead_holder_blocks_nobody(tmp_path):
     with claim(path) as is_mine:
         assert is_mine
     assert not path.exists()
+
+
+def test_a_claim_outwaits_a_probe_and_a_probe_leaves_the_holder_named(tmp_path):
+    path = tmp_path / "a.lock"
+    path.write_text("1 1\n")
+    with path.open("r+b") as probe:
+        assert lock_descriptor(probe.fileno(), blocking=False)
+        threading.Timer(0.03, unlock_descriptor, [probe.fileno()]).start()
+        with claim(path) as is_mine:
+            assert is_mine
+            assert is_claimed(path)
+            assert holder(path) == (os.getpid(), os.getppid())
+
+
+def test_a_claim_on_a_file_that_its_holder_unlinks_is_on_the_next_one(tmp_path):
+    path = tmp_path / "a.lock"
+    with claim(path), ThreadPoolExecutor() as pool:
+
+        def second():
+            with claim(path, wait=True) as is_mine:
+                return is_mine, is_claimed(path), path.read_text().split()[0]
+
+        waiting = pool.submit(second)
+        time.sleep(0.05)
+        path.unlink()
+        assert waiting.result(timeout=10) == (True, True, str(os.getpid()))
 
 
 def test_places_default_to_the_checkout():

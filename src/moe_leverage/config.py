@@ -265,6 +265,8 @@ class RoutingConfig(Record):
         _require_numbers(self, 0.0, 1e6, "scaling", above=True)
 
 
+PAPER_VOCABULARY_SIZE = 126_464  # Appendix B
+PAPER_SEQUENCE_LENGTH = 4_096  # tokens, Appendix B
 PAPER_ROUTING = RoutingConfig()
 LING2_ROUTING = RoutingConfig(  # arXiv 2510.22115, Section 2; groups as in its released scripts
     score="sigmoid",

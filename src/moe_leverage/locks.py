@@ -1,20 +1,20 @@
 """Claims on work that several processes might start: at most one holds each, however they die.
 
 A stand-alone helper without a section of the paper; the corpus and the runner of the studies use
-it. The kernel drops a lock with its process, so a killed holder blocks nobody.
+it. The system drops a lock with its process, so a killed holder blocks nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-RETRIES = 3  # of a claim that failed: `is_claimed` holds a lock for the blink of an eye
-RETRY_SECONDS = 0.02
+from filelock import FileLock, Timeout, lock_descriptor
+
+PROBE_SECONDS = 0.1  # that a claim waits at most: `is_claimed` holds a lock for the blink of an eye
+POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
@@ -33,22 +33,26 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
     False
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(path, wait)
-    for _ in range(RETRIES):
-        if descriptor is None:
-            time.sleep(RETRY_SECONDS)
-            descriptor = _lock(path, wait)
-    if descriptor is None:
+    lock = FileLock(
+        path,
+        timeout=-1 if wait else PROBE_SECONDS,
+        poll_interval=POLL_SECONDS,
+        fallback_to_soft=False,  # which would outlive a killed holder
+        on_acquired=_sign,
+    )
+    try:
+        lock.acquire()
+    except Timeout:
         yield False
         return
     try:
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()} {os.getppid()}\n".encode())
         yield True
     finally:
         # Unlinked while still held: whoever opened the old file finds it gone and opens anew.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        # Windows keeps open files; there the lock takes its file away itself.
+        with contextlib.suppress(PermissionError):
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 def is_claimed(path: Path) -> bool:
@@ -58,12 +62,9 @@ def is_claimed(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not lock_descriptor(descriptor, blocking=False)
     finally:
         os.close(descriptor)
-    return False
 
 
 def holder(path: Path) -> tuple[int, int]:
@@ -75,19 +76,7 @@ def holder(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def _lock(path: Path, wait: bool) -> int | None:
-    """A descriptor of the locked file that `path` names now, None if another process has it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                    return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+def _sign(descriptor: int) -> None:
+    """Write into a lock file who holds it."""
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()} {os.getppid()}\n".encode())

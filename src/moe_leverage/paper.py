@@ -15,13 +15,16 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import (
+    PAPER_SEQUENCE_LENGTH,
+    PAPER_VOCABULARY_SIZE,
+    ModelConfig,
+    require,
+)
 from moe_leverage.paths import DATA
 
 NUM_TABLES = 11
 MODEL_TABLES = (3, 7, 8, 9, 10, 11)
-VOCABULARY_SIZE = 126_464  # Appendix B
-SEQUENCE_LENGTH = 4_096  # tokens, Appendix B
 STUDY_BUDGETS_FLOPS = (1e18, 1e19, 1e20, 3e20)  # of the architecture studies, Section 4
 LONG_SEQUENCE_LENGTH = 8_192  # tokens, "8K" of Section 5.1
 _KV_HEADS = {8: 2, 10: 2, 12: 4, 16: 4, 20: 4}  # by query heads in Tables 7 and 11
@@ -76,7 +79,7 @@ def models(number: int) -> list[ModelConfig]:
     return [_model(number, row) for row in table(number).to_dict("records")]
 
 
-def counted(number: int, sequence_length: int = SEQUENCE_LENGTH) -> pd.DataFrame:
+def counted(number: int, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> pd.DataFrame:
     """Table `number` with the axes, parameters and FLOPs of each row's model.
 
     FLOPs are those of one token's forward pass outside the logits, convention `exact`; columns
@@ -157,5 +160,5 @@ def _model(number: int, row: dict[Any, Any]) -> ModelConfig:
         sizes["num_dense_layers"] = 1
     num_kv_heads = int(row.get("num_kv_heads") or _KV_HEADS[sizes["num_heads"]])
     return ModelConfig.from_dict(
-        {"vocab_size": VOCABULARY_SIZE, "num_kv_heads": num_kv_heads, **sizes}
+        {"vocab_size": PAPER_VOCABULARY_SIZE, "num_kv_heads": num_kv_heads, **sizes}
     )

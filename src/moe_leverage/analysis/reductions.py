@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from moe_leverage.analysis.bootstrap import student_ratio
+from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array
 
@@ -23,7 +23,6 @@ NEAR_LOSS = 1.15  # times a budget's lowest loss: as far as a parabola in ln M i
 MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to spare
 MIN_FREEDOM = 2  # degrees of freedom, below which no interval is drawn
 RESAMPLES = 1000
-LEVEL = 0.90
 LAW_NAMES = {"compute": "training_flops", "loss": "loss_nats", "budget": "budget_flops"}
 
 

@@ -18,17 +18,13 @@ from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.gates import Gate, gates, rests_on
 from moe_leverage.analysis.leverage import best_runs, frontier_compute
+from moe_leverage.analysis.measured import load_ledger
 from moe_leverage.analysis.reductions import seed_noise, with_law_names
 from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
 
-FRONTIER_STUDY = "activation"  # whose dense twins, of the same recipe, are the dense frontier
-STUDIES_BEHIND = {
-    "log_leverage": (FRONTIER_STUDY,),
-    "fitted_leverage": ("activation", "granularity"),
-}
 MIN_FRONTIER = 2  # dense budgets between which a leverage can be read
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
 RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
@@ -36,10 +32,26 @@ RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 
 def shortfall(studies: Sequence[str], *columns: str) -> str:
     """Which of these studies, and of those behind the columns, lack runs; empty if none does."""
-    behind = [study for column in columns for study in STUDIES_BEHIND.get(column, ())]
+    frontier = plain_studies(with_dense=True) if "log_leverage" in columns else []
+    behind = plain_studies() if "fitted_leverage" in columns else frontier
     asked = dict.fromkeys([*studies, *behind])
     standings = [ledger.standing(study, ledger.DIRECTORY) for study in asked]
-    return "; ".join(one.words for one in standings if not one.is_complete)
+    lacking = [standing.words for standing in standings if not standing.is_complete]
+    if "log_leverage" in columns and not frontier:
+        lacking.append("the dense frontier: no run")
+    return "; ".join(lacking)
+
+
+def plain_studies(*, with_dense: bool = False) -> list[str]:
+    """The studies of the baseline's recipe, on the ladder that the laws are made from.
+
+    The dense twins of those that have some are of the same recipe: the dense frontier.
+    """
+    table = load_ledger(ledger.DIRECTORY)
+    if table.empty:
+        return []
+    wanted = (table["role"] == "plain") & ~(table["is_moe"] & with_dense)
+    return sorted(table.loc[wanted, "study"].unique())
 
 
 def failing_gates(studies: Sequence[str]) -> tuple[str, ...]:
@@ -62,6 +74,8 @@ def _gates(directory: Path, _: ledger.Stamp) -> list[Gate]:
 
 def runs(studies: Sequence[str]) -> pd.DataFrame:
     """Finished runs of these studies; empty while the ledger has none."""
+    if not studies:
+        return pd.DataFrame()
     return _runs(ledger.DIRECTORY, ledger.stamp(ledger.DIRECTORY), *studies).copy(deep=False)
 
 
@@ -107,8 +121,10 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
     that leaves the frontier then stays where it was.
     """
     compute, log_loss, num_seeds = _frontier()
-    noise, freedom = seed_noise(runs([FRONTIER_STUDY]))
-    if freedom == 0 or len(compute) < MIN_FRONTIER:
+    if len(compute) < MIN_FRONTIER:
+        return np.zeros((draws, len(frame)))
+    noise, freedom = seed_noise(runs(plain_studies(with_dense=True)))
+    if freedom == 0:
         return np.zeros((draws, len(frame)))
     spread = noise * student_ratio(freedom) / np.sqrt(num_seeds)
     moved = log_loss + np.random.default_rng(seed).standard_normal((draws, len(compute))) * spread
@@ -158,7 +174,7 @@ def _dense_runs() -> pd.DataFrame:
     Those of the grids and of the isoFLOP sweeps were chosen as the best of many, or see fewer
     tokens: as a frontier they would understate every leverage.
     """
-    frame = runs([FRONTIER_STUDY])
+    frame = runs(plain_studies(with_dense=True))
     return frame if frame.empty else frame[frame["is_moe"] == 0]
 
 

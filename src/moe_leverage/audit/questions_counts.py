@@ -24,6 +24,7 @@ from moe_leverage.accounting import (
     count_parameters,
 )
 from moe_leverage.audit.listed import listed, token_multiple
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH
 from moe_leverage.theory.laws import PUBLISHED
 
 LARGEST_RATE_SEARCHED = 2.0**-9  # Section 2.2
@@ -61,7 +62,7 @@ def meaning_of_m() -> Settled:
 def attention_factor() -> Settled:
     """Spread of M inside the groups of Table 11 under four counts, and what Eq. 14 leaves out."""
     models, budgets = paper.models(11), paper.table(11)["training_flops"]
-    counts = [count_forward_flops(model, paper.SEQUENCE_LENGTH) for model in models]
+    counts = [count_forward_flops(model, PAPER_SEQUENCE_LENGTH) for model in models]
     rows = []
     for of_projections, of_scores in product((1.0, 0.5), (1.0, 0.5)):
         attention = np.array([of_projections * f.attention_projections
@@ -122,7 +123,7 @@ def implied_budgets() -> Settled:
     """The compute at which Eq. 3 returns the printed batch and learning rate, over the budget."""
     groups = paper.table(7).drop_duplicates("training_flops").reset_index(drop=True)
     budget = groups["training_flops"]
-    batch_tokens = groups["batch_sequences"] * paper.SEQUENCE_LENGTH
+    batch_tokens = groups["batch_sequences"] * PAPER_SEQUENCE_LENGTH
     table = groups[["training_flops", "batch_sequences", "learning_rate"]].copy()
     table["batch_implies_flops"] = PUBLISHED.batch_tokens.compute_for(batch_tokens)
     table["rate_implies_flops"] = PUBLISHED.learning_rate.compute_for(groups["learning_rate"])
@@ -152,10 +153,10 @@ def ling_mini_beta_budget() -> Settled:
          TRAINING_PASSES * LING_TOKENS
          * getattr(count_forward_flops(model, sequence, convention), part))
         for convention, sequence, part in product(
-            CONVENTIONS, (paper.SEQUENCE_LENGTH, paper.LONG_SEQUENCE_LENGTH),
+            CONVENTIONS, (PAPER_SEQUENCE_LENGTH, paper.LONG_SEQUENCE_LENGTH),
             ("non_embedding", "total"))
     ]  # fmt: skip
-    for sequence in (paper.SEQUENCE_LENGTH, paper.LONG_SEQUENCE_LENGTH):
+    for sequence in (PAPER_SEQUENCE_LENGTH, paper.LONG_SEQUENCE_LENGTH):
         implied = PUBLISHED.batch_tokens.compute_for(LING_BATCH_SEQUENCES * sequence)
         rows.append((f"implied by B = {LING_BATCH_SEQUENCES} x {sequence} tokens", implied))
     rows.append((f"implied by eta = {LING_RATE:g}", PUBLISHED.learning_rate.compute_for(LING_RATE)))

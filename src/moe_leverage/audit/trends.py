@@ -31,22 +31,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from moe_leverage.analysis.bootstrap import student_ratio
+from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement, check, require_arguments
 from moe_leverage.config import require
+from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.paths import DATA
 
 Array = npt.NDArray[np.float64]
 
 FITS = DATA / "fits"
 DRAWS = 2_000
-COVERAGE = 0.90
 SPARE_RUNS = 3  # runs beyond the number of coefficients, below which no interval is given
 SEED = 0
-PAPER_COMPUTE_FLOPS = 3e20  # largest budget at which the paper reads loss off (Section 4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +125,7 @@ def measure(**arguments: Any) -> Measurement:
     effects = statistic(fit.theta[None], fit, design)[0]
     shared = evidence.shared_error(runs, DRAWS) if design.response == "log_leverage" else 0.0
     draws = statistic(fit.draws(shared), fit, design)
-    if not np.isfinite(effects).all() or np.mean(~np.isfinite(draws)) > (1 - COVERAGE) / 2:
+    if not np.isfinite(effects).all() or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
         return Measurement(effect=None, detail=f"no optimum is resolved by {scope}")
     effect, low, high = _picked(effects, np.where(np.isfinite(draws), draws, np.nan), design.pick)
     return _measurement(effect, low, high, scope, design.studies)
@@ -148,7 +147,7 @@ def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measuremen
     law = Fit.load(path)
     names = law.law.coefficient_names
     require(coefficient in names, "coefficient", coefficient, f"must be one of {', '.join(names)}")
-    low, high = law.interval(COVERAGE)[coefficient]
+    low, high = law.interval(LEVEL)[coefficient]
     detail = f"fit {fit} to {len(law.log_target)} points of our runs"
     if verdicts(FITS).get((fit, coefficient)) == NOT_IDENTIFIED:
         return Measurement(effect=None, detail=f"the data do not identify it: {detail}")
@@ -273,7 +272,7 @@ def _picked(effects: Array, draws: Array, pick: str) -> tuple[float, float, floa
     among k of them (Bonferroni): its ends are the smallest of the ends, the upper ones at 1/k of
     the tail. One effect has its central interval.
     """
-    tail, sign = (1 - COVERAGE) / 2, 1.0 if pick == "min" else -1.0
+    tail, sign = (1 - LEVEL) / 2, 1.0 if pick == "min" else -1.0
     near = np.nanquantile(sign * draws, tail, axis=0).min()
     far = np.nanquantile(sign * draws, 1 - tail / draws.shape[1], axis=0).min()
     low, high = sorted((sign * float(near), sign * float(far)))
@@ -331,7 +330,7 @@ def _scope(runs: pd.DataFrame, design: Design, num_unread: int) -> str:
     """How many runs at which computes, and how far below the paper's budgets."""
     without = f", {num_unread} more outside the losses of the dense runs" if num_unread else ""
     low, high = runs["training_flops"].min(), runs["training_flops"].max()
-    gap = PAPER_COMPUTE_FLOPS / high
+    gap = STUDY_BUDGETS_FLOPS[-1] / high
     return (
         f"{len(runs)} runs of {_names(design)}{without}, {low:.0e} to {high:.0e} FLOPs, "
         f"{gap:.0e} times below the paper's largest"

@@ -21,12 +21,11 @@ from moe_leverage.accounting import (
     count_forward_flops,
     count_parameters,
 )
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
 from moe_leverage.design.huggingface import OpenModel
 from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage, positive, predict
 from moe_leverage.theory.laws import PUBLISHED
 
-SEQUENCE_LENGTH = 4096  # of the paper's runs (Appendix B), where a model does not say otherwise
 WEIGHT_BYTES = 2  # bfloat16
 GRADIENT_BYTES = 2  # bfloat16
 OPTIMISER_BYTES = 12  # fp32 master weight and two fp32 moments (ZeRO, arXiv 1910.02054, Sec. 3.1)
@@ -101,7 +100,7 @@ def explain(
     (17.5, 0.034, '1.1e+22')
     """
     model = replace(found.model, num_mtp_layers=0)
-    length = int(found.published.get("sequence_length", SEQUENCE_LENGTH))
+    length = int(found.published.get("sequence_length", PAPER_SEQUENCE_LENGTH))
     flops = count_forward_flops(model, length)
     count = count_parameters(model)
     tokens, notes = _tokens(found, flops.total, flops.non_embedding, compute, tokens)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
 
 
-def to_hf(model: ModelConfig, sequence_length: int = 4096) -> dict[str, Any]:
+def to_hf(model: ModelConfig, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> dict[str, Any]:
     """A config that `transformers` loads and that builds exactly this shape.
 
     Llama or Qwen3 if dense; Mixtral, Qwen3Moe, OLMoE, Ernie4_5_Moe (softmax, shared experts) or
@@ -41,7 +41,7 @@ def to_hf(model: ModelConfig, sequence_length: int = 4096) -> dict[str, Any]:
     return config | _common_form(model) | own
 
 
-def write_hf(model: ModelConfig, path: Path, sequence_length: int = 4096) -> None:
+def write_hf(model: ModelConfig, path: Path, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> None:
     """Write `to_hf(model)` to `path`, whole or not at all."""
     text = json.dumps(to_hf(model, sequence_length), indent=2) + "\n"
     paths.write_atomically(path, text)

@@ -22,10 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, RoutingConfig, require, routed_experts
+from moe_leverage.config import (
+    PAPER_SEQUENCE_LENGTH,
+    PAPER_VOCABULARY_SIZE,
+    ModelConfig,
+    RoutingConfig,
+    require,
+    routed_experts,
+)
 from moe_leverage.design.designer import (
     GIGABYTE,
-    SEQUENCE_LENGTH,
     TRAINING_BYTES,
     Explanation,
     explain,
@@ -34,7 +40,6 @@ from moe_leverage.design.huggingface import OpenModel
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
 
-VOCAB_SIZE = 126_464  # of the paper's tokenizer (Appendix B)
 WIDTHS = (128, *range(256, 2048, 256), *range(2048, 16_385, 512))  # d_model
 WIDE = 2048  # from this d_model on, heads are 128 wide instead of 64 and experts multiples of 64
 EXPERT_MULTIPLES = (16, 64)  # of d_expert, below WIDE and from it on
@@ -167,7 +172,7 @@ def _as_model(
     d_active_ffn = (active + NUM_SHARED) * d_expert
     defaults = {f.name: f.default for f in fields(ModelConfig)}
     sizes = {
-        "vocab_size": VOCAB_SIZE,
+        "vocab_size": PAPER_VOCABULARY_SIZE,
         "num_layers": num_layers,
         "d_model": d_model,
         "num_heads": heads,
@@ -213,7 +218,7 @@ def _with(model: SimpleNamespace, **changes: Any) -> SimpleNamespace:
 
 def _size(model: SimpleNamespace, limits: Limits) -> tuple[Column, Column]:
     """3 M over that of Table 1, or C at the D asked over the budget; and attention's share of M."""
-    flops: Any = count_forward_flops(cast(ModelConfig, model), SEQUENCE_LENGTH)
+    flops: Any = count_forward_flops(cast(ModelConfig, model), PAPER_SEQUENCE_LENGTH)
     share = (flops.attention_projections + flops.attention_scores) / flops.non_embedding
     if limits.tokens is None:
         return TRAINING_PASSES * flops.non_embedding / PUBLISHED.moe_model(limits.compute), share
@@ -283,12 +288,12 @@ def _finish(
     parameters = explanation.parameters
     elsewhere = parameters["routed_experts"] * (1 - 1 / limits.expert_parallel)
     batch = float(PUBLISHED.batch_tokens(limits.compute))
-    sequences = max(1, round(batch / SEQUENCE_LENGTH))
+    sequences = max(1, round(batch / PAPER_SEQUENCE_LENGTH))
     return Design(
         explanation=explanation,
         model=model,
         learning_rate=float(PUBLISHED.learning_rate(limits.compute)),
-        batch_tokens=sequences * SEQUENCE_LENGTH,
+        batch_tokens=sequences * PAPER_SEQUENCE_LENGTH,
         batch_sequences=sequences,
         memory_per_rank_gb=(parameters["total"] - elsewhere) * TRAINING_BYTES / GIGABYTE,
         binding=_binding(grid, row, bounds, step, limits),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import display
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -28,7 +29,7 @@ INKS = {
 HATCHES = {
     "measured: agrees": "//", "measured: disagrees": "//", "consistent": "..", "not decided": "xx",
 }  # fmt: skip
-MARKERS = {"reproduced": "o", "consistent": "s", "discrepant": "x"}
+MARKERS = {"reproduced": "o", "consistent": "s", "discrepant": "X"}
 FARTHEST = 30.0  # ratio at which the second figure ends
 
 
@@ -108,12 +109,11 @@ def audit_recomputed(ratios: pd.DataFrame) -> Drawing:
     fig, ax = plt.subplots()
     ordered = ratios.sort_values("found_over_published").reset_index(drop=True)
     ax.axhline(1.0, color=theme.colour("muted"), lw=1)
-    for label, marker in MARKERS.items():
-        part = ordered[ordered["verdict"] == label]
-        ax.plot(
-            part.index, part["found_over_published"].clip(1 / FARTHEST, FARTHEST), marker, ls="",
-            color=theme.colour(INKS[label]), mfc="none", label=label,
-        )  # fmt: skip
+    sns.scatterplot(
+        x=ordered.index, y=ordered["found_over_published"].clip(1 / FARTHEST, FARTHEST), ax=ax,
+        hue=ordered["verdict"], style=ordered["verdict"], hue_order=MARKERS, markers=MARKERS,
+        palette=[theme.colour(INKS[label]) for label in MARKERS], edgecolor=theme.colour("surface"),
+    )  # fmt: skip
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(FuncFormatter(_plain))

@@ -14,6 +14,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 
 from moe_leverage.design.designer import Explanation
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
@@ -111,10 +112,13 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     """EL over A, one labelled point a model."""
     shown = table.sort_values(["activation_ratio", "efficiency_leverage"]).reset_index(drop=True)
     fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 5.6))
-    ax.scatter(
-        shown["activation_ratio"], shown["efficiency_leverage"], s=14 * shown["granularity"],
-        facecolors="none", edgecolors=theme.colour("published"), linewidths=1.6,
+    sns.scatterplot(
+        shown, x="activation_ratio", y="efficiency_leverage", size="granularity", sizes=(20, 160),
+        facecolor="none", edgecolor=theme.colour("published"), linewidth=1.6, ax=ax,
     )  # fmt: skip
+    ax.legend(
+        title=axis_label("granularity"), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5
+    )
     for name, ratio, leverage, height in _label_heights(shown):
         ax.annotate(
             name, (ratio, leverage), (ratio * 1.08, height), fontsize=9.5, va="center",

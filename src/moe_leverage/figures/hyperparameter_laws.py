@@ -12,6 +12,9 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from moe_leverage import ledger
 from moe_leverage.analysis.fitting import Fit
@@ -31,16 +34,17 @@ from moe_leverage.page.drawing import (
     power,
     ranges,
 )
+from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.studies.protocol import BUDGETS
-from moe_leverage.theory.laws import PowerLaw
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
-SEARCH_FLOPS = (3e17, 3e20)  # the search behind Equation 3, Section 2.2
+SEARCH_FLOPS = PUBLISHED.learning_rate.domain["compute"]  # the search behind Equation 3
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
 OUR_REACH = np.geomspace(BUDGETS[0], BUDGETS[-1], 25)
 NEAR_OPTIMAL_PERCENT = 0.25  # Section 2.2
-MOST_EXCESS_PERCENT = 20.0  # at which the landscape is cut
+MOST_EXCESS_PERCENT = 20.0  # from which on the landscape has no tint
 SEARCH = f"search at {power(SEARCH_FLOPS[0])} to {power(SEARCH_FLOPS[1])} FLOPs"
 OPTIMUM_COLUMNS = ("training_flops", "learning_rate", "batch_tokens", "family")
 
@@ -172,36 +176,29 @@ def plane(
     "loss-landscape",
     paper="Figures 2 and 3, the losses behind the near-optimal region",
     studies=("hparams",),
-    caption="Held-out loss above the best of its budget against peak learning rate, a line a batch "
-    "size, dense above and MoE below; settings worse by more than a fifth are cut off. Band: the "
-    "0.25 % that count as near-optimal.",
+    caption="Held-out loss above the best of its budget, in per cent, over peak learning rate and "
+    "batch size, dense above and MoE below. The fuller the tint, the closer to the best; framed: "
+    "the 0.25 % that count as near-optimal.",
 )
 def landscape(runs: pd.DataFrame) -> Drawing:
     """Excess loss of every setting of our grids; `runs` are those of the study `hparams`."""
     means = _excess(runs)
-    budgets, batches = (sorted(means[name].unique()) for name in ("budget_flops", "batch_tokens"))
+    budgets = sorted(means["budget_flops"].unique())
     fig, grid = plt.subplots(
         2, len(budgets), squeeze=False, sharex=True, sharey=True,
-        figsize=(theme.WIDTH_INCHES * 1.35, 5.6),
+        figsize=(theme.WIDTH_INCHES * 1.35, 5.0),
     )  # fmt: skip
-    inks = theme.sequential_colours(len(batches))
     for row, name in zip(grid, ("dense", "moe"), strict=True):
         for ax, budget in zip(row, budgets, strict=True):
             ours = means[(means["family"] == name) & (means["budget_flops"] == budget)]
-            ax.axhspan(0, NEAR_OPTIMAL_PERCENT, color=theme.colour("published"), alpha=0.3, lw=0)
-            for ink, size in zip(inks, batches, strict=True):
-                line = ours[ours["batch_tokens"] == size].sort_values("learning_rate")
-                ax.plot(line["learning_rate"], line["excess_percent"], color=ink, lw=1)
-                kept = line[line["excess_percent"] <= MOST_EXCESS_PERCENT]
-                label = f"B = {size:.0f}"
-                draw_points(ax, kept, "learning_rate", "excess_percent", colour=ink, label=label)
+            if ours.empty:
+                fig.delaxes(ax)
+                continue
+            _heat_map(ax, ours)
             ax.set_title(f"{FAMILIES[name]}, {power(budget)}", fontsize=10)
-            ax.set_xscale("log", base=2)
-            ax.set_ylim(-1, MOST_EXCESS_PERCENT)
-            ax.set_xlabel(r"Peak rate $\eta$" if name == "moe" else "")
+            ax.set(xlabel=r"Peak rate $\eta$" if name == "moe" else "", ylabel="")
     for ax in grid[:, 0]:
-        ax.set_ylabel("Loss above the best (%)")
-    grid[0, -1].legend(fontsize=8)
+        ax.set_ylabel("Batch $B$ (tokens)")
     note(fig, "Ours alone: the paper prints none of these losses.")
     near = means["excess_percent"] <= NEAR_OPTIMAL_PERCENT
     noise = 100 * widened_noise(ledger.finished(runs))
@@ -276,6 +273,29 @@ def _excess(runs: pd.DataFrame) -> pd.DataFrame:
     )
     least = means.groupby(["budget_flops", "family"])["loss_nats"].transform("min")
     return means.assign(excess_percent=100 * (means["loss_nats"] / least - 1))
+
+
+def _heat_map(ax: Axes, ours: pd.DataFrame) -> None:
+    """Excess loss of each setting of one grid, the near-optimal ones framed, a link on each."""
+    rates, batches = (np.sort(ours[name].unique()) for name in ("learning_rate", "batch_tokens"))
+    wide = ours.pivot_table(index="batch_tokens", columns="learning_rate", values="excess_percent")
+    sns.heatmap(
+        wide, vmin=0, vmax=MOST_EXCESS_PERCENT, cmap=theme.fading("measured"), cbar=False,
+        annot=True, fmt=".1f", annot_kws={"color": theme.colour("ink"), "fontsize": 8.5}, ax=ax,
+        xticklabels=[f"$2^{{{np.log2(rate):g}}}$" for rate in rates],
+        yticklabels=[f"{size:.0f}" for size in batches],
+    )  # fmt: skip
+    ax.tick_params(axis="y", rotation=0)
+    ax.grid(visible=False)
+    ax.invert_yaxis()
+    placed = ours.assign(
+        x=np.searchsorted(rates, ours["learning_rate"]) + 0.5,
+        y=np.searchsorted(batches, ours["batch_tokens"]) + 0.5,
+    )
+    for x, y in placed.loc[ours["excess_percent"] <= NEAR_OPTIMAL_PERCENT, ["x", "y"]].to_numpy():
+        ink = theme.colour("published")
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=ink, lw=2, clip_on=False))
+    link_runs(ax, placed, "x", "y")
 
 
 def _own_exponents(laws: Mapping[str, PowerLaw], fits: Mapping[str, Fit]) -> str:

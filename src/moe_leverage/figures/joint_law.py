@@ -13,6 +13,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.figures.activation_ratio import RATIO_TICKS
@@ -52,7 +53,7 @@ BASES = {"10": 10.0, "e": math.e, "2": 2.0}
 )
 def landscape(law: JointLaw) -> Drawing:
     """Contours of EL; our own law says nothing so far above our runs and is drawn at theirs."""
-    activation, grain = np.geomspace(0.0078, 1.0, 81), np.geomspace(2.0, 16.0, 61)
+    activation, grain = np.geomspace(*theme.ACTIVATION_RANGE, 81), np.geomspace(2.0, 16.0, 61)
     mesh_a, mesh_g = np.meshgrid(activation, grain)
     levels = [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2), sharey=True)
@@ -140,22 +141,16 @@ def against_compute(
 def bases(table: pd.DataFrame, chosen: tuple[str, str]) -> Drawing:
     """EL at the example by base of C (groups) and base of G (markers), from `bases_table`."""
     fig, ax = plt.subplots()
-    marks = {"10": ("s", -0.12), "e": ("D", 0.0), "2": ("o", 0.12)}
-    positions = {name: i for i, name in enumerate(BASES)}
-    for base, group in table.groupby("base_of_granularity", sort=False):
-        mark, offset = marks[str(base)]
-        x = [positions[str(name)] + offset for name in group["base_of_compute"]]
-        ax.plot(
-            x, group["efficiency_leverage"], mark, ms=8, mfc="none", mew=1.6,
-            color=theme.colour("published"), ls="", label=f"log of G to base {base}",
-        )  # fmt: skip
+    sns.pointplot(
+        table, x="base_of_compute", y="efficiency_leverage", hue="base_of_granularity", dodge=0.24,
+        palette=[theme.colour("published")] * len(BASES), markers=["s", "D", "o"], linestyle="none",
+        ms=8, mfc="none", mew=1.6, formatter="base {}".format, ax=ax,
+    )  # fmt: skip
     ax.axhline(7.0, color=theme.colour("accent"), ls="--", label="stated: above 7")
-    ax.set_xticks(list(positions.values()), [f"base {name}" for name in positions])
-    ax.set_xlim(-0.5, 2.5)
     ax.set_xlabel("Logarithm of training compute $C$")
     ax.set_yscale("log")
     ax.set_ylabel(axis_label("efficiency_leverage"))
-    ax.legend()
+    ax.legend(title="Base for $G$")
     note(fig, "Published coefficients; the bases are read off their consequences.")
     pair = (table["base_of_compute"] == chosen[0]) & (table["base_of_granularity"] == chosen[1])
     (here,) = table[pair].itertuples()

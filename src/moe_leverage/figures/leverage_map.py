@@ -48,7 +48,7 @@ def leverage_map(
     grain = EXAMPLE["granularity"]
     low, high = law.domain["compute"]
     compute = np.union1d(np.geomspace(*SHOWN_FLOPS, 121), [low, high])
-    ratio = np.geomspace(0.0078, 1.0, 61)
+    ratio = np.geomspace(*theme.ACTIVATION_RANGE, 61)
     mesh = dict(zip(("compute", "activation_ratio"), np.meshgrid(compute, ratio), strict=True))
     leverage = law(granularity=grain, **mesh)
     fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 4.4))

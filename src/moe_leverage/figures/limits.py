@@ -21,6 +21,7 @@ from moe_leverage.analysis.gates import Gate
 from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.audit import Verdict, table
 from moe_leverage.audit.claims import Label
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY_SIZE
 from moe_leverage.figures.hyperparameter_laws import (
     BATCH_TOKENS_LOG2,
     LEARNING_RATE_LOG2,
@@ -60,8 +61,8 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
         "largest model scale, $M$ (FLOPs per token)": (
             printed["flops_per_token"].max(), ours["flops_per_token"].max()),
         "text at hand (tokens)": (1e12, corpus_tokens),  # Section 5
-        "vocabulary (entries)": (paper.VOCABULARY_SIZE, _most(ours, "vocab_size")),
-        "sequence (tokens)": (paper.SEQUENCE_LENGTH, _most(ours, "sequence_length")),
+        "vocabulary (entries)": (PAPER_VOCABULARY_SIZE, _most(ours, "vocab_size")),
+        "sequence (tokens)": (PAPER_SEQUENCE_LENGTH, _most(ours, "sequence_length")),
     }  # fmt: skip
     rows = [
         {"quantity": name, "the paper": _number(theirs), "this book": _number(own),

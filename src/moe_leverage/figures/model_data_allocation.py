@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.reductions import MIN_SIZES, near_the_lowest
-from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
+from moe_leverage.figures.hyperparameter_laws import OUR_REACH, SEARCH, SEARCH_FLOPS
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
     FAMILIES,
@@ -34,14 +34,12 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
-from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("training_flops", "flops_per_token", "num_tokens", "family")
 AXES = ("flops_per_token", "num_tokens")
 SCALE_TICKS = (1e5, 2e5, 5e5, 1e6, 2e6, 5e6)
 FIT_NAMES = {"flops_per_token": "model", "num_tokens": "tokens"}
-OUR_REACH = np.geomspace(BUDGETS[0], BUDGETS[-1], 25)
 REACH_FLOPS = (1e11, 1e24)
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 
+from moe_leverage.design.search import BEST_ATTENTION_SHARE, MAX_ATTENTION_SHARE
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import STUDY_RANGE, draw_points, note, points, ranges
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 
-BEST_SHARE, FLAT_SHARE = (0.30, 0.40), (0.20, 0.50)  # Appendix D
+FLAT_SHARE = (0.20, MAX_ATTENTION_SHARE)  # Appendix D
 
 
 @figure(
@@ -30,7 +32,7 @@ def attention_share(shares: pd.DataFrame, measured: pd.DataFrame | None = None) 
     fig, ax = plt.subplots()
     ax.axvspan(*FLAT_SHARE, color=theme.colour("grid"), alpha=0.6, lw=0, label="stated: flat")
     ink = theme.colour("published")
-    ax.axvspan(*BEST_SHARE, color=ink, alpha=0.25, lw=0, label="stated: best")
+    ax.axvspan(*BEST_ATTENTION_SHARE, color=ink, alpha=0.25, lw=0, label="stated: best")
     ax.plot(
         shares["attention_share"], shares["flops_per_token"], "s", color=ink, mfc="none",
         label="Table 11, all of attention",
@@ -70,16 +72,16 @@ def dense_first(table: pd.DataFrame) -> Drawing:
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 3.8))
     relative = table.copy()
     labels = {"total_params": "Total parameters $N$", "flops_per_token": "FLOPs per token $M$"}
-    widths = sorted(table["d_model"].unique())
-    inks = theme.sequential_colours(len(widths))
+    inks = theme.sequential_colours(table["d_model"].nunique())
     for name in labels:
         none = table["num_dense_layers"] == 0
         base = table[none].set_index("d_model")[name]
         relative[name] = table[name] / table["d_model"].map(base)
     for ax, (name, label) in zip(axes, labels.items(), strict=True):
-        for ink, width in zip(inks, widths, strict=True):
-            group = relative[relative["d_model"] == width]
-            ax.plot(group["num_dense_layers"], group[name], "o-", color=ink, label=str(width))
+        sns.lineplot(
+            relative, x="num_dense_layers", y=name, hue="d_model", palette=inks, marker="o", ax=ax,
+            mec=theme.colour("surface"), legend="full" if ax is axes[0] else False,
+        )  # fmt: skip
         ax.set_xticks(sorted(table["num_dense_layers"].unique()))
         ax.set_xlabel("Dense layers in front, of 60")
         ax.set_ylabel(f"{label}, over none")
@@ -126,7 +128,7 @@ def losses_of_attention(runs: pd.DataFrame, repeated: pd.DataFrame | None = None
     runs = runs.assign(attention_share=(spent / runs["flops_per_token"]).astype(float).round(3))
     axis = sweeps.Axis(
         name="attention_share", label="Attention's share of $M$", is_log=False, unit=" %",
-        scale=100, band=BEST_SHARE, stated="The text puts the best at 30 to 40 %",
+        scale=100, band=BEST_ATTENTION_SHARE, stated="The text puts the best at 30 to 40 %",
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, repeated=repeated)
     return sweeps.draw(means, axis, {"ours": "measured"}, fits=("ours",))

@@ -17,17 +17,18 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from scipy.special import ndtri
 from scipy.stats import chi2, t
 
 from moe_leverage import ledger
+from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import note, percent, plain_ticks, power
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 
 MOST_LOAD = 4.0  # of the gate `balanced`
-LEVEL = 0.90
 MIN_SEEDS = 3  # below which no spread is shown
 COLUMNS = ("run_id", "budget_flops", "design", "recipe", "seed", "loss_nats", "busiest", "idle")
 BASE = "nothing"  # changed: the recipe of the noise pilot, of which the others change one part
@@ -152,21 +153,23 @@ def routing(table: pd.DataFrame) -> Drawing:
         len(budgets), len(names), figsize=size, sharex=True, sharey="row", squeeze=False
     )
     recipes = sorted(table["recipe"].unique())
-    inks = dict(zip(recipes, theme.sequential_colours(len(recipes)), strict=True))
+    inks = theme.sequential_colours(len(recipes))
     for row, budget in zip(panels, budgets, strict=True):
         for ax, name in zip(row, names, strict=True):
             here = table[(table["budget_flops"] == budget) & (table["design"] == name)]
+            if here.empty:
+                fig.delaxes(ax)
+                continue
             ax.axvline(MOST_LOAD, color=theme.colour("muted"), lw=0.8)
-            for recipe, mark in zip(recipes, "osD^vP", strict=False):
-                mine = here[here["recipe"] == recipe]
-                ax.plot(mine["busiest"], mine["loss_nats"], mark, color=inks[recipe], mfc="none",
-                        ms=7, mew=1.4, label=recipe)  # fmt: skip
+            sns.scatterplot(
+                here, x="busiest", y="loss_nats", hue="recipe", style="recipe", hue_order=recipes,
+                style_order=recipes, palette=inks, markers=list("osD^vP"), s=45,
+                edgecolor=theme.colour("surface"), ax=ax, legend=ax is panels[0, -1],
+            )  # fmt: skip
             link_runs(ax, here, "busiest", "loss_nats")
             ax.set_title(name, fontsize=9)
             where = {"transform": ax.transAxes, "ha": "right", "fontsize": 8.5}
             ax.text(0.98, 0.03, f"{power(budget)} FLOPs", color=theme.colour("muted"), **where)
-            if here.empty:
-                fig.delaxes(ax)
             ax.set_xscale("log")
             plain_ticks(ax.xaxis, (1, 2, 4, 8, 16, 32, 64))
     for ax in panels[-1]:
@@ -232,20 +235,18 @@ def noise(table: pd.DataFrame) -> Drawing:
     """Spread and change of the loss by recipe, a colour a design, at the budget with most runs."""
     budget = table.groupby("budget_flops")["seeds"].sum().idxmax()
     mine = table[(table["budget_flops"] == budget) & (table["drawn"] == "both")]
-    recipes, names = list(mine["recipe"].unique()), list(mine["design"].unique())
-    inks = dict(zip(names, theme.sequential_colours(len(names)), strict=True))
-    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.35, 0.5 * len(recipes) + 1.4),
-                             sharey=True)  # fmt: skip
-    for shift, name in zip(np.linspace(-0.22, 0.22, len(names)), names, strict=True):
-        rows = mine[mine["design"] == name]
-        places = [recipes.index(recipe) + shift for recipe in rows["recipe"]]
-        for ax, column in zip(axes, ("sd", "change"), strict=True):
-            reach = np.abs(rows[[f"{column}_low", f"{column}_high"]].sub(rows[column], axis=0)).T
-            ax.errorbar(rows[column], places, xerr=reach, fmt="o", mfc="none", color=inks[name],
-                        elinewidth=1, ms=5, label=name)  # fmt: skip
+    size = theme.WIDTH_INCHES * 1.35, 0.5 * mine["recipe"].nunique() + 1.4
+    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True)
+    inks = theme.sequential_colours(mine["design"].nunique())
+    for ax, column in zip(axes, ("sd", "change"), strict=True):
+        # of three numbers, value and ends, the median is the value and all of them the interval
+        three = mine.melt(["recipe", "design"], [column, f"{column}_low", f"{column}_high"])
+        sns.pointplot(
+            three, x="value", y="recipe", hue="design", estimator="median", errorbar=("pi", 100),
+            palette=inks, dodge=0.44, linestyle="none", mfc="none", ms=5, mew=1.2, capsize=0.1,
+            err_kws={"linewidth": 1}, ax=ax, legend=ax is axes[1],
+        )  # fmt: skip
     axes[0].set_xlim(left=0)
-    axes[0].set_yticks(range(len(recipes)), recipes)
-    axes[0].invert_yaxis()
     axes[0].set_ylabel("What is changed")
     axes[0].set_xlabel("sd between seeds (nats)")
     axes[1].set_xlabel("Loss less the unchanged recipe (nats)")

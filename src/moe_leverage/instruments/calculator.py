@@ -19,7 +19,7 @@ import numpy as np
 
 from moe_leverage import paths
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops
-from moe_leverage.config import ModelConfig
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.prediction import JOINT, REACH, closed_axes
 from moe_leverage.theory.law import Law
@@ -28,7 +28,6 @@ from moe_leverage.theory.rounding import half_units
 
 NUM_SAMPLES = 160  # bootstrap samples of the measured law that the page carries
 SAMPLE_DIGITS = 5  # significant, of their coefficients: EL to about 1e-4
-DEFAULT_SEQUENCE_LENGTH = 4096  # the paper's (Appendix B), where a model's own is not known
 POWER_LAWS = (
     "learning_rate",
     "batch_tokens",
@@ -129,7 +128,7 @@ def _open_models() -> list[dict[str, Any]]:
 def _preset(open_model: huggingface.OpenModel) -> dict[str, Any]:
     model = open_model.model
     tokens = float(open_model.published["training_tokens"])
-    sequence = int(open_model.published.get("sequence_length", DEFAULT_SEQUENCE_LENGTH))
+    sequence = int(open_model.published.get("sequence_length", PAPER_SEQUENCE_LENGTH))
     if _is_counted_by_the_page(model):
         shape = {name: getattr(model, name) for name in SHAPE_FIELDS}
         return {"name": open_model.name, "shape": _run_of(shape, sequence, tokens)}

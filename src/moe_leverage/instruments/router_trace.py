@@ -35,6 +35,7 @@ from moe_leverage.instruments.recording import FORMAT
 from moe_leverage.model import routing
 from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.transformer import MixtureOfExperts
+from moe_leverage.studies.protocol import VOCAB_SIZE
 from moe_leverage.training.evaluation import windows
 from moe_leverage.training.learning import State, learn, start
 from moe_leverage.training.loop import own_share, require_fit
@@ -53,7 +54,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # of an expert's number in the 
 
 RUN = RunConfig(  # with the first of the three ways of balancing
     model=ModelConfig(
-        vocab_size=1024,
+        vocab_size=VOCAB_SIZE,
         num_layers=3,
         d_model=48,
         num_heads=3,

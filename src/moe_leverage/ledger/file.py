@@ -6,7 +6,6 @@ deleted; one that is left out of an analysis carries its reason in `excluded`.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import math
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+from filelock import lock_descriptor
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_parameters, count_training_flops
@@ -98,7 +98,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     paths.require_output("ledger", path)
     with path.open("a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_descriptor(file.fileno())
         end, start = _end_of_records(file, path)
         rule = f"stands in {path.name} already"
         require(record.get("run_id") not in statuses(path), "run", record.get("run_id"), rule)

@@ -23,9 +23,9 @@ from moe_leverage.config import require
 from moe_leverage.page import theme
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
+from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.theory.laws import PowerLaw
 
-STUDY_RANGE = "studies of Section 4, 1e18 to 3e20 FLOPs"
 FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them
 POINT_COLUMNS = (
     "activation_ratio",
@@ -35,6 +35,20 @@ POINT_COLUMNS = (
     "leverage_low",
     "leverage_high",
 )
+
+
+def power(value: float) -> str:
+    """A FLOP count in the short form of the paper's tables.
+
+    >>> power(2e18), power(1.25e22), power(1e11)
+    ('2e18', '1.2e22', '1e11')
+    """
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+ENDS = " to ".join(map(power, (STUDY_BUDGETS_FLOPS[0], STUDY_BUDGETS_FLOPS[-1])))
+STUDY_RANGE = f"studies of Section 4, {ENDS} FLOPs"
 
 
 def log_axes(ax: Axes, x: str = "", y: str = "") -> None:
@@ -152,16 +166,6 @@ def ranges(published: str, measured: pd.DataFrame | None, column: str = "trainin
     if measured is not None and not measured.empty:
         ours = f"{power(measured[column].min())} to {power(measured[column].max())} FLOPs"
     return f"Published: {published}.  Ours: {ours}."
-
-
-def power(value: float) -> str:
-    """A FLOP count in the short form of the paper's tables.
-
-    >>> power(2e18), power(1.25e22), power(1e11)
-    ('2e18', '1.2e22', '1e11')
-    """
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def percent(ratio: float) -> str:

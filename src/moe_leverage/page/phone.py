@@ -79,7 +79,8 @@ def _narrow_legend(ax: Axes) -> None:
     # A legend cannot be laid out anew, only made again.
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
-        handles, labels, ncols=2 if is_beside else columns - 1, loc="lower center",
+        handles, labels, title=legend.get_title().get_text(), loc="lower center",
+        ncols=2 if is_beside else columns - 1,
         bbox_to_anchor=(0.45, TITLE_TOP if is_beside and ax.get_title("left") else 1.0),
         fontsize=legend.get_texts()[0].get_fontsize(),
     )  # fmt: skip

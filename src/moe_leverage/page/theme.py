@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.colors import ListedColormap, to_rgba
 
 # role: (light, dark); light values are the Okabe-Ito hues darkened to 4.5:1 on white
 COLOURS: dict[str, tuple[str, str]] = {
@@ -44,6 +45,8 @@ LINES = {"published": "-", "measured": "--", "dense": ":", "moe": "-"}
 ACTIVATION_RANGE = (0.0078, 1.0)  # the smallest and largest A that the paper trains (Section 4.1.1)
 WIDTH_INCHES = 6.4
 HEIGHT_INCHES = 4.0
+FULL_TINT, TINTS = 0.5, 21  # of `fading`: letters stay legible on the fullest
+FONT_SCALE = 1.15  # of seaborn's sizes for paper: letters of 11 points
 
 
 def colour(role: str) -> str:
@@ -82,6 +85,12 @@ def sequential_colours(count: int) -> list[str]:
     return [ACTIVATION_SCALE[round(i * last / max(count - 1, 1))][0] for i in range(count)]
 
 
+def fading(role: str) -> ListedColormap:
+    """The colour of a role, fading as a value grows: tints that follow the reader's theme too."""
+    steps = [FULL_TINT * (1 - place / (TINTS - 1)) for place in range(TINTS)]
+    return ListedColormap([to_rgba(colour(role), opacity) for opacity in steps])
+
+
 def variables() -> dict[str, tuple[str, str]]:
     """CSS variable name: (light, dark) for every colour of the theme."""
     named = {f"--fig-{role}": pair for role, pair in COLOURS.items()}
@@ -108,38 +117,35 @@ def as_variables(svg: str) -> str:
 
 @contextmanager
 def themed(salt: str) -> Iterator[None]:
-    """Matplotlib's settings for one figure; `salt` makes its SVG reproducible."""
+    """Seaborn's settings for paper at the size of the page, in the house colours, for one figure.
+
+    `salt` makes its SVG reproducible.
+    """
+    import seaborn as sns  # a second to load, which who asks for a colour alone need not wait
+
     settings: dict[Any, Any] = {
         "figure.figsize": (WIDTH_INCHES, HEIGHT_INCHES),
         "figure.constrained_layout.use": True,
         "figure.facecolor": "none",
         "savefig.facecolor": "none",
         "savefig.dpi": 200,
-        "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 11,
-        "axes.titlesize": 11,
-        "axes.labelsize": 11,
         "legend.fontsize": 9.5,
-        "xtick.labelsize": 10,
-        "ytick.labelsize": 10,
         "axes.facecolor": "none",
         "axes.edgecolor": colour("muted"),
         "axes.labelcolor": colour("ink"),
         "axes.titlelocation": "left",
         "axes.titleweight": "bold",
+        "axes.grid": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": colour("grid"),
-        "grid.linewidth": 0.6,
+        "patch.edgecolor": colour("surface"),
         "text.color": colour("ink"),
         "xtick.color": colour("muted"),
         "ytick.color": colour("muted"),
         "xtick.labelcolor": colour("ink"),
         "ytick.labelcolor": colour("ink"),
-        "legend.frameon": True,
         "legend.facecolor": colour("surface"),
         "legend.edgecolor": "none",
         "legend.framealpha": 0.85,
@@ -149,5 +155,6 @@ def themed(salt: str) -> Iterator[None]:
         "svg.fonttype": "path",  # glyphs as outlines: the same picture on every device
         "svg.hashsalt": salt,
     }
-    with mpl.rc_context(settings):
+    sizes = sns.plotting_context("paper", font_scale=FONT_SCALE)
+    with mpl.rc_context(sns.axes_style("ticks") | sizes | settings):
         yield
