@@ -1,9 +1,9 @@
 """The ledger as one typed table: a row for each run of each study; every reader of runs takes it.
 
 A leaf of `config`, `config.model` or `axes` is a column of its own name; others carry their path:
-`routing.score`, `load.entropy`, `validation.code.loss_nats`, `environment.threads`. Lists stay
-lists. Beside the leaves stand the columns of `COLUMNS`, which follow from a record and its study's
-plan alone, so that no run changes what is said of another.
+`routing.score`, `load.entropy`, `validation.code.loss_nats`, `environment.threads`. Lists become
+tuples, since all readers share the cells. Beside the leaves stand the columns of `COLUMNS`, which
+follow from a record and its study's plan alone, so that no run changes what is said of another.
 
     C    training_flops   what the run spent, exact convention
          budget_flops     the rung of the ladder it stands on
@@ -176,8 +176,8 @@ def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
     length = 0
     for chunk in _chunks(found):
         leaves = dict(_leaves("", chunk))
-        for name in leaves.keys() - columns.keys():
-            columns[name] = [[None] * length]
+        for name in leaves:
+            columns.setdefault(name, [[None] * length])
         for name, parts in columns.items():
             parts.append(_pack(leaves.get(name, [None] * len(chunk))))
         length += len(chunk)
@@ -185,11 +185,20 @@ def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _pack(values: list[Any]) -> Packed:
-    """Numbers of one type as an array; equal strings as one object; all else as it is."""
+    """Numbers of one type as an array; equal strings as one object; lists as tuples."""
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= {float, int, bool}:
         return np.array(values)
-    return list(map(sys.intern, values)) if kinds == {str} else values
+    if kinds == {str}:
+        return list(map(sys.intern, values))
+    return list(map(_frozen, values)) if list in kinds else values
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, to any depth; a list of numbers has no depth."""
+    if not isinstance(value, list):
+        return value
+    return tuple(map(_frozen, value)) if value and isinstance(value[0], list) else tuple(value)
 
 
 def _join(parts: list[Packed]) -> Packed:
