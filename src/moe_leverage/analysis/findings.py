@@ -192,6 +192,14 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 
 def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """Leverage by all estimators, the joint law fitted to it, and the scores of its rivals."""
+    found = joint_law(table, resamples=resamples, seed=seed)
+    if found.leverage is None:
+        return found
+    return replace(found, scores=_rival_scores(found.leverage, seed))
+
+
+def joint_law(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """Leverage by all estimators, and the joint law fitted to it."""
     found = Findings(fits={}, skipped={}, warnings=[])
     try:
         measured = estimate(table, resamples=resamples, seed=seed)
@@ -207,7 +215,7 @@ def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int 
         found.warnings.append(
             f"shared_ratio takes {len(ratios)} values; laws (10) to (13) leave it out"
         )
-    return replace(found, leverage=measured, scores=_rival_scores(measured, seed))
+    return replace(found, leverage=measured)
 
 
 def loss_curves(measured: Leverage) -> Findings:
