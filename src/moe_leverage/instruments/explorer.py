@@ -168,8 +168,7 @@ def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
 def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({name: frame.get(column) for name, column in COLUMNS.items()})
     table["studies"] = frame["studies"]
-    table["family"] = np.where(frame["is_moe"], "moe", "dense")
-    table[["role", "protocol"]] = frame[["role", "protocol"]]
+    table[["family", "role", "protocol"]] = frame[["family", "role", "protocol"]]
     table["excess"] = _excess(frame, table)
     table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
     table = table.merge(leverage, on="run", how="left")

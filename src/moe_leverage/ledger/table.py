@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit
     "variant": "str: what a run of a variant study changes, in the columns that the study names",
     "config_id": "str: identity of the config with both its seeds at their defaults",
     "is_moe": "bool: whether any layer routes",
+    "family": "str: `moe` where it does, `dense` where none does",
     "batch_tokens": "int, tokens: of one optimiser step",
     "training_flops": "float, FLOPs: C, exact convention",
     "budget_flops": "float, FLOPs: the rung of C, 1 or 3 times a power of ten, or C in two digits",
@@ -130,9 +131,11 @@ def _with_columns(leaves: pd.DataFrame, planned: Mapping[str, Any]) -> pd.DataFr
     parts = ("attention_projections", "attention_scores")
     attention = sum(leaves[f"forward_flops.{part}"].astype(float) for part in parts)
     roles = {study: plan["role"] for study, plan in planned.items()}
+    is_moe = leaves["num_experts"].astype(int) > 0
     table = leaves.assign(
         role=[roles.get(study, "pilot") for study in leaves["study"]],
-        is_moe=leaves["num_experts"].astype(int) > 0,
+        is_moe=is_moe,
+        family=np.where(is_moe, "moe", "dense"),
         batch_tokens=leaves["batch_sequences"] * leaves["sequence_length"],
         training_flops=compute,
         budget_flops=compute.map(rung),
