@@ -240,7 +240,7 @@ def require_sound(drawing):
     assert visible
     for ax in visible:
         assert marks(ax) > 0
-        assert any(one.get_xlabel() for one in ax.get_shared_x_axes().get_siblings(ax))
+        assert any(panel.get_xlabel() for panel in ax.get_shared_x_axes().get_siblings(ax))
         assert ax.get_ylabel() or ax is not visible[0]
         assert not re.search(r"\b[a-z]+_[a-z]+\b", re.sub(r"\$.*?\$", "", ax.get_xlabel()))
     assert len(drawing.table) > 0

@@ -220,14 +220,14 @@ def _twins(table: pd.DataFrame) -> list[str | None]:
     """For each run the best dense run of the nearest budget: of its own studies, else of any."""
     dense: list[dict[Any, Any]] = _dense(table).to_dict("records")
 
-    def order(one: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
-        is_foreign = set(one["studies"]).isdisjoint(run["studies"])
-        return is_foreign, abs(math.log(one["budget"] / run["budget"])), one["loss"]
+    def order(twin: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
+        is_foreign = set(twin["studies"]).isdisjoint(run["studies"])
+        return is_foreign, abs(math.log(twin["budget"] / run["budget"])), twin["loss"]
 
     found: list[str | None] = []
     for run in table.to_dict("records"):
-        others = [one for one in dense if one["run"] != run["run"]]
-        nearest = min(others, key=lambda one, run=run: order(one, run), default=None)  # type: ignore[misc]
+        others = [twin for twin in dense if twin["run"] != run["run"]]
+        nearest = min(others, key=lambda twin, run=run: order(twin, run), default=None)  # type: ignore[misc]
         found.append(None if nearest is None else nearest["run"])
     return found
 
