@@ -187,7 +187,7 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     labels = runs["routing.balance_coefficient"].map(names)
     axis = sweeps.Axis(
         name="granularity", label=axis_label("granularity"), symbol="G", band=BEST_RANGE,
-        stated="The text puts the best between 8 and 12", ticks=TABLE_8_GRANULARITY,
+        ticks=TABLE_8_GRANULARITY,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, labels, repeated)
     full, weak = names.values()
