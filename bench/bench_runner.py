@@ -67,13 +67,19 @@ def workers() -> list[dict[str, Any]]:
             begun = time.perf_counter()
             outcomes = run_planned(toy_plan(), pool=pool, place=place)
             seconds[count] = time.perf_counter() - begun
-            troubles = [f"{one.state}: {one.reason}" for one in outcomes if one.state != "ok"]
+            troubles = [
+                f"{outcome.state}: {outcome.reason}"
+                for outcome in outcomes
+                if outcome.state != "ok"
+            ]
             assert not troubles, troubles
             assert len(outcomes) == TIMED_RUNS
             lines = (place.ledger / "toy.jsonl").read_text().splitlines()
             records = [json.loads(line) for line in lines]
             if count == 1:
-                trained = sum(one["seconds"] + one["evaluation_seconds"] for one in records)
+                trained = sum(
+                    record["seconds"] + record["evaluation_seconds"] for record in records
+                )
                 share = 1 - trained / seconds[count]
     shape = f"{TIMED_RUNS} runs of {seconds[1] / TIMED_RUNS:.1f} s, {os.cpu_count()} cores"
     gain = seconds[1] / seconds[2]

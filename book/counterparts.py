@@ -47,7 +47,9 @@ def load() -> list[Counterpart]:
 def table(labels: Collection[str]) -> str:
     """The page's table; `labels` are those of the figures and tables that the chapters show."""
     head = ["| In the paper | What it shows | Here |", "|:--|:--|:--|"]
-    rows = [f"| {_unbroken(one.item)} | {one.shows} | {_place(one, labels)} |" for one in load()]
+    rows = [
+        f"| {_unbroken(entry.item)} | {entry.shows} | {_place(entry, labels)} |" for entry in load()
+    ]
     return "\n".join([*head, *rows]) + "\n"
 
 
@@ -60,13 +62,13 @@ def _unbroken(item: str) -> str:
     return item.replace(" ", "&nbsp;")
 
 
-def _place(one: Counterpart, labels: Collection[str]) -> str:
-    links = [f"{{numref}}`{label}`" for label in one.here if label in labels]
-    missing = [label for label in one.here if label not in labels]
-    parts = [f"{', '.join(links)} in {{doc}}`../{one.chapter}`." if links else ""]
-    if missing and one.studies:
-        names = " and ".join(f"`{study}`" for study in one.studies)
+def _place(entry: Counterpart, labels: Collection[str]) -> str:
+    links = [f"{{numref}}`{label}`" for label in entry.here if label in labels]
+    missing = [label for label in entry.here if label not in labels]
+    parts = [f"{', '.join(links)} in {{doc}}`../{entry.chapter}`." if links else ""]
+    if missing and entry.studies:
+        names = " and ".join(f"`{study}`" for study in entry.studies)
         parts.append(f"{'A part' if links else 'It'} waits for runs of {names}.")
     if not links:
-        parts.append(f"See {{doc}}`../{one.chapter}`.")
-    return " ".join([*filter(None, parts), *filter(None, [one.why])])
+        parts.append(f"See {{doc}}`../{entry.chapter}`.")
+    return " ".join([*filter(None, parts), *filter(None, [entry.why])])

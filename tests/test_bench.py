@@ -49,8 +49,8 @@ def test_the_two_sides_of_a_kernel_compute_the_same(pair, shape):
     found, expected = ours(), theirs()
     if pair == "places":
         expected = (expected.tokens, expected.slots, expected.ends)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * (1 + other.abs().max().item()))
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, other, rtol=0, atol=1e-5 * (1 + other.abs().max().item()))
 
 
 @pytest.mark.slow

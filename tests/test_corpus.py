@@ -92,7 +92,7 @@ def test_held_out_documents_are_never_trained_on(toy):
     for tokens in built.validation.values():
         ends = np.flatnonzero(tokens == corpus.END_OF_TEXT)
         assert len(ends) >= 2
-        held = [tokenizer.decode(one.tolist()) for one in np.split(tokens, ends)]
+        held = [tokenizer.decode(text.tolist()) for text in np.split(tokens, ends)]
         passages = [p for text in held for p in text.split("\n\n") if len(p) > 80]
         assert passages
         assert not [p for p in passages if p in learned]
@@ -207,7 +207,7 @@ def test_repetitions_go_and_what_differs_stays():
         document(3, first),
     ]
     kept = list(documents.deduplicate(given))
-    assert [one.key[0] for one in kept] == [0, 1]
+    assert [document.key[0] for document in kept] == [0, 1]
     assert boilerplate in kept[0].text
     assert boilerplate not in kept[1].text
     assert kept[1].text.endswith(second[-200:])
@@ -225,7 +225,7 @@ def test_only_text_of_wanted_files_is_read(tmp_path):
     }
     wheel = wheel_of(tmp_path, "p", files)
     source = Source(name="p", version="1.0", wheel=wheel.name, sha256="", licence="MIT")
-    found = [(one.domain, one.text[:12]) for one in documents.extract(source, wheel)]
+    found = [(document.domain, document.text[:12]) for document in documents.extract(source, wheel)]
     assert sorted(domain for domain, _ in found) == ["data", "prose", "prose"]
     assert ("data", 'a.b: "' + page[:6]) in found
 
@@ -235,13 +235,13 @@ def test_sources_are_pinned_and_the_smoke_tier_is_small():
     assert sum(large.shares.values()) == pytest.approx(1)
     assert large.train_tokens >= 60_000_000
     assert large.validation_tokens >= 400_000
-    labels = [one.label for one in large.sources]
+    labels = [source.label for source in large.sources]
     assert len(set(labels)) == len(labels)
-    assert {one.label for one in small.sources} < set(labels)
-    for one in large.sources:
-        assert len(bytes.fromhex(one.sha256)) == 32
-        assert one.wheel.endswith("none-any.whl")
-        assert one.licence
+    assert {source.label for source in small.sources} < set(labels)
+    for source in large.sources:
+        assert len(bytes.fromhex(source.sha256)) == 32
+        assert source.wheel.endswith("none-any.whl")
+        assert source.licence
 
 
 def test_manifests_tell_what_the_recipe_asks_for():
@@ -254,7 +254,7 @@ def test_manifests_tell_what_the_recipe_asks_for():
             assert row["validation_tokens"] >= recipe.validation_tokens / len(rows)
             assert row["validation_documents"] > 3
         assert sum(row["tokens"] for row in rows.values()) >= recipe.train_tokens
-        assert set(manifest["sources"]) == {one.label for one in recipe.sources}
+        assert set(manifest["sources"]) == {source.label for source in recipe.sources}
 
 
 def test_the_verb_names_a_mistake_in_one_line():

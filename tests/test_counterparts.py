@@ -24,28 +24,28 @@ def labels() -> set[str]:
 
 
 def test_all_twenty_five_are_there_in_order() -> None:
-    numbers = list(dict.fromkeys(one.number for one in ALL))
+    numbers = list(dict.fromkeys(entry.number for entry in ALL))
     expected = [f"Figure {n}" for n in range(1, counterparts.NUM_FIGURES + 1)]
     expected += [f"Table {n}" for n in range(1, counterparts.NUM_TABLES + 1)]
     assert numbers == expected
-    assert len({one.item for one in ALL}) == len(ALL)
+    assert len({entry.item for entry in ALL}) == len(ALL)
 
 
-@pytest.mark.parametrize("one", ALL, ids=lambda one: one.item)
-def test_an_entry_leads_somewhere_or_says_why_not(one: Counterpart) -> None:
-    assert any((ROOT / f"{one.chapter}.{suffix}").is_file() for suffix in ("ipynb", "md"))
-    assert set(one.studies) <= set(STUDIES)
-    missing = set(one.here) - labels()
+@pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.item)
+def test_an_entry_leads_somewhere_or_says_why_not(entry: Counterpart) -> None:
+    assert any((ROOT / f"{entry.chapter}.{suffix}").is_file() for suffix in ("ipynb", "md"))
+    assert set(entry.studies) <= set(STUDIES)
+    missing = set(entry.here) - labels()
     assert not missing, f"no chapter shows {missing}"
-    assert one.here or one.why
-    assert not one.why or one.why.endswith(".")
+    assert entry.here or entry.why
+    assert not entry.why or entry.why.endswith(".")
 
 
 def test_what_is_not_drawn_waits_for_its_study_and_what_is_becomes_a_link() -> None:
     rows = counterparts.table(set()).splitlines()[2:]
     assert len(rows) == len(ALL)
     assert all("numref" not in row for row in rows)
-    figure_1 = next(one for one in ALL if one.item == "Figure 1")
+    figure_1 = next(entry for entry in ALL if entry.item == "Figure 1")
     row = next(
         r for r in counterparts.table(figure_1.here).splitlines() if "| Figure&nbsp;1 |" in r
     )

@@ -49,10 +49,10 @@ def test_table_2_is_identified_but_for_a_max(joint_profiles):
 def test_profile_is_lowest_at_the_estimate_and_holds_the_truth(joint_profiles):
     fitted, found = joint_profiles
     for name in ("a", "d", "gamma", "beta", "a_start"):
-        one = found[name]
-        assert (one.deviance >= -1e-9).all()
-        assert one.deviance[len(one.deviance) // 2] < 1e-4
-        low, high = one.interval
+        profiled = found[name]
+        assert (profiled.deviance >= -1e-9).all()
+        assert profiled.deviance[len(profiled.deviance) // 2] < 1e-4
+        low, high = profiled.interval
         assert low < getattr(fitted.law, name) < high
         ends = fitted.interval()[name]
         assert 0.4 < (high - low) / (ends[1] - ends[0]) < 2.5

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage import ledger
+from moe_leverage import ledger, paths
+from moe_leverage.config import RunConfig
 from moe_leverage.instruments import SCRIPTS, explorer
 
 LIMIT_BYTES = 2_000_000  # of all data that the explorer may load
@@ -93,6 +94,33 @@ def test_a_config_is_whole_again_from_what_is_shared_and_what_is_its_own():
     assert facts["config.model.d_model"] == config["model"]["d_model"]
     assert facts["config.corpus"] == config["corpus"]
     assert facts["speed.peak_share"] == pytest.approx(ledger.find(run_id)["peak_share"], rel=1e-4)
+
+
+def test_an_option_that_old_records_do_not_know_is_at_its_default():
+    old = next(r for r in ledger.records(ledger.DIRECTORY / "hparams.jsonl"))
+    assert "order_seed" not in old["config"]
+    found = explorer.details("hparams")
+    facts = found["common"] | found["runs"][old["run_id"]]["own"]
+    wanted = RunConfig.from_dict(old["config"]).to_dict()
+    assert facts["config.order_seed"] == wanted["order_seed"]
+    assert facts["config.validation_tokens"] == wanted["validation_tokens"]
+
+
+def test_every_point_of_the_fits_leads_to_runs_with_its_axes_and_mean_loss(index):
+    points = pd.read_csv(paths.FITS / "leverage.csv")
+    points = points[points["estimator"] == explorer.ESTIMATOR]
+    shown = table(index).set_index("run")
+    homes = explorer.homes(ledger.DIRECTORY)
+    assert len(points) > 100
+    for point in points.to_dict("records"):
+        runs = shown.loc[point["run_id"].split()]
+        assert set(runs.index) <= set(homes)
+        for name, column in (("A", "activation_ratio"), ("G", "granularity"), ("C", "compute")):
+            np.testing.assert_allclose(runs[name].astype(float), point[column], rtol=1e-3)
+        assert runs["loss"].mean() == pytest.approx(point["loss"], rel=1e-4)
+        assert runs["EL"].tolist() == pytest.approx(
+            [point["efficiency_leverage"]] * len(runs), rel=1e-4
+        )
 
 
 def test_scripts_are_valid_and_small():

@@ -175,7 +175,7 @@ def sweep(axis, values, **more):
     ]  # fmt: skip
     frame = pd.DataFrame(rows).assign(
         status="ok", excluded=None, training_flops=lambda t: t["budget"],
-        budget_flops=lambda t: t["budget"], num_experts=8, is_moe=True, sequence_length=8,
+        budget_flops=lambda t: t["budget"], family="moe", is_moe=True, sequence_length=8,
         config_id=lambda t: t["budget"].astype(str) + t["number"].astype(str), batch_tokens=32,
         attention_share=lambda t: 0.1 * t["number"], d_model=16, num_layers=1,
         flops_per_token=lambda t: t["number"] * 1e5 + 2e5, num_steps=3, num_tokens=48,
@@ -196,10 +196,10 @@ def sweep(axis, values, **more):
 
 RATES = sweep("learning_rate", [1e-3, 2e-3, 4e-3, 8e-3])
 BOTH = sweep("activation_ratio", [0.02, 0.1, 0.3]).assign(
-    num_experts=lambda t: np.where(t["number"] == 1, 0, 8)
+    family=lambda t: np.where(t["number"] == 1, "dense", "moe")
 )
 ALLOCATED = sweep("number", [0, 1, 2, 3, 4])
-PAIR = sweep("seed", [0, 1]).assign(num_experts=lambda t: 8 * t["number"])
+PAIR = sweep("seed", [0, 1]).assign(family=lambda t: np.where(t["number"] == 1, "moe", "dense"))
 EIGHT = points(predicted_leverage=[0.9, 1.0], part=["fitted", "joint study"])
 ROUTED = sweep("activation_ratio", [0.02, 0.1]).assign(
     **{"routing.bias_update_rate": lambda t: np.where(t["seed"] == 0, 0.0, 1e-3)}
@@ -240,7 +240,7 @@ def require_sound(drawing):
     assert visible
     for ax in visible:
         assert marks(ax) > 0
-        assert any(one.get_xlabel() for one in ax.get_shared_x_axes().get_siblings(ax))
+        assert any(panel.get_xlabel() for panel in ax.get_shared_x_axes().get_siblings(ax))
         assert ax.get_ylabel() or ax is not visible[0]
         assert not re.search(r"\b[a-z]+_[a-z]+\b", re.sub(r"\$.*?\$", "", ax.get_xlabel()))
     assert len(drawing.table) > 0
@@ -383,7 +383,7 @@ def ledger_rows(losses):
                     "batch_tokens": 2048,
                     "attention_share": 0.3,
                     "loss_nats": loss,
-                    "num_experts": 0 if family == "dense" else 32,
+                    "family": family,
                     "activation_ratio": ratio,
                     "granularity": granularity,
                     "shared_ratio": 0.0 if family == "dense" else 1 / 3,
@@ -437,7 +437,7 @@ def test_leverage_is_read_from_the_fits_of_the_ledger(tmp_path):
 
 def test_the_best_granularity_is_found_at_every_budget():
     runs = ledger_rows({budget: law_losses(budget) for budget in (1e12, 1e13)})
-    moe = runs[runs["num_experts"] > 0]
+    moe = runs[runs["family"] == "moe"]
     assert measured.best_by_budget(moe, "granularity")["granularity"].tolist() == [8.0, 8.0]
 
 

@@ -71,7 +71,7 @@ def test_columns_have_plain_names_for_the_config_and_paths_for_the_rest(tmp_path
     assert row["routing.score"] == "softmax"
     assert row["validation.code.loss_nats"] == 2.5
     assert row["environment.threads"] == 1
-    assert row["training_loss_curve_nats"] == [4.0, 3.0]
+    assert row["training_loss_curve_nats"] == (4.0, 3.0)
 
 
 def test_studies_are_joined_and_leaves_that_some_lack_are_missing(tmp_path, monkeypatch):
@@ -85,7 +85,15 @@ def test_studies_are_joined_and_leaves_that_some_lack_are_missing(tmp_path, monk
     assert runs["seed"].tolist() == [0, 1, 2, 3, 4, 9]
     assert runs["validation.prose.loss_nats"].isna().tolist() == [True] * 5 + [False]
     assert runs["validation.code.loss_nats"].isna().tolist() == [False] * 5 + [True]
-    assert runs["load.entropy"].iloc[-1] == [1.0]
+    assert runs["load.entropy"].iloc[-1] == (1.0,)
+
+
+def test_readers_share_cells_that_none_can_change(tmp_path):
+    curve = {"training_load_curve": [[1.0, 2.0]], "load": {"entropy": [1.0]}}
+    append(tmp_path / "toy.jsonl", record_of(**curve))
+    (row,) = ledger.table("toy", directory=tmp_path).to_dict("records")
+    assert row["training_load_curve"] == ((1.0, 2.0),)
+    assert all(hash(value) is not None for value in row.values())
 
 
 def test_the_table_equals_a_plain_reading(tmp_path):

@@ -75,7 +75,7 @@ def test_every_run_left_out_is_listed_with_its_reason(directory):
 def test_scale_sets_the_ledger_beside_the_tables(directory):
     reach = limits.scale(ledger.table(directory=directory), 7e7).set_index("quantity")
     first = reach.iloc[0]
-    compute = limits.finished(ledger.table(directory=directory))["training_flops"].max()
+    compute = ledger.finished(ledger.table(directory=directory))["training_flops"].max()
     assert first["the paper"] == "6e20"  # Table 7
     assert first["ratio"] == pytest.approx(6e20 / compute)
     assert reach.loc["models trained", "this book"] == "5"

@@ -220,9 +220,11 @@ def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(
     every = [measured.fit_ledger(frame, resamples=20) for frame in (before, after)]
     assert every[0].skipped == every[1].skipped
     found = [findings.leverage for findings in every]
-    dense = [one.best[~one.best["is_moe"]]["loss"].tolist() for one in found]
+    dense = [leverage.best[~leverage.best["is_moe"]]["loss"].tolist() for leverage in found]
     assert dense[0] == dense[1]
     assert found[0].noise == found[1].noise
     names = ["compute", "loss", "efficiency_leverage"]
-    chosen = [one.points.query("variant == '' and estimator == 'frontier'") for one in found]
+    chosen = [
+        leverage.points.query("variant == '' and estimator == 'frontier'") for leverage in found
+    ]
     pd.testing.assert_frame_equal(*(points[names].reset_index(drop=True) for points in chosen))

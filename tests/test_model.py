@@ -249,9 +249,11 @@ def test_later_tokens_do_not_reach_earlier_logits(config):
     before, after = model(tokens), model(changed)
     torch.testing.assert_close(after.logits[:, :70], before.logits[:, :70], rtol=1e-4, atol=1e-4)
     assert (after.logits[:, 70] - before.logits[:, 70]).abs().max() > 0.01
-    for depth, (one, other) in enumerate(zip(before.mtp_logits, after.mtp_logits, strict=True), 1):
+    for depth, (early, other) in enumerate(
+        zip(before.mtp_logits, after.mtp_logits, strict=True), 1
+    ):
         seen = 70 - depth
-        torch.testing.assert_close(other[:, :seen], one[:, :seen], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other[:, :seen], early[:, :seen], rtol=1e-4, atol=1e-4)
 
 
 def test_prediction_layers_see_the_tokens_ahead_and_nothing_wrapped_around():
@@ -272,12 +274,12 @@ def test_prediction_layers_see_the_tokens_ahead_and_nothing_wrapped_around():
 
 def test_the_seed_alone_decides_the_weights():
     torch.manual_seed(1)
-    one = build_model(MOE, seed=3)
+    model = build_model(MOE, seed=3)
     torch.manual_seed(2)
     two, other = build_model(MOE, seed=3), build_model(MOE, seed=4)
-    for name, weight in one.state_dict().items():
+    for name, weight in model.state_dict().items():
         assert torch.equal(weight, two.state_dict()[name])
-    assert not torch.equal(one.unembed.weight, other.unembed.weight)
+    assert not torch.equal(model.unembed.weight, other.unembed.weight)
     wide = build_model(dataclasses.replace(MOE, vocab_size=4096, init_std=0.006), seed=0)
     assert wide.unembed.weight.std().item() == pytest.approx(0.006, rel=0.02)
     assert wide.norm.gain.eq(1).all()
@@ -406,8 +408,8 @@ def assert_same(fast: Tensor, plain: Tensor, *inputs: Tensor) -> None:
     weights = doubles(*fast.shape, seed=9).detach()
     found = torch.autograd.grad((fast * weights).sum(), inputs)
     expected = torch.autograd.grad((plain * weights).sum(), inputs)
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, other)
 
 
 def test_what_is_written_out_equals_what_the_compiler_is_given():
@@ -503,9 +505,9 @@ def test_grouped_mm_of_the_experts_equals_the_loop(experts, count, seed):
     found = torch.autograd.grad(fast.square().sum(), inputs)
     plain = loop_experts(tokens, chosen, gates, counts, gate_up, down)
     expected = torch.autograd.grad(plain.square().sum(), inputs)
-    for one, other in zip((fast, *found), (plain, *expected), strict=True):
+    for ours, other in zip((fast, *found), (plain, *expected), strict=True):
         scale = 1 + other.abs().max().item()
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(ours, other, rtol=0, atol=1e-5 * scale)
     assert found[2][counts == 0].eq(0).all()  # an expert without tokens learns nothing
 
 

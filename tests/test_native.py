@@ -66,7 +66,7 @@ def test_attention_sees_no_later_position():
     packed, turns = random(2, 96, 4 * 16), turns_of(96, 8)
     changed = packed.clone()
     changed[:, 50:] += 1
-    before, after = (native.attention(one, turns, 2, 1) for one in (packed, changed))
+    before, after = (native.attention(packing, turns, 2, 1) for packing in (packed, changed))
     assert torch.equal(before[:, :50], after[:, :50])
     assert not torch.isclose(before[:, 50:], after[:, 50:]).all(dim=-1).any()
 

@@ -39,7 +39,9 @@ def test_every_run_drawn_is_a_run_of_the_pilot(runs, name):
 def test_every_run_of_the_pilot_is_shown(runs):
     table = pilot.settings(runs)
     shown = {
-        one for name in ("pilot-gates", "pilot-rates") for one in draw(name, runs).table.run_id
+        run_id
+        for name in ("pilot-gates", "pilot-rates")
+        for run_id in draw(name, runs).table.run_id
     }
     setting = ["budget_flops", "num_experts", "d_model", "batch_tokens", "learning_rate"]
     others = table.groupby(setting)["init_std"].transform(lambda tried: (tried != 0.02).any())
@@ -75,12 +77,12 @@ def test_what_the_page_says_of_batches_and_rates(runs):
 def test_what_the_page_says_of_init(runs, noise):
     found = pilot.init_contrast(runs)
     assert 0 < found["init_most"] < noise
-    one = runs[(runs["init_std"] == pilot.PAPER_INIT_STD) & (runs["num_experts"] == 64)].iloc[0]
+    small = runs[(runs["init_std"] == pilot.PAPER_INIT_STD) & (runs["num_experts"] == 64)].iloc[0]
     same = runs[(runs["init_std"] == pilot.INIT_STD) & (runs["num_experts"] == 64)]
-    same = same[(same["learning_rate"] == one["learning_rate"]) & same["routing.renormalise"]]
-    assert found["init_paper_moe"] == pytest.approx(one["loss_nats"] - same["loss_nats"].item())
+    same = same[(same["learning_rate"] == small["learning_rate"]) & same["routing.renormalise"]]
+    assert found["init_paper_moe"] == pytest.approx(small["loss_nats"] - same["loss_nats"].item())
     assert found["init_most"] >= -min(found.values())
-    assert {one.init_std for one in (protocol.Point(budget_flops=1e12), studies.BASE)} == {
+    assert {point.init_std for point in (protocol.Point(budget_flops=1e12), studies.BASE)} == {
         pilot.INIT_STD
     }
 

@@ -109,9 +109,9 @@ def test_weights_are_exponential_and_the_same_again():
 def test_points_that_cannot_tell_the_law_are_refused_in_words():
     given = points(0.0)
     few = [p for p in given if p["G"] < 6]
-    one = [given[0]] * 30
+    repeated = [given[0]] * 30
     said = in_javascript(
-        "values.map((v) => ml.refit.lacks(v, ml.refitData.needed))", [given, few, one]
+        "values.map((v) => ml.refit.lacks(v, ml.refitData.needed))", [given, few, repeated]
     )
     assert said[0] == ""
     assert "2 values of granularity; Equation 13 needs 3" in said[1]

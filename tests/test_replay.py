@@ -25,7 +25,9 @@ def drawn(tier):
         for record in ledger.records(path):
             if record["config"]["corpus"] == tier and record["status"] == "ok":
                 found[record["run_id"]] = record
-    by_cost = sorted(found.values(), key=lambda one: (one["training_flops"], one["run_id"]))
+    by_cost = sorted(
+        found.values(), key=lambda record: (record["training_flops"], record["run_id"])
+    )
     return random.Random(LOT).sample(by_cost[:CHEAPEST], DRAWN)
 
 

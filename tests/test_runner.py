@@ -68,7 +68,7 @@ def test_fifty_kills_lose_nothing_double_nothing_and_change_nothing(tmp_path):
 @pytest.mark.slow
 def test_trouble_is_reported_by_name_and_the_rest_goes_on(tmp_path):
     found = toy_program("trouble", tmp_path)
-    state = {name: [one["state"] for one in plan] for name, plan in found.items()}
+    state = {name: [outcome["state"] for outcome in plan] for name, plan in found.items()}
     assert state.pop("good") == ["ok"] * 3
     assert state == {
         "diverging": ["diverged"],
@@ -100,7 +100,7 @@ def test_a_stopped_runner_keeps_checkpoints_and_the_next_goes_on(tmp_path):
 def test_two_runners_at_once_do_no_run_twice(tmp_path):
     found = toy_program("twice", tmp_path)
     assert [run_id for run_id, _ in found["losses"]] == sorted(
-        one.run_id for one in toy_plan(8, 60)
+        task.run_id for task in toy_plan(8, 60)
     )
     assert found["left"] == []
 
@@ -112,32 +112,32 @@ def test_clusters_give_the_losses_of_this_process(tmp_path, backend, module):
         pytest.skip(f"the extra {backend} is not installed")
     found = toy_program("cluster", tmp_path, backend)
     assert found["states"] == ["ok"] * 4
-    assert dict(found["losses"]) == {one.run_id: undisturbed(one.run) for one in toy_plan(4)}
+    assert dict(found["losses"]) == {task.run_id: undisturbed(task.run) for task in toy_plan(4)}
 
 
 def test_one_run_is_recorded_once_and_its_traces_go(tmp_path):
-    place, (one,) = toy_place(tmp_path), toy_plan(1)
-    assert runner.missing([one], place) == [one]
-    assert run_one(one, POOL, place).state == "ok"
-    assert run_one(one, POOL, place).state == "recorded"
-    assert losses(place) == [(one.run_id, undisturbed(one.run))]
-    assert runner.missing([one], place) == []
+    place, (task,) = toy_place(tmp_path), toy_plan(1)
+    assert runner.missing([task], place) == [task]
+    assert run_one(task, POOL, place).state == "ok"
+    assert run_one(task, POOL, place).state == "recorded"
+    assert losses(place) == [(task.run_id, undisturbed(task.run))]
+    assert runner.missing([task], place) == []
     assert list(place.runs.iterdir()) == []
 
 
 def test_a_run_that_another_process_holds_is_left_to_it(tmp_path):
-    place, (one,) = toy_place(tmp_path), toy_plan(1)
-    with claim(place.runs / f"{one.run_id}.lock") as is_mine:
+    place, (task,) = toy_place(tmp_path), toy_plan(1)
+    with claim(place.runs / f"{task.run_id}.lock") as is_mine:
         assert is_mine
-        assert runner.in_progress(one, place)
-        assert run_one(one, POOL, place).state == "elsewhere"
-    assert not runner.in_progress(one, place)
+        assert runner.in_progress(task, place)
+        assert run_one(task, POOL, place).state == "elsewhere"
+    assert not runner.in_progress(task, place)
     assert not runner.recorded(place.ledger)
 
 
 @pytest.mark.parametrize("module", [ledger, checkpoint])
 def test_a_full_disk_fails_by_name_and_the_run_goes_on_later(tmp_path, monkeypatch, module):
-    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    place, (task,) = toy_place(tmp_path), toy_plan(1)
     run_one(toy_plan(2)[1], POOL, place)
     before = losses(place)
 
@@ -146,19 +146,19 @@ def test_a_full_disk_fails_by_name_and_the_run_goes_on_later(tmp_path, monkeypat
 
     name = "append" if module is ledger else "save"
     monkeypatch.setattr(module, name, full)
-    outcome = run_one(one, POOL, place)
+    outcome = run_one(task, POOL, place)
     assert outcome.state == "failed"
     assert "No space left on device" in outcome.reason
     assert losses(place) == before
     monkeypatch.undo()
-    assert run_one(one, POOL, place).state == "ok"
-    assert dict(losses(place)) == dict(before) | {one.run_id: undisturbed(one.run)}
+    assert run_one(task, POOL, place).state == "ok"
+    assert dict(losses(place)) == dict(before) | {task.run_id: undisturbed(task.run)}
 
 
 def test_a_line_that_the_disk_cuts_short_costs_no_record(tmp_path):
     place, plan = toy_place(tmp_path), toy_plan(12)
-    for one in plan[:-1]:
-        run_one(one, POOL, place)
+    for task in plan[:-1]:
+        run_one(task, POOL, place)
     path, before = place.ledger / "toy.jsonl", losses(place)
     room = path.stat().st_size + 100
     with files_of_at_most(room):
@@ -166,11 +166,11 @@ def test_a_line_that_the_disk_cuts_short_costs_no_record(tmp_path):
     assert outcome.state == "failed"
     assert "File too large" in outcome.reason
     assert path.stat().st_size == room
-    found = [(one["run_id"], one["validation_loss_nats"]) for one in ledger.records(path)]
+    found = [(record["run_id"], record["validation_loss_nats"]) for record in ledger.records(path)]
     assert sorted(found) == before
     assert runner.missing(plan, place) == [plan[-1]]
     assert run_one(plan[-1], POOL, place).state == "ok"
-    assert [one for one in losses(place) if one[0] != plan[-1].run_id] == before
+    assert [pair for pair in losses(place) if pair[0] != plan[-1].run_id] == before
     assert len(losses(place)) == 12
 
 
@@ -193,23 +193,23 @@ def test_a_line_cut_short_by_a_kill_is_not_a_record_and_harms_no_other(tmp_path)
     path.write_text(whole + whole.replace(plan[0].run_id, plan[1].run_id)[:-40])
     assert runner.missing(plan, place) == [plan[1]]
     assert run_one(plan[1], POOL, place).state == "ok"
-    assert [run_id for run_id, _ in losses(place)] == sorted(one.run_id for one in plan)
+    assert [run_id for run_id, _ in losses(place)] == sorted(task.run_id for task in plan)
 
 
 def test_an_unreadable_checkpoint_is_named_and_the_run_begun_again(tmp_path):
-    place, (one,) = toy_place(tmp_path), toy_plan(1)
-    directory = place.runs / one.run_id
+    place, (task,) = toy_place(tmp_path), toy_plan(1)
+    directory = place.runs / task.run_id
     directory.mkdir(parents=True)
     (directory / "checkpoint.json").write_text("{half a fi")
-    outcome = run_one(one, POOL, place)
+    outcome = run_one(task, POOL, place)
     assert outcome.state == "ok"
     assert "begun again, since its checkpoint could not be read: checkpoint = " in outcome.reason
-    assert losses(place) == [(one.run_id, undisturbed(one.run))]
+    assert losses(place) == [(task.run_id, undisturbed(task.run))]
 
 
 def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path, monkeypatch):
-    place, (one,) = toy_place(tmp_path), toy_plan(1)
-    kept = place.runs / one.run_id / "checkpoint.json"
+    place, (task,) = toy_place(tmp_path), toy_plan(1)
+    kept = place.runs / task.run_id / "checkpoint.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("what hours of training left")
 
@@ -217,16 +217,16 @@ def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path
         raise ValueError("checkpoint_seconds = 0: must be positive")
 
     monkeypatch.setattr(runner, "train", fails)
-    assert run_one(one, POOL, place).state == "failed"
+    assert run_one(task, POOL, place).state == "failed"
     assert kept.is_file()
 
 
 def test_traces_of_recorded_runs_are_swept_and_of_others_kept(tmp_path):
     place, plan = toy_place(tmp_path), toy_plan(2)
     run_one(plan[0], POOL, place)
-    for one in plan:
-        (place.runs / one.run_id).mkdir()
-        (place.runs / f"{one.run_id}.lock").write_text("1 1\n")
+    for task in plan:
+        (place.runs / task.run_id).mkdir()
+        (place.runs / f"{task.run_id}.lock").write_text("1 1\n")
     runner.sweep_leftovers(place)
     assert {path.name.removesuffix(".lock") for path in place.runs.iterdir()} == {plan[1].run_id}
 
@@ -234,20 +234,20 @@ def test_traces_of_recorded_runs_are_swept_and_of_others_kept(tmp_path):
 def test_the_cheapest_come_first_and_equal_runs_once(tmp_path):
     plan = [*toy_plan(1, 30), *toy_plan(1, 10), *toy_plan(1, 20), *toy_plan(1, 10)]
     found = runner.missing(plan, toy_place(tmp_path))
-    assert [one.run.num_steps for one in found] == [10, 20, 30]
+    assert [task.run.num_steps for task in found] == [10, 20, 30]
 
 
 def test_a_run_of_two_studies_is_trained_once_and_stands_in_both(tmp_path, monkeypatch):
-    place, (one,) = toy_place(tmp_path), toy_plan(1)
-    other = dataclasses.replace(one, study="other")
-    run_one(one, POOL, place)
-    assert runner.missing([one, other], place) == [other]
+    place, (task,) = toy_place(tmp_path), toy_plan(1)
+    other = dataclasses.replace(task, study="other")
+    run_one(task, POOL, place)
+    assert runner.missing([task, other], place) == [other]
     monkeypatch.setattr(runner, "train", lambda *rest, **more: pytest.fail("trained again"))
-    third = dataclasses.replace(one, study="third")
+    third = dataclasses.replace(task, study="third")
     assert run_one(third, POOL, place).state == "recorded"
     assert losses(place, "third") == losses(place)
     for _ in range(2):
-        assert runner.run([one, other, third], pool=POOL, place=place) == []
+        assert runner.run([task, other, third], pool=POOL, place=place) == []
     assert losses(place, "other") == losses(place)
     assert ledger.verify(place.ledger) == []
     assert list(place.runs.iterdir()) == []

@@ -95,7 +95,7 @@ def losses(place, study="toy"):
     """Validation loss of every record of a study, by run, duplicates kept."""
     lines = (place.ledger / f"{study}.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return sorted((one["run_id"], one["validation_loss_nats"]) for one in records)
+    return sorted((record["run_id"], record["validation_loss_nats"]) for record in records)
 
 
 def deadly_corpus(tier):
@@ -121,15 +121,15 @@ def trouble(folder):
     deadly = toy_plan(1, corpus="full")
     large = dataclasses.replace(good[0].run.model, d_model=64, d_expert=64)
     crowded = [
-        dataclasses.replace(one, run=dataclasses.replace(one.run, model=large))
-        for one in toy_plan(1)
+        dataclasses.replace(task, run=dataclasses.replace(task.run, model=large))
+        for task in toy_plan(1)
     ]
     named = {"good": good, "diverging": diverging, "misfit": misfit, "deadly": deadly}
     named |= {"crowded": crowded}
     with files_of_at_most(DISK_BYTES):
-        outcomes = {one.run_id: one for one in run_plan([*chain(*named.values())], place)}
+        outcomes = {done.run_id: done for done in run_plan([*chain(*named.values())], place)}
     return {
-        name: [dataclasses.asdict(outcomes[one.run_id]) for one in plan]
+        name: [dataclasses.asdict(outcomes[task.run_id]) for task in plan]
         for name, plan in named.items()
     }
 
@@ -178,17 +178,17 @@ def stop(folder):
     place = toy_place(folder)
     plan = toy_plan(3, 400)
     child = forked_runner(plan, place)
-    while not any(runner.steps_done(one, place) for one in plan):
+    while not any(runner.steps_done(task, place) for task in plan):
         time.sleep(0.02)
     os.kill(child, signal.SIGTERM)
     os.waitpid(child, 0)
-    steps = [runner.steps_done(one, place) for one in plan]
+    steps = [runner.steps_done(task, place) for task in plan]
     recorded = runner.recorded(place.ledger)
     outcomes = run_plan(plan, place)
     return {
         "steps": steps,
         "recorded": len(recorded),
-        "states": [one.state for one in outcomes],
+        "states": [outcome.state for outcome in outcomes],
         "left": sorted(path.name for path in place.runs.glob("*")),
         "losses": losses(place),
     }
@@ -216,7 +216,7 @@ def cluster(folder, backend):
             outcomes = runner.run(plan, pool=pool, place=place)
     else:
         outcomes = runner.run(plan, pool=Pool(workers=2, backend="ray"), place=place)
-    return {"states": [one.state for one in outcomes], "losses": losses(place)}
+    return {"states": [outcome.state for outcome in outcomes], "losses": losses(place)}
 
 
 def forked_runner(plan, place):
@@ -243,4 +243,10 @@ def is_alive(pid):
 if __name__ == "__main__":
     mode, folder, *rest = sys.argv[1:]
     modes = {"trouble": trouble, "storm": storm, "stop": stop, "twice": twice, "cluster": cluster}
-    print(json.dumps(modes[mode](folder, *(int(one) if one.isdigit() else one for one in rest))))
+    print(
+        json.dumps(
+            modes[mode](
+                folder, *(int(argument) if argument.isdigit() else argument for argument in rest)
+            )
+        )
+    )

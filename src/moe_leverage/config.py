@@ -564,6 +564,8 @@ class RunConfig(Record):
         >>> changed.adam_beta2, changed.model.qk_norm
         (0.99, 'head')
         """
+        if not settings:
+            return self
         values = self.to_dict()
         parts = (values, values["model"], values["model"]["routing"])
         for name, value in settings.items():

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from moe_leverage.analysis.as_leverage import Frontier, as_leverage
 from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
 from moe_leverage.analysis.diagnose import Score, compare
 from moe_leverage.analysis.fitting import Family, Fit, UnidentifiedError, fit
@@ -192,6 +193,14 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 
 def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """Leverage by all estimators, the joint law fitted to it, and the scores of its rivals."""
+    found = joint_law(table, resamples=resamples, seed=seed)
+    if found.leverage is None:
+        return found
+    return replace(found, scores=_rival_scores(found.leverage, seed))
+
+
+def joint_law(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """Leverage by all estimators, and the joint law fitted to it."""
     found = Findings(fits={}, skipped={}, warnings=[])
     try:
         measured = estimate(table, resamples=resamples, seed=seed)
@@ -207,7 +216,7 @@ def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int 
         found.warnings.append(
             f"shared_ratio takes {len(ratios)} values; laws (10) to (13) leave it out"
         )
-    return replace(found, leverage=measured, scores=_rival_scores(measured, seed))
+    return replace(found, leverage=measured)
 
 
 def loss_curves(measured: Leverage) -> Findings:
@@ -346,14 +355,29 @@ def _rival_scores(measured: Leverage, seed: int) -> dict[str, list[Score]]:
     if len(of_law) == 0:
         return {}
     frontier = points[points["estimator"] == "frontier"].reset_index(drop=True)
-    frontier = frontier.assign(apart=of_law["held_out"].to_numpy())
+    frontier = frontier.assign(apart=of_law["held_out"].to_numpy(), **_sizes(measured))
     frontier = frontier[frontier["efficiency_leverage"].notna() & (frontier["variant"] == "")]
     target = "efficiency_leverage"
-    forms = rivals(target, frontier)
+    forms = (*rivals(target, frontier), *_loss_laws(measured, frontier))
     scores = {"ten folds": compare(forms, frontier, target, seed=seed)}
     if frontier["apart"].any():
         scores["held out"] = compare(forms, frontier, target, held_out="apart", seed=seed)
     return scores
+
+
+def _sizes(measured: Leverage) -> dict[str, pd.Series]:
+    """N and D of the run behind each point, where the table knows them."""
+    best = measured.best[measured.best["is_moe"]].reset_index(drop=True)
+    sizes = {"num_params": best["active_params"], "num_tokens": best["num_tokens"]}
+    return {name: values for name, values in sizes.items() if (values > 0).all()}
+
+
+def _loss_laws(measured: Leverage, points: pd.DataFrame) -> tuple[type[Law], ...]:
+    """The laws of the loss whose inputs the points have, each as the law of EL that it implies."""
+    floored = measured.fits.get("dense, FlooredPowerLaw")
+    floor = 0.0 if floored is None else float(floored.law.coefficients[0])
+    frontier = Frontier.through(measured.best[~measured.best["is_moe"]], floor)
+    return tuple(as_leverage(law, frontier) for law in rivals("loss", points))
 
 
 def _plain_points(measured: Leverage) -> pd.DataFrame:

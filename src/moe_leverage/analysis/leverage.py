@@ -9,10 +9,11 @@ frontier, from fitted curves L(C) as in the paper, or, through Equation 13, from
     family   one architecture at all its sizes: dense, or MoE with its A, G and S
 
 A table of runs has a row a run and the columns `is_moe, activation_ratio, granularity,
-shared_ratio, compute, loss`; `flops_per_token, num_tokens, learning_rate, batch_tokens, variant`
-if known, and `run_id`. Rows of one `config_id` are repeats of one configuration; without that
-column, rows equal in all but `run_id` are, where the table has a column `seed`. Rows of a `variant`
-or marked `held_out` get a leverage but are kept from the fit of Equation 13.
+shared_ratio, compute, loss`; `flops_per_token, num_tokens, active_params, learning_rate,
+batch_tokens, variant` if known, and `run_id`. Rows of one `config_id` are repeats of one
+configuration; without that column, rows equal in all but `run_id` are, where the table has a column
+`seed`. Rows of a `variant` or marked `held_out` get a leverage but are kept from the fit of
+Equation 13.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from moe_leverage.theory.rivals import FlooredPowerLaw
 
 REQUIRED = ("is_moe", "activation_ratio", "granularity", "shared_ratio", "compute", "loss")
 FAMILY = ["is_moe", "activation_ratio", "granularity", "shared_ratio", "variant", "held_out"]
-SIZES = ["flops_per_token", "num_tokens", "learning_rate", "batch_tokens", "configuration"]
+SIZES = [
+    "flops_per_token", "num_tokens", "active_params", "learning_rate", "batch_tokens",
+    "configuration",
+]  # fmt: skip
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
@@ -372,7 +376,7 @@ def _significant(column: pd.Series, digits: int = 4) -> pd.Series:
 def _mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     key = [*FAMILY, "budget", *SIZES]
     named = {"run_id": ("run_id", " ".join)} if "run_id" in table else {}
-    groups = table.groupby(key, as_index=False)
+    groups = table.groupby(key, as_index=False, dropna=False)  # a size may be unknown
     return groups.agg(
         loss=("loss", "mean"), compute=("compute", "mean"), num_seeds=("loss", "size"), **named
     )

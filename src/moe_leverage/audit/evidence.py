@@ -135,7 +135,7 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
     return np.where(np.isfinite(change), change, 0.0)
 
 
-def early_loss(curve: list[float]) -> float:
+def early_loss(curve: Sequence[float]) -> float:
     """Training loss when a tenth of the tokens is seen; the curve's grid is quadratic in i.
 
     >>> early_loss([5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])

@@ -204,7 +204,7 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
 )
 def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over A, a panel a budget; `runs` are those of the study `activation`."""
-    labels = pd.Series(np.where(runs["num_experts"] > 0, "MoE", "dense"), runs.index)
+    labels = runs["family"].map(FAMILIES)
     axis = sweeps.Axis(
         name="activation_ratio", label=axis_label("activation_ratio"), symbol="A", unit=" %",
         scale=100, ticks=RATIO_TICKS,

@@ -65,8 +65,8 @@ def leverage(
         axes[0].plot(grain, drawn, color=ink, label=power(budget))
         table = {"granularity": grain, "efficiency_leverage": drawn, "over_maximum": relative}
         tables.append(pd.DataFrame(table).assign(series="published", training_flops=budget))
-    one = tables[0]["over_maximum"]  # that of any budget
-    axes[1].plot(grain, one, color=theme.colour("published"), label="Table 2, any budget")
+    share = tables[0]["over_maximum"]  # that of any budget
+    axes[1].plot(grain, share, color=theme.colour("published"), label="Table 2, any budget")
     if fitted is not None:
         top = fitted.optimum_granularity
         fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": BUDGETS[-1]}
@@ -187,7 +187,7 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     labels = runs["routing.balance_coefficient"].map(names)
     axis = sweeps.Axis(
         name="granularity", label=axis_label("granularity"), symbol="G", band=BEST_RANGE,
-        stated="The text puts the best between 8 and 12", ticks=TABLE_8_GRANULARITY,
+        ticks=TABLE_8_GRANULARITY,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, labels, repeated)
     full, weak = names.values()

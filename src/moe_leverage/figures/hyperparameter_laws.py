@@ -226,8 +226,7 @@ def landscape(runs: pd.DataFrame) -> Drawing:
 def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Excess loss around the predicted optimum; `runs` are those of the study `hparams-check`."""
     names = ["learning_rate", "batch_tokens"]
-    batch = runs["batch_sequences"] * runs["sequence_length"]
-    means = linked_means(runs.assign(batch_tokens=batch), ["activation_ratio", *names], repeated)
+    means = linked_means(runs, ["activation_ratio", *names], repeated)
     fig, axes = plt.subplots(1, 2, sharey=True, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
     tables, num_best = [], 0
     ratios = means.groupby("activation_ratio")
@@ -266,11 +265,7 @@ def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
 
 def _excess(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds with `excess_percent`, the loss above the best of its budget and family."""
-    family = pd.Series(np.where(runs["num_experts"] > 0, "moe", "dense"), runs.index)
-    batch = runs["batch_sequences"] * runs["sequence_length"]
-    means = linked_means(
-        runs.assign(family=family, batch_tokens=batch), ["family", "learning_rate", "batch_tokens"]
-    )
+    means = linked_means(runs, ["family", "learning_rate", "batch_tokens"])
     least = means.groupby(["budget_flops", "family"])["loss_nats"].transform("min")
     return means.assign(excess_percent=100 * (means["loss_nats"] / least - 1))
 

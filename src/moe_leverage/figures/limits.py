@@ -27,19 +27,12 @@ from moe_leverage.figures.hyperparameter_laws import (
     LEARNING_RATE_LOG2,
     SEARCH_FLOPS,
 )
-from moe_leverage.page.drawing import power
+from moe_leverage.page.drawing import FAMILIES, power
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten
 NUM_MODELS = "more than 300"  # Abstract
-
-
-def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that ended with a loss and are not excluded."""
-    if runs.empty:
-        return runs
-    return runs[(runs["status"] == "ok") & runs["excluded"].isna()].drop_duplicates("run_id")
 
 
 def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
@@ -48,7 +41,7 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
     `runs` is the whole ledger, and `corpus_tokens` what our corpus holds to train on.
     """
     printed = pd.concat([paper.counted(number) for number in STUDY_TABLES], ignore_index=True)
-    ours = finished(runs)
+    ours = ledger.once(ledger.finished(runs))
     if ours.empty:
         ours = pd.DataFrame(columns=["training_flops", "total_params", "flops_per_token"])
     largest = {
@@ -83,16 +76,12 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
             "computes (FLOPs)": _span(SEARCH_FLOPS),
         }
     ]
-    ours = finished(runs)
-    for name, is_moe in (("dense, this book", False), ("MoE, this book", True)):
-        part = ours[(ours["num_experts"] > 0) == is_moe] if len(ours) else ours
-        if part.empty:
-            continue
-        batches = part["batch_sequences"] * part["sequence_length"]
-        pairs = pd.DataFrame({"rate": part["learning_rate"], "batch": batches})
+    ours = ledger.once(ledger.finished(runs))
+    for family, part in ours.groupby("family") if len(ours) else ():
+        batches = part["batch_tokens"]
         rows.append({
-            "family": name,
-            "settings tried": len(pairs.drop_duplicates()),
+            "family": f"{FAMILIES[str(family)]}, this book",
+            "settings tried": len(part[["learning_rate", "batch_tokens"]].drop_duplicates()),
             "learning rates": _span(part["learning_rate"]),
             "batches (tokens)": _span(batches),
             "computes (FLOPs)": _span(part["training_flops"]),

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from moe_leverage import ledger
 from moe_leverage.audit.evidence import early_loss
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, draw_points, note, percent, power, ranges
@@ -121,9 +122,7 @@ def leverage(
 )
 def pair_curves(runs: pd.DataFrame) -> Drawing:
     """Loss over tokens of both models; `runs` are those of the study `nano-beta`."""
-    done = runs[runs["status"] == "ok"]
-    family = pd.Series(np.where(done["num_experts"] > 0, "moe", "dense"), done.index)
-    done = done.assign(family=family, loss_nats=done["loss_nats"].astype(float))
+    done = ledger.finished(runs)
     fig, ax = plt.subplots()
     tables = []
     for name, group in done.groupby("family"):

@@ -151,8 +151,7 @@ def isoflops(
     runs: pd.DataFrame, minima: pd.DataFrame, repeated: pd.DataFrame | None = None
 ) -> Drawing:
     """Loss over M at each budget; `runs` are those of `allocation`, `minima` their parabolas'."""
-    family = pd.Series(np.where(runs["num_experts"] > 0, "moe", "dense"), runs.index)
-    means = linked_means(runs.assign(family=family), ["family", "flops_per_token"], repeated)
+    means = linked_means(runs, ["family", "flops_per_token"], repeated)
     budgets = sorted(means["budget_flops"].unique())
     inks = theme.sequential_colours(len(budgets))
     fig, axes = plt.subplots(1, 2, sharey=True, figsize=(theme.WIDTH_INCHES * 1.25, 4.4))

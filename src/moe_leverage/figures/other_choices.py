@@ -124,11 +124,10 @@ def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = No
 )
 def losses_of_attention(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over attention's share of M; `runs` are those of the study `attention`."""
-    spent = runs["forward_flops.attention_projections"] + runs["forward_flops.attention_scores"]
-    runs = runs.assign(attention_share=(spent / runs["flops_per_token"]).astype(float).round(3))
+    runs = runs.assign(attention_share=runs["attention_share"].round(3))
     axis = sweeps.Axis(
         name="attention_share", label="Attention's share of $M$", is_log=False, unit=" %",
-        scale=100, band=BEST_ATTENTION_SHARE, stated="The text puts the best at 30 to 40 %",
+        scale=100, band=BEST_ATTENTION_SHARE,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, repeated=repeated)
     return sweeps.draw(means, axis, {"ours": "measured"}, fits=("ours",))

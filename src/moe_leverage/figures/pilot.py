@@ -26,8 +26,7 @@ INIT_STD = 0.02  # of every study
 PAPER_INIT_STD = 0.006  # Appendix B, at 10 to 100 times our width
 OTHER_STD = 0.06
 GATES_TOKENS = 2048  # batch at which both kinds of gates were tried
-FIRST_LADDER = (3e11, 1e12, 3e12, 1e13, 3e13)  # FLOPs; the protocol's starting point
-FIRST_PLAN_FLOPS = 1.9e15  # of the 382 runs that all studies planned on it
+FIRST_PLAN_FLOPS = 1.9e15  # of the 382 runs that all studies planned on the first ladder
 RENORMALISED, RAW, DENSE = "gates renormalised", "gates as printed", "dense"
 INKS = {RENORMALISED: "moe", RAW: "accent", DENSE: "dense"}
 WORKERS = 2  # processes that trained the ledger, one a core
@@ -39,7 +38,7 @@ def settings(runs: pd.DataFrame) -> pd.DataFrame:
     done = runs[runs["status"] == "ok"].reset_index(drop=True)
     mixture = np.where(done["routing.renormalise"].astype(bool), RENORMALISED, RAW)
     return done.assign(
-        family=np.where(done["num_experts"] > 0, mixture, DENSE),
+        family=np.where(done["is_moe"], mixture, DENSE),
         error=done["validation_standard_error_nats"].astype(float),
     )
 

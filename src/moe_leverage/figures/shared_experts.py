@@ -84,7 +84,7 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     """Loss over S, a panel a budget; `runs` are those of the study `shared`."""
     axis = sweeps.Axis(
         name="shared_ratio", label=axis_label("shared_ratio"), is_log=False, symbol="S", unit=" %",
-        scale=100, band=(BEST_ABOVE, BEST_BELOW), stated="The text puts the best at 8.3 to 16.7 %",
+        scale=100, band=(BEST_ABOVE, BEST_BELOW),
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, repeated=repeated)
     return sweeps.draw(means, axis, {"ours": "measured"}, fits=("ours",))

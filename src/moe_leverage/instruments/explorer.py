@@ -12,9 +12,10 @@ runs is opened. Numbers are rounded to what a plot or a table shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from moe_leverage import ledger, paths
 from moe_leverage.analysis.leverage import best_runs
 from moe_leverage.analysis.measured import LADDER
 from moe_leverage.analysis.reductions import with_law_names
+from moe_leverage.config import LatentAttentionConfig, ModelConfig, RoutingConfig, RunConfig
 from moe_leverage.instruments.scripts import assign
 from moe_leverage.page import theme
 from moe_leverage.studies.catalogue import STUDIES
@@ -50,6 +52,11 @@ COLUMNS = {  # of the index: name in the page, column of the ledger
     "loss": "loss_nats",
     "error": "validation_standard_error_nats",
     "bits": "validation_bits_per_byte",
+}
+PARTS: Mapping[str, type] = {  # of a config, under the names of their fields
+    "model": ModelConfig,
+    "routing": RoutingConfig,
+    "latent_attention": LatentAttentionConfig,
 }
 SPEEDS = ("seconds", "tokens_per_second", "flops_per_second", "peak_share")
 
@@ -83,26 +90,24 @@ def details(study: str, directory: Path = ledger.DIRECTORY) -> dict[str, Any]:
 
     What all of them share stands once, in `common`; `steps` are the places of a curve's points.
     """
-    home = homes(directory)
-    found = {
-        record["run_id"]: record
-        for record in ledger.records(directory / f"{study}.jsonl")
-        if home[record["run_id"]] == study
-    }
-    flat = {run_id: _facts(record) for run_id, record in found.items()}
-    common = _shared(flat.values())
-    lengths = {record["config"]["num_steps"] for record in found.values()}
+    frame = _runs(directory, study_names(directory))
+    frame = frame[frame["study"] == study]
+    facts = _facts(frame)
+    common = _shared(facts)
+    curves = zip(facts, frame["training_loss_curve_nats"], _loads(frame), strict=True)
+    own = [
+        {
+            "own": {k: v for k, v in values.items() if k not in common},
+            "curve": [round(loss, 3) for loss in curve],
+            "load": load,
+        }
+        for values, curve, load in curves
+    ]
+    lengths = sorted(frame["num_steps"].unique().tolist())
     return {
         "common": common,
-        "steps": {str(number): curve_steps(number) for number in sorted(lengths)},
-        "runs": {
-            run_id: {
-                "own": {k: v for k, v in flat[run_id].items() if k not in common},
-                "curve": [round(loss, 3) for loss in record["training_loss_curve_nats"]],
-                "load": _rounded(record["load"]),
-            }
-            for run_id, record in found.items()
-        },
+        "steps": {str(number): curve_steps(number) for number in lengths},
+        "runs": dict(zip(frame["run_id"], own, strict=True)),
     }
 
 
@@ -135,11 +140,8 @@ def details_script(study: str) -> str:
 
 def homes(directory: Path) -> dict[str, str]:
     """The home of every run: the first study of the plan that has it."""
-    homes: dict[str, str] = {}
-    for study in study_names(directory):
-        for record in ledger.records(directory / f"{study}.jsonl"):
-            homes.setdefault(record["run_id"], study)
-    return homes
+    frame = _runs(directory, study_names(directory))
+    return {} if frame.empty else dict(zip(frame["run_id"], frame["study"], strict=True))
 
 
 def plain(value: Any) -> Any:
@@ -166,8 +168,7 @@ def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
 def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({name: frame.get(column) for name, column in COLUMNS.items()})
     table["studies"] = frame["studies"]
-    table["family"] = np.where(frame["is_moe"], "moe", "dense")
-    table[["role", "protocol"]] = frame[["role", "protocol"]]
+    table[["family", "role", "protocol"]] = frame[["family", "role", "protocol"]]
     table["excess"] = _excess(frame, table)
     table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
     table = table.merge(leverage, on="run", how="left")
@@ -219,46 +220,58 @@ def _twins(table: pd.DataFrame) -> list[str | None]:
     """For each run the best dense run of the nearest budget: of its own studies, else of any."""
     dense: list[dict[Any, Any]] = _dense(table).to_dict("records")
 
-    def order(one: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
-        is_foreign = set(one["studies"]).isdisjoint(run["studies"])
-        return is_foreign, abs(math.log(one["budget"] / run["budget"])), one["loss"]
+    def order(twin: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
+        is_foreign = set(twin["studies"]).isdisjoint(run["studies"])
+        return is_foreign, abs(math.log(twin["budget"] / run["budget"])), twin["loss"]
 
     found: list[str | None] = []
     for run in table.to_dict("records"):
-        others = [one for one in dense if one["run"] != run["run"]]
-        nearest = min(others, key=lambda one, run=run: order(one, run), default=None)  # type: ignore[misc]
+        others = [twin for twin in dense if twin["run"] != run["run"]]
+        nearest = min(others, key=lambda twin, run=run: order(twin, run), default=None)  # type: ignore[misc]
         found.append(None if nearest is None else nearest["run"])
     return found
 
 
-def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Config, speed and environment of a record as one level of named values."""
-    parts = {
-        "config": record["config"],
-        "speed": {name: record.get(name) for name in SPEEDS},
-        "environment": record["environment"] | {"corpus": record["corpus_digest"][:12]},
-    }
-    facts = dict(_flat("", parts))
-    return {name: plain(value) for name, value in facts.items()}
+def _facts(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Config, speed and environment of each run as one level of named values."""
+    facts = dict(_config(frame))
+    facts |= {f"speed.{name}": frame[name].map(plain) for name in SPEEDS}
+    facts |= {str(name): column for name, column in frame.filter(like="environment.").items()}
+    facts["environment.corpus"] = frame["corpus_digest"].str[:12]
+    rows = pd.DataFrame(facts).to_dict("records")
+    return [{str(k): v for k, v in row.items() if not pd.isna(v)} for row in rows]
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        name = f"{prefix}.{key}" if prefix else key
-        if isinstance(value, Mapping):
-            yield from _flat(name, value)
-        else:
-            yield name, value
+def _config(
+    frame: pd.DataFrame, kind: type = RunConfig, place: str = "config", prefix: str = ""
+) -> Iterator[tuple[str, pd.Series]]:
+    """Each option by its place in a config; one that a record does not know is at its default."""
+    for field in fields(kind):
+        name = f"{place}.{field.name}"
+        if field.name in PARTS:
+            inner = "" if field.name == "model" else f"{field.name}."
+            yield from _config(frame, PARTS[field.name], name, inner)
+        elif f"{prefix}{field.name}" in frame:
+            column, default = frame[f"{prefix}{field.name}"], field.default
+            if column.isna().any() and default is not MISSING:
+                column = column.fillna(cast("Any", default)).astype(type(default))
+            yield name, column
 
 
-def _shared(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _loads(frame: pd.DataFrame) -> list[dict[str, list[float]] | None]:
+    """What each run's experts bore, layer by layer; None where it diverged or is dense."""
+    loads = frame.filter(like="load.")
+    names = [str(name).removeprefix("load.") for name in loads]
+    found: list[dict[str, list[float]] | None] = []
+    for row in loads.itertuples(index=False):
+        is_known = names and all(isinstance(values, tuple) for values in row)
+        pairs = zip(names, row, strict=True)
+        rounded = {name: [round(float(v), 3) for v in values] for name, values in pairs if is_known}
+        found.append(rounded or None)
+    return found
+
+
+def _shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The values that every row has alike."""
-    remaining = list(rows)
-    first = remaining[0] if remaining else {}
-    return {k: v for k, v in first.items() if all(k in r and r[k] == v for r in remaining)}
-
-
-def _rounded(values: Mapping[str, Any] | None) -> dict[str, list[Any]] | None:
-    if values is None:
-        return None
-    return {name: [round(float(v), 3) for v in column] for name, column in values.items()}
+    first = rows[0] if rows else {}
+    return {k: v for k, v in first.items() if all(row[k] == v for row in rows)}

@@ -1,9 +1,9 @@
 """The ledger as one typed table: a row for each run of each study; every reader of runs takes it.
 
 A leaf of `config`, `config.model` or `axes` is a column of its own name; others carry their path:
-`routing.score`, `load.entropy`, `validation.code.loss_nats`, `environment.threads`. Lists stay
-lists. Beside the leaves stand the columns of `COLUMNS`, which follow from a record and its study's
-plan alone, so that no run changes what is said of another.
+`routing.score`, `load.entropy`, `validation.code.loss_nats`, `environment.threads`. Lists become
+tuples, since all readers share the cells. Beside the leaves stand the columns of `COLUMNS`, which
+follow from a record and its study's plan alone, so that no run changes what is said of another.
 
     C    training_flops   what the run spent, exact convention
          budget_flops     the rung of the ladder it stands on
@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit
     "variant": "str: what a run of a variant study changes, in the columns that the study names",
     "config_id": "str: identity of the config with both its seeds at their defaults",
     "is_moe": "bool: whether any layer routes",
+    "family": "str: `moe` where it does, `dense` where none does",
     "batch_tokens": "int, tokens: of one optimiser step",
     "training_flops": "float, FLOPs: C, exact convention",
     "budget_flops": "float, FLOPs: the rung of C, 1 or 3 times a power of ten, or C in two digits",
@@ -130,9 +131,11 @@ def _with_columns(leaves: pd.DataFrame, planned: Mapping[str, Any]) -> pd.DataFr
     parts = ("attention_projections", "attention_scores")
     attention = sum(leaves[f"forward_flops.{part}"].astype(float) for part in parts)
     roles = {study: plan["role"] for study, plan in planned.items()}
+    is_moe = leaves["num_experts"].astype(int) > 0
     table = leaves.assign(
         role=[roles.get(study, "pilot") for study in leaves["study"]],
-        is_moe=leaves["num_experts"].astype(int) > 0,
+        is_moe=is_moe,
+        family=np.where(is_moe, "moe", "dense"),
         batch_tokens=leaves["batch_sequences"] * leaves["sequence_length"],
         training_flops=compute,
         budget_flops=compute.map(rung),
@@ -176,8 +179,8 @@ def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
     length = 0
     for chunk in _chunks(found):
         leaves = dict(_leaves("", chunk))
-        for name in leaves.keys() - columns.keys():
-            columns[name] = [[None] * length]
+        for name in leaves:
+            columns.setdefault(name, [[None] * length])
         for name, parts in columns.items():
             parts.append(_pack(leaves.get(name, [None] * len(chunk))))
         length += len(chunk)
@@ -185,11 +188,20 @@ def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _pack(values: list[Any]) -> Packed:
-    """Numbers of one type as an array; equal strings as one object; all else as it is."""
+    """Numbers of one type as an array; equal strings as one object; lists as tuples."""
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= {float, int, bool}:
         return np.array(values)
-    return list(map(sys.intern, values)) if kinds == {str} else values
+    if kinds == {str}:
+        return list(map(sys.intern, values))
+    return list(map(_frozen, values)) if list in kinds else values
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, to any depth; a list of numbers has no depth."""
+    if not isinstance(value, list):
+        return value
+    return tuple(map(_frozen, value)) if value and isinstance(value[0], list) else tuple(value)
 
 
 def _join(parts: list[Packed]) -> Packed:

@@ -30,7 +30,6 @@ def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     done = reductions.with_law_names(ledger.finished(runs))
     return done.assign(
-        family=np.where(done["num_experts"] > 0, "moe", "dense"),
         balance_coefficient=done["routing.balance_coefficient"],
         attention_share=done["attention_share"].round(2),
     )

@@ -37,8 +37,7 @@ class Axis:
     symbol: str = ""  # before a value in a sentence
     unit: str = ""  # after it
     scale: float = 1.0  # of a value in a sentence
-    band: tuple[float, float] | None = None
-    stated: str = ""  # what the text says of the band
+    band: tuple[float, float] | None = None  # where the text puts the best
     ticks: Sequence[float] = field(default_factory=tuple)
 
     def words(self, value: float) -> str:
@@ -95,10 +94,12 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
             f"The lowest mean loss{of} is at {listed}; it is further below the next one than the "
             f"seeds differ at {sure} of {len(found)} budgets"
         )
-    if axis.band and axis.stated:
+    if axis.band:
         found = best(runs[runs["series"] == next(iter(series))], axis.name)
         inside = int(found[axis.name].between(*axis.band).sum())
-        sentences.append(f"{axis.stated}: {inside} of {len(found)} lie inside")
+        low, high = (f"{axis.scale * end:.3g}" for end in axis.band)
+        where = f"The text puts the best between {low} and {high}{axis.unit}"
+        sentences.append(f"{where}: {inside} of {len(found)} lie inside")
     return ". ".join(sentences) + "."
 
 

@@ -22,10 +22,12 @@ from moe_leverage import ledger, paths
 from moe_leverage.analysis import findings, measured
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.leverage import RESAMPLES
 from moe_leverage.config import require
 from moe_leverage.studies.runner import Place, missing
 from moe_leverage.studies.status import plan_now
 
+LOOK_RESAMPLES = 200  # where an interval is only looked at, not printed to its third digit
 STUDIES_BEHIND = {
     "first_hyperparameters": ("hparams",),
     "hyperparameters": ("hparams-second",),
@@ -63,13 +65,13 @@ def adopt(name: str, place: Place) -> Path:
     return path
 
 
-def measure(name: str, table: pd.DataFrame) -> dict[str, Fit]:
+def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, Fit]:
     """The laws of this name fitted to a table of the ledger, as the book fits them.
 
     Raises ValueError saying which cannot be, and why.
     """
     examine, laws = MEASURES[name]
-    found = examine(measured.runs_table(table))
+    found = examine(measured.runs_table(table), resamples=resamples)
     fits = measured.named(found.fits)
     reasons = measured.named(found.skipped)
     for law in laws:
@@ -92,7 +94,7 @@ def moved(place: Place) -> list[str]:
             continue
         head = f"{path.stem}: adopted from {adopted['num_runs']} runs, {len(table)} stand now"
         try:
-            fits = measure(path.stem, table)
+            fits = measure(path.stem, table, LOOK_RESAMPLES)
         except ValueError as error:
             remarks.append(f"{head}; refitted: {error}")
             continue
@@ -124,11 +126,11 @@ def _digest(table: pd.DataFrame) -> str:
 RATES = tuple(
     f"{family}_{name}" for family in ("dense", "moe") for name in ("learning_rate", "batch_tokens")
 )
-MEASURES: dict[str, tuple[Callable[[pd.DataFrame], Findings], tuple[str, ...]]] = {
+MEASURES: dict[str, tuple[Callable[..., Findings], tuple[str, ...]]] = {
     "first_hyperparameters": (findings.hyperparameters, RATES),
     "hyperparameters": (findings.hyperparameters, RATES),
     "allocation": (findings.allocation, ("dense_model", "moe_model")),
-    "leverage": (findings.leverage_laws, ("joint",)),
+    "leverage": (findings.joint_law, ("joint",)),
     "tuning": (findings.hyperparameters, RATES),
     "isoflop": (findings.allocation, ("dense_model", "moe_model")),
 }

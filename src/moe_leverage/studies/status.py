@@ -96,8 +96,8 @@ def verify(place: Place) -> list[str]:
     A run that its study does not plan any more is stale, unless it carries a reason in `excluded`.
     """
     problems = ledger.verify(place.ledger)
-    written = ledger.plans(place.ledger)
-    if written and written != plans_now(place):
+    written, now = ledger.plans(place.ledger), plans_now(place)
+    if written and written != now:
         problems.append(f"{ledger.PLANS}: not what the studies plan now: moe-leverage study pin")
     for path in sorted(place.ledger.glob("*.jsonl")):
         if path.stem not in STUDIES:
@@ -105,10 +105,9 @@ def verify(place: Place) -> list[str]:
             continue
         if not STUDIES[path.stem].sweeps:  # its runs were chosen by hand
             continue
-        try:
-            wanted = {task.run_id for task in plan_now(path.stem, place)}
-        except ValueError as error:
-            problems.append(f"{path.name}: {error}")
+        wanted = set(now[path.stem]["runs"])
+        if not wanted:
+            problems.append(f"{path.name}: {_why_unplanned(path.stem, place)}")
             continue
         stale = set(ledger.statuses(path)) - wanted - _excluded(path)
         problems += [
@@ -117,6 +116,14 @@ def verify(place: Place) -> list[str]:
             for run_id in sorted(stale)
         ]
     return problems
+
+
+def _why_unplanned(name: str, place: Place) -> str:
+    try:
+        plan_now(name, place)
+    except ValueError as error:
+        return str(error)
+    return "its study plans no run"
 
 
 def predicted_seconds(planned: Iterable[Planned], place: Place) -> dict[str, float]:
