@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import pytest
 
 from moe_leverage import paper
-from moe_leverage.audit import LABELS, Verdict, audit, counts, html_table, load_claims, table
+from moe_leverage.audit import (
+    LABELS,
+    Verdict,
+    audit,
+    counts,
+    html_table,
+    load_claims,
+    load_statements,
+    table,
+)
 from moe_leverage.audit import questions_law as leads_law
 from moe_leverage.audit.checks import average, expression, parameters
 from moe_leverage.audit.claims import (
@@ -123,7 +132,7 @@ def test_measured_claims_are_registered() -> None:
 
 
 def test_every_check_decides_some_claim() -> None:
-    used = {claim.check["name"] for claim in load_claims()}
+    used = {claim.check["name"] for claim in (*load_claims(), *load_statements())}
     assert set(CHECKS) == used - {"unavailable"}
 
 
@@ -284,6 +293,8 @@ def test_command_line_prints_json() -> None:
     assert len(found["claims"]) == len(load_claims())
     assert all(entry["verdict"] in LABELS for entry in found["claims"])
     assert len(found["leads"]) == 12
+    assert len(found["statements"]) == len(load_statements()) >= 20
+    assert all(entry["law"] for entry in found["statements"])
     assert sum(found["counts"].values()) >= 120
 
 
