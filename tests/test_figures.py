@@ -14,7 +14,7 @@ from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.figures import flops_accounting, joint_law, second_pilot
+from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
@@ -158,6 +158,10 @@ INPUTS = {
     "break-even": ((JOINT,), points()),
     "own-losses": (own_fits(), None),
     "router-balance": ((course(),), None),
+    "leverage-by-law": (
+        (other_laws.curves(other_laws.layouts(), np.geomspace(1e19, 1e23, 5)),),
+        None,
+    ),
 }
 
 

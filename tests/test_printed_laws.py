@@ -128,7 +128,10 @@ def test_a_model_without_a_variable_is_told_so_by_the_law_that_has_it_alone():
             ["predict", "Mixtral-8x7B", "--law", "newton"],
             "law = 'newton': must be one of tian-2025",
         ),
-        (["predict", "--law", "all", "--compute", "1e20"], "activation_ratio = None: is required"),
+        (
+            ["predict", "--law", "all", "--compute", "1e20"],
+            "--activation-ratio = None: is required",
+        ),
         (["predict", "Mixtral-8x7B", "--granularity", "2"], "is that of the model"),
         (["predict", "--tokens", "1e9"], "need a MODEL"),
         (

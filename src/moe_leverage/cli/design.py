@@ -128,7 +128,8 @@ def predict(
     require(tokens is None, "tokens", tokens, "need a MODEL; a point has a compute")
     point = {"activation_ratio": activation_ratio, "granularity": granularity, "compute": compute}
     for name, given in point.items():
-        require(given is not None, name, None, "is required without a MODEL")
+        option = f"--{name.replace('_', '-')}"
+        require(given is not None, option, None, "is required without a MODEL")
     found = prediction.predict(**point)  # type: ignore[arg-type]
     if law:
         printed.say(printed.asked_at(found, law), "the point", found.compute, as_json)

@@ -92,7 +92,7 @@ def answers(found: Explanation, name: str = ALL) -> tuple[LawAnswer, ...]:
 
     >>> from moe_leverage.design.designer import explain
     >>> from moe_leverage.design.huggingface import load
-    >>> [one.law for one in answers(explain(load("OLMoE-1B-7B")))][::8]
+    >>> [one.law for one in answers(explain(load("OLMoE-1B-7B")))][::9]
     ['tian-2025', 'this-book']
     """
     asked = Asked(
