@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from moe_leverage.config import require
 from moe_leverage.evidence.sources import Source
@@ -91,12 +92,13 @@ def rungs(table: pd.DataFrame, floors: Sequence[float]) -> pd.DataFrame:
     dense = plain[plain["variant"] == "dense"].sort_values("compute")
     require(len(dense) >= 2, "variant", "dense", "needs two rungs or more")
     rows = []
-    for row in plain[plain["variant"] == "moe"].itertuples():
-        ends = [_along(dense["compute"], dense["loss"], row.loss, floor) for floor in floors]
-        low, high = min(ends) / row.compute, max(ends) / row.compute
-        if row.loss < dense["loss"].min():
-            low, high = dense["compute"].max() / row.compute, math.inf
-        rows.append({"layout": "8 of 384", "compute": row.compute, "low": low, "high": high})
+    mixtures = plain[plain["variant"] == "moe"]
+    for compute, loss in mixtures[["compute", "loss"]].to_numpy(float).tolist():
+        ends = [_along(dense["compute"], dense["loss"], loss, floor) for floor in floors]
+        low, high = min(ends) / compute, max(ends) / compute
+        if loss < dense["loss"].min():
+            low, high = dense["compute"].max() / compute, math.inf
+        rows.append({"layout": "8 of 384", "compute": compute, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -112,27 +114,24 @@ def final_losses(table: pd.DataFrame, num_tokens: float) -> pd.DataFrame:
         ["num_experts", "router_type", "k", "dense_parameter_count"], dropna=False, as_index=False
     ).last()  # fmt: skip
     dense = last[last["num_experts"] <= 1].sort_values("dense_parameter_count")
-    dense = dense.groupby("dense_parameter_count", as_index=False)["loss_validation"].mean()
+    by_size = dense.groupby("dense_parameter_count")["loss_validation"].mean()
     is_sinkhorn = last["router_type"].astype(str).str.lower().str.contains("base|sinkhorn")
     mixtures = last[(last["num_experts"] > 1) & (last["k"] == 1) & is_sinkhorn]
-    require(len(dense) >= 2, "num_experts", 1, "needs two dense sizes or more")
+    require(len(by_size) >= 2, "num_experts", 1, "needs two dense sizes or more")
     require(len(mixtures) > 0, "router_type", "S-BASE", "has no run with k = 1")
-    sizes, losses = dense["dense_parameter_count"].astype(float), dense["loss_validation"]
     rows = []
-    for row in mixtures.itertuples():
-        equal = [_along(sizes, losses, row.loss_validation, floor) for floor in (0.0, 1.5)]
-        size = float(row.dense_parameter_count)
+    columns = ["num_experts", "dense_parameter_count", "loss_validation"]
+    for experts, size, loss in mixtures[columns].to_numpy(float).tolist():
+        ends = [_along(by_size.index, by_size, loss, floor) for floor in (0.0, 1.5)]
         rows.append({
-            "layout": f"{row.num_experts:.0f} experts", "compute": 6 * size * num_tokens,
-            "low": min(equal) / size, "high": max(equal) / size,
+            "layout": f"{experts:.0f} experts", "compute": 6 * size * num_tokens,
+            "low": min(ends) / size, "high": max(ends) / size,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 @derivation
-def swept_cells(
-    moe: pd.DataFrame, dense: pd.DataFrame, sequence_length: float
-) -> pd.DataFrame:
+def swept_cells(moe: pd.DataFrame, dense: pd.DataFrame, sequence_length: float) -> pd.DataFrame:
     """The best of each sweep of rate and batch; EL against the optimum of a law of the dense cells.
 
     Training FLOPs of a token are 6 N_a + 12 L s h; the range is over floors of the dense law that
@@ -149,11 +148,13 @@ def swept_cells(
     active = best["numl"] * (4 * best["h"] ** 2 + 3 * best["h"] * width)
     per_token = 6 * active + 12 * best["numl"] * sequence_length * best["h"]
     rows = []
-    for row, compute in zip(best.itertuples(), per_token * best["D"], strict=True):
-        equal = [dense_compute(law, float(row[-1])) for law in laws]
+    best = best.assign(compute=per_token * best["D"])
+    columns = ["topk", "nume", "compute", "smooth loss"]
+    for active_experts, experts, compute, loss in best[columns].to_numpy(float).tolist():
+        ends = [dense_compute(law, loss) for law in laws]
         rows.append({
-            "layout": f"{row.topk} in {row.nume}", "compute": compute,
-            "low": min(equal) / compute, "high": max(equal) / compute,
+            "layout": f"{active_experts:.0f} in {experts:.0f}", "compute": compute,
+            "low": min(ends) / compute, "high": max(ends) / compute,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -162,7 +163,9 @@ def _equally_good(
     flops_per_token: pd.Series[float], tokens: pd.Series[float], losses: pd.Series[float]
 ) -> list[SizeAndTokensLoss]:
     """Laws L = floor + a / N^alpha + b / D^beta of the cells, N as FLOPs / 6, near the best fit."""
-    size, data, loss = (np.asarray(column, float) for column in (flops_per_token / 6, tokens, losses))
+    size, data, loss = (
+        np.asarray(column, float) for column in (flops_per_token / 6, tokens, losses)
+    )
     fitted = []
     for floor in (floor for floor in FLOORS if floor < loss.min()):
         theta, error = _fit(size, data, loss - floor)
@@ -173,7 +176,7 @@ def _equally_good(
 
 
 def _fit(size: Array, data: Array, above: Array) -> tuple[Array, float]:
-    """Logarithms of a, alpha, b, beta of the least squares in ln (L - floor), from several starts."""
+    """Logarithms of a, alpha, b, beta by least squares in ln (L - floor), from several starts."""
     from scipy.optimize import least_squares
 
     def residuals(theta: Array) -> Array:
@@ -192,7 +195,7 @@ def _fit(size: Array, data: Array, above: Array) -> tuple[Array, float]:
     return best.x, float(np.sqrt(np.mean(best.fun**2)))
 
 
-def _along(places: pd.Series[float], losses: pd.Series[float], wanted: float, floor: float) -> float:
+def _along(places: ArrayLike, losses: ArrayLike, wanted: float, floor: float) -> float:
     """Where a ladder reaches a loss: straight lines in ln place and ln (loss - floor), extended."""
     x = np.log(np.asarray(places, float))
     y = np.log(np.asarray(losses, float) - floor)

@@ -52,7 +52,7 @@ def optimum(form: Form, layout: Layout, compute: float) -> Optimum:
 def leverage_at_optimum(mixture: Form, dense: Form, layout: Layout, compute: float) -> float:
     """EL with both sides at their own optimum; NaN where the dense side never reaches the loss."""
     loss = optimum(mixture, layout, compute).loss_nats
-    return _dense_compute(dense, loss) / compute
+    return dense_compute(dense, loss) / compute
 
 
 def leverage_at_tokens(
@@ -78,8 +78,8 @@ def dense_size(dense: Form, loss: float, num_tokens: float) -> float:
     return math.exp(size)
 
 
-def _dense_compute(dense: Form, loss: float) -> float:
-    """C at which the dense optimum has this loss, between the computes of the frontier."""
+def dense_compute(dense: Form, loss: float) -> float:
+    """C at which the dense optimum has this loss; NaN where it has it nowhere."""
     around, compute = _crossing(COMPUTES, _frontier(dense), loss)
     if math.isnan(compute):
         return math.nan
