@@ -67,6 +67,23 @@ def test_every_model_is_answered_by_every_law(name):
         assert set(values) == {1.0}
 
 
+def test_a_config_file_is_answered_and_what_was_assumed_is_said():
+    path = str(huggingface.MODELS / "Mixtral-8x7B.json")
+    done = CliRunner().invoke(app, ["predict", path, "--law", "abnar-2025"])
+    assert "Abnar et al. 2025" in done.output
+    assert "assumed: tokens = " in done.output
+    assert "Krajewski" not in done.output
+
+
+def test_the_laws_and_how_they_stand_are_listed():
+    listed = json.loads(CliRunner().invoke(app, ["laws", "--json"]).output)
+    assert set(listed) == {law.id for law in printed_laws()}
+    assert listed["zhao-2025"] == {"missing": "coefficients not at hand"}
+    done = CliRunner().invoke(app, ["laws"])
+    assert "read so: logarithms to base 10" in done.output
+    assert "discrepant: The size term of a dense model is 30.3640" in done.output
+
+
 def test_the_papers_law_is_the_one_of_the_book():
     said = every_law.answer(find_law("tian-2025"), every_law.Asked(**DECIDED))
     point = {"activation_ratio": 0.031, "granularity": 12, "compute": 1e20}

@@ -124,6 +124,8 @@ def predict(
             require(given is None, name, given, "is that of the model; give one of them")
         model = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
         printed.say(printed.asked_of(model, law or "all"), model.name, model.compute, as_json)
+        if not as_json:
+            _print_notes((), model.assumptions)
         return
     require(tokens is None, "tokens", tokens, "need a MODEL; a point has a compute")
     point = {"activation_ratio": activation_ratio, "granularity": granularity, "compute": compute}

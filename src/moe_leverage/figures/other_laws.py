@@ -17,7 +17,15 @@ from matplotlib.axes import Axes
 
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import Explanation
-from moe_leverage.design.every_law import OWN, OWN_TITLE, Asked, LawAnswer, answer, answers
+from moe_leverage.design.every_law import (
+    NOT_RETURNED,
+    OWN,
+    OWN_TITLE,
+    Asked,
+    LawAnswer,
+    answer,
+    answers,
+)  # fmt: skip
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import log_axes, note, percent, plain_ticks, power
 from moe_leverage.page.notation import axis_label
@@ -67,7 +75,7 @@ def laws_table() -> pd.DataFrame:
             "variables": _variables(law) if law.form else "",
             "read so": reading.says if len(law.readings) > 1 else "",
             "statements returned": f"{returned} of {len(law.statements)}" if law.statements else "",
-            "remark": law.missing or law.note,
+            "remark": law.missing or (law.note if stands.reading else NOT_RETURNED),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
