@@ -87,8 +87,11 @@ def curves(tmp_path, kind="S-BASE"):
         rows += [
             {"num_experts": experts, "router_type": kind if experts > 1 else "dense", "k": 1,
              "flops_per_step": 1e12, "step": step, "loss_validation": loss + late,
-             "dense_parameter_count": size}
-            for experts, loss in ((1, 10 * size**-0.07), (64, 10 * (3 * size) ** -0.07))
+             "dense_parameter_count": size, "routing_frequency": often, "flop_increase": wide}
+            for experts, loss, often, wide in (
+                (1, 10 * size**-0.07, 0.5, 1), (64, 10 * (3 * size) ** -0.07, 0.5, 1),
+                (1, 8 * size**-0.07, 0.5, 4), (64, 8 * size**-0.07, 1.0, 1),
+            )
             for step, late in ((250_000, 0.0), (1000, 2.0))
         ]  # fmt: skip
     path = tmp_path / "curves.csv.gz"
@@ -102,6 +105,7 @@ def test_the_leverage_of_final_losses_is_found_again(tmp_path):
     found = check(source, [curves(tmp_path)])
     assert found["derived_low"].between(2.7, 3.01).all()
     assert found["derived_high"].between(2.99, 3.3).all()
+    assert found["agrees"].all()
     with pytest.raises(ValueError, match=r"has no run with k = 1"):
         check(source, [curves(tmp_path, kind="HASH")])
 

@@ -30,8 +30,8 @@ from moe_leverage.theory.law import Array
 Derivation = TypeVar("Derivation", bound=Callable[..., pd.DataFrame])
 DERIVATIONS: dict[str, Callable[..., pd.DataFrame]] = {}
 
-SAME_COMPUTE = 0.06  # by which a derived compute may differ from the stored one: two digits
-ROUNDING = 0.02  # by which the ends of a range may
+SAME_COMPUTE = 0.25  # by which the logarithm of a derived compute may differ: sizes are labels
+ROUNDING = 0.02  # by which two ranges may miss each other
 AS_GOOD = 1.1  # times the least error: floors that fit the dense runs equally well
 FLOORS = tuple(0.1 * i for i in range(25))  # nats, that are tried
 
@@ -50,16 +50,12 @@ def check(source: Source, files: Sequence[Path]) -> pd.DataFrame:
     found = DERIVATIONS[source.derivation](*tables, **source.options)
     rows = []
     for point in source.points:
-        near = found[
-            (found["layout"] == point.layout)
-            & (np.abs(np.log(found["compute"] / point.compute)) <= SAME_COMPUTE)
-        ]
-        low, high = near[["low", "high"]].iloc[0] if len(near) else (math.nan, math.nan)
-        same = _is_near(low, point.leverage[0]) and _is_near(high, point.leverage[1])
+        low, high = _nearest(found[found["layout"] == point.layout], point.compute)
+        stored_low, stored_high = point.leverage
         rows.append({
-            "layout": point.layout, "compute": point.compute, "stored_low": point.leverage[0],
-            "stored_high": point.leverage[1], "derived_low": low, "derived_high": high,
-            "agrees": same,
+            "layout": point.layout, "compute": point.compute, "stored_low": stored_low,
+            "stored_high": stored_high, "derived_low": low, "derived_high": high,
+            "agrees": low <= (1 + ROUNDING) * stored_high and high >= (1 - ROUNDING) * stored_low,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -106,13 +102,19 @@ def rungs(table: pd.DataFrame, floors: Sequence[float]) -> pd.DataFrame:
 def final_losses(table: pd.DataFrame, num_tokens: float) -> pd.DataFrame:
     """Last losses of Sinkhorn routing with one active expert, against dense models on as much text.
 
-    EL is the size of the dense model of equal loss over that of the mixture's dense part.
+    EL is the size of the dense model of equal loss over that of the mixture's dense part. Of the
+    mixtures every second layer is routed; dense models with widened layers are left out.
     """
     names = ("num_experts", "router_type", "k", "step", "loss_validation", "dense_parameter_count")
     _require_columns(table, *names)
-    last = table.sort_values("step").groupby(
-        ["num_experts", "router_type", "k", "dense_parameter_count"], dropna=False, as_index=False
-    ).last()  # fmt: skip
+    if "routing_frequency" in table.columns:
+        table = table[(table["num_experts"] <= 1) | (table["routing_frequency"] == 0.5)]
+    if "flop_increase" in table.columns:
+        table = table[~(table["flop_increase"] > 1)]
+    keys = ["num_experts", "router_type", "k", "dense_parameter_count"]
+    runs = [*keys, *(["seed"] if "seed" in table.columns else [])]
+    ended = table.sort_values("step").groupby(runs, dropna=False, as_index=False).last()
+    last = ended.groupby(keys, dropna=False, as_index=False)["loss_validation"].mean()
     dense = last[last["num_experts"] <= 1].sort_values("dense_parameter_count")
     by_size = dense.groupby("dense_parameter_count")["loss_validation"].mean()
     is_sinkhorn = last["router_type"].astype(str).str.lower().str.contains("base|sinkhorn")
@@ -225,5 +227,10 @@ def _require_columns(table: pd.DataFrame, *names: str) -> None:
         require(name in table.columns, "columns", sorted(map(str, table.columns)), f"lack {name}")
 
 
-def _is_near(found: float, stored: float) -> bool:
-    return found == stored or abs(found / stored - 1) <= ROUNDING
+def _nearest(found: pd.DataFrame, compute: float) -> tuple[float, float]:
+    """The derived range at the compute nearest to one, if it is near at all."""
+    apart = np.abs(np.log(found["compute"].to_numpy(float) / compute))
+    if len(apart) == 0 or apart.min() > SAME_COMPUTE:
+        return math.nan, math.nan
+    row = found.iloc[int(apart.argmin())]
+    return float(row["low"]), float(row["high"])
