@@ -73,7 +73,10 @@ def test_every_law_has_a_row_and_the_silent_ones_their_reason():
     assert len(table) == len(printed_laws())
     silent = table[table["variables"] == ""]
     assert len(silent) == 2
-    assert silent["remark"].str.len().min() > 10
+    assert silent["silent"].str.len().min() > 10
+    assert (table.loc[table["variables"] != "", "silent"] == "").all()
+    assert other_laws.remarks().count("\n- ") == len(table) - 1
+    assert public_runs.remarks().count("Counted: ") == len(public_runs.sources_table()) == 3
 
 
 def test_the_table_of_worth_is_sorted_and_leaves_open_what_is_open():

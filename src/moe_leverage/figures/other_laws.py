@@ -75,9 +75,14 @@ def laws_table() -> pd.DataFrame:
             "variables": _variables(law) if law.form else "",
             "read so": reading.says if len(law.readings) > 1 else "",
             "statements returned": f"{returned} of {len(law.statements)}" if law.statements else "",
-            "remark": law.missing or (law.note if stands.reading else NOT_RETURNED),
+            "silent": law.missing or ("" if stands.reading else NOT_RETURNED),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def remarks() -> str:
+    """What is to be known of each law before it is asked, as a list."""
+    return "\n".join(f"- *{law.title}.* {law.note}" for law in printed_laws())
 
 
 def readings_table() -> pd.DataFrame:

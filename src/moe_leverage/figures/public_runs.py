@@ -30,7 +30,7 @@ MANY = 1e4  # from here on an end of an interval says nothing and is not printed
 
 
 def sources_table() -> pd.DataFrame:
-    """One row a source: whose runs, where, how counted, what limits them."""
+    """One row a source: whose runs, where, and on which terms the two sides meet."""
     return pd.DataFrame(
         [
             {
@@ -39,11 +39,16 @@ def sources_table() -> pd.DataFrame:
                 "licence": source.licence,
                 "runs": source.runs,
                 "compared at": source.basis,
-                "accounting": source.accounting,
-                "limits": source.caveat,
             }
             for source in sources()
         ]
+    )
+
+
+def remarks() -> str:
+    """How compute was counted in each source and what limits its leverages, as a list."""
+    return "\n".join(
+        f"- *{source.title}.* Counted: {source.accounting}. {source.caveat}" for source in sources()
     )
 
 
@@ -94,8 +99,8 @@ def scores_wide() -> pd.DataFrame:
     paper="Beyond the paper: Equation 13 beside public runs of three other groups",
     data=("evidence", "paper/coefficients.toml"),
     caption="Leverages derived from public runs, each bar its range over floors of the loss, and "
-    "Equation 13 at the same activation ratio and granularity. An arrow: at least so much. In the "
-    "middle panel dense and sparse models see the same tokens, which the law does not mean.",
+    "Equation 13 at the same activation ratio and granularity. A triangle: at least so much. In "
+    "the middle panel dense and sparse models see the same tokens, which the law does not mean.",
 )
 def public_leverage(table: pd.DataFrame) -> Drawing:
     """One panel a source; `table` is that of `points_table`."""
