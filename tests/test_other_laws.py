@@ -34,6 +34,10 @@ def test_what_is_solid_lies_within_the_runs_of_its_law(curves):
     plt.close(drawing.figure)
 
 
+def test_laws_within_their_runs_are_not_far_apart(curves):
+    assert 1 < other_laws.apart_inside(curves) < 3
+
+
 def test_a_printed_leverage_lies_where_its_law_is(curves):
     near = curves[curves["law"] == "krajewski-2024"].query("layout.str.startswith('1 in 64')")
     at = near.iloc[(np.log(near["training_flops"] / 1e20)).abs().argmin()]
@@ -46,6 +50,7 @@ def test_the_spread_over_laws_grows_with_compute():
     for _, group in table.groupby("layout"):
         assert group["most over least"].is_monotonic_increasing
         assert (group["least"] <= group["median"]).all()
+        assert (group["at own optimum"] <= group["most over least"]).all()
     assert table["most over least"].max() > 100
 
 

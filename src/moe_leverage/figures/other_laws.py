@@ -30,7 +30,7 @@ from moe_leverage.page import theme
 from moe_leverage.page.drawing import log_axes, note, percent, plain_ticks, power
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
-from moe_leverage.theory.forms import Layout
+from moe_leverage.theory.forms import OWN_OPTIMUM, Layout
 from moe_leverage.theory.printed import PrintedLaw, printed_laws
 from moe_leverage.theory.statements import standing
 
@@ -38,14 +38,14 @@ LAYOUTS = {  # of the gallery, coarse to fine, and the one that a law was fitted
     "Mixtral-8x7B": "Mixtral-8x7B",
     "OLMoE-1B-7B": "OLMoE-1B-7B",
     "Ling-mini-beta": "Ling-mini-beta",
-    "1 in 64, as fine as Krajewski et al. have it": "",
+    "1 in 64, G = 8": "",
 }
 KRAJEWSKI = Layout(activation_ratio=1 / 64, granularity=8.0)
 POINTS = pd.DataFrame(  # leverages that the papers print, not from a formula of theirs
     [
         ("Ling-mini-beta", "tian-2025", 1e22, 7.0, "Section 5"),
-        ("1 in 64, as fine as Krajewski et al. have it", "krajewski-2024", 1e20, 20.0, "Figure 1"),
-        ("1 in 64, as fine as Krajewski et al. have it", "krajewski-2024", 1e25, 40.0, "Figure 1"),
+        ("1 in 64, G = 8", "krajewski-2024", 1e20, 20.0, "Figure 1"),
+        ("1 in 64, G = 8", "krajewski-2024", 1e25, 40.0, "Figure 1"),
     ],
     columns=["layout", "law", "compute", "efficiency_leverage", "locator"],
 )
@@ -122,14 +122,25 @@ def spread(layouts: dict[str, Layout], computes: Sequence[float]) -> pd.DataFram
         for compute in computes:
             said = [_said(law, layout, compute) for law in answering()]
             values = np.array([one.value for one in said if one.value is not None])
+            optimal = [one.value for one in said if one.value and one.basis == OWN_OPTIMUM]
             least, most = values.min(), values.max()
             rows.append({
                 "layout": name, "activation_ratio": layout.activation_ratio,
                 "training_flops": compute, "least": least, "median": float(np.median(values)),
                 "most": most, "most over least": most / least,
+                "at own optimum": max(optimal) / min(optimal),
                 "inside its runs": sum(one.in_domain for one in said),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def apart_inside(table: pd.DataFrame) -> float:
+    """The largest ratio of two laws at a point that lies within the runs of both.
+
+    `table` is that of `curves`.
+    """
+    inside = table[table["in_domain"]].groupby(["layout", "training_flops"])["efficiency_leverage"]
+    return float((inside.max() / inside.min()).max())
 
 
 def trends() -> pd.DataFrame:
