@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, require
-from moe_leverage.design.designer import SEQUENCE_LENGTH, Explanation
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
+from moe_leverage.design.designer import Explanation
 from moe_leverage.design.prediction import BY_DEFINITION, MeasuredLeverage, positive
 from moe_leverage.theory.forms import FIXED_TOKENS, OWN_OPTIMUM, Layout
 from moe_leverage.theory.frontier import leverage_at_optimum, leverage_at_tokens, optimum
@@ -65,7 +65,7 @@ def leverage_of(
     *,
     tokens: float | None = None,
     compute: float | None = None,
-    sequence_length: int = SEQUENCE_LENGTH,
+    sequence_length: int = PAPER_SEQUENCE_LENGTH,
 ) -> LawAnswer:
     """EL of a model by one law, at so many tokens or so much compute.
 
