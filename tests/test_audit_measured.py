@@ -132,8 +132,8 @@ def test_the_frontier_is_that_of_whichever_study_is_of_the_baselines_recipe(
 def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:
     run = plan(moe(), 1e12)
     record(directory, "activation", run, 3.0)
-    record(directory, "activation", run, 9.0, excluded="a test")
-    record(directory, "activation", run, 9.0, status="diverged")
+    record(directory, "activation", run.with_seed(1), 9.0, excluded="a test")
+    record(directory, "activation", run.with_seed(2), 9.0, status="diverged")
     assert evidence.runs(["activation"])["loss_nats"].tolist() == [3.0]
 
 
