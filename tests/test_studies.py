@@ -391,6 +391,19 @@ def test_verify_names_stale_runs_unless_they_carry_a_reason(place):
     assert problem.startswith(f"hparams.jsonl: run {other['run_id']} is stale")
 
 
+def test_a_study_with_runs_that_cannot_be_planned_says_why(place, monkeypatch):
+    write(place, "activation", synthetic(plan("activation", LAWS)[:1], bowl))
+
+    def refuse(name, *args, **options):
+        if name == "activation":
+            raise ValueError("laws = None: the allocation law is not adopted")
+        return plan(name, LAWS, *args, **options)
+
+    monkeypatch.setattr(status, "plan", refuse)
+    (problem,) = [said for said in status.verify(place) if "activation" in said]
+    assert problem == "activation.jsonl: laws = None: the allocation law is not adopted"
+
+
 def test_a_study_is_complete_when_all_it_plans_is_recorded(place):
     wanted = plan("hparams", LAWS)
     write(place, "hparams", synthetic(wanted[:-1], bowl))
