@@ -1,14 +1,20 @@
 # Everything this project does, from a clean clone. `make help` lists it.
 #
 # The environment is the active virtual or conda environment, or else .venv, which is made here.
-# Conda's base is left alone: it belongs to conda.
+# Conda's base is left alone: it belongs to conda. The environment made here goes by a relative
+# name, so that the path of the checkout may hold spaces, of which make would make several names.
 
-ENV := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)),$(CURDIR)/.venv)
+ACTIVE := $(or $(VIRTUAL_ENV),$(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX)))
+ENV := $(patsubst ./%,%,$(subst $(CURDIR)/,./,$(or $(ACTIVE),$(CURDIR)/.venv)))
+ifneq ($(words $(ENV)),1)
+$(error environment = $(ENV): has a space in its path; deactivate it, and make uses .venv here)
+endif
 BIN := $(ENV)/bin
 PY := $(BIN)/python
 STAMP := $(ENV)/.moe-leverage-installed
 PIP := $(PY) -m pip --disable-pip-version-check
-PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,$(shell command -v python$(v) 2>/dev/null)))
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,\
+  $(shell command -v python$(v) >/dev/null 2>&1 && echo python$(v))))
 
 # what checks the scripts of the site, and what it and its C++ peer look at
 NODE_STAMP := node_modules/.moe-leverage-installed
@@ -32,17 +38,17 @@ env: $(STAMP) ## install the package and the pinned versions, once for each lock
 
 $(PY):
 	@test -n "$(PYTHON)" || { echo "make: python = none found: install Python 3.11, 3.12 or 3.13" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] < (3, 14))' \
-	  || { echo "make: python = $$($(PYTHON) -V): use 3.11, 3.12 or 3.13: make PYTHON=python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv $(ENV)
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 11) <= v[:2] < (3, 14))' \
+	  || { echo "make: python = $$("$(PYTHON)" -V): use 3.11, 3.12 or 3.13: make PYTHON=python3.11" >&2; exit 2; }
+	"$(PYTHON)" -m venv $(ENV)
 
 $(STAMP): requirements.lock pyproject.toml | $(PY)
 	$(PIP) install --quiet --requirement requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@echo $(CURDIR) > $@
+	@pwd -P > $@
 
 # an environment that was last installed for another checkout is installed anew
-ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+ifneq "$(shell cat $(STAMP) 2>/dev/null)" "$(shell pwd -P)"
 $(STAMP): FORCE
 endif
 
@@ -97,7 +103,7 @@ fits: env ## fit the laws that the book reads to the ledger and write data/fits
 
 lock: ## resolve the dependencies anew and write requirements.lock
 	rm -rf build/lock
-	$(PYTHON) -m venv build/lock
+	"$(PYTHON)" -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet --editable '.[book,dev,dask,ray]' 'setuptools>=77' '$(TORCH)'
 	@{ echo "# Every version the project runs with, for Python 3.11. Written by make lock."; \

@@ -92,7 +92,10 @@ def test_no_verdict_without_its_reason(verdicts: tuple[Verdict, ...]) -> None:
             assert verdict.detail.startswith("needs "), verdict.claim.id
         if isinstance(verdict.found, Measurement):
             assert verdict.detail, verdict.claim.id
-            assert verdict.label.startswith("measured: "), verdict.claim.id
+            is_held = bool(verdict.found.gates) and verdict.value is not None
+            assert (verdict.label == "not decided") == is_held, verdict.claim.id
+            assert is_held or verdict.label.startswith("measured: "), verdict.claim.id
+            assert all(gate in verdict.detail for gate in verdict.found.gates), verdict.claim.id
 
 
 def test_claims_are_well_formed() -> None:

@@ -1,12 +1,15 @@
 """The command finds its verbs, and answers help, version and mistakes without heavy libraries."""
 
 import pkgutil
+import re
 import subprocess
 import sys
 
 import pytest
+import typer
 
 from moe_leverage import __version__, cli
+from moe_leverage.modules import import_modules
 
 PROGRAM = """
 import sys
@@ -69,3 +72,47 @@ def test_the_version_is_printed_without_a_verb(monkeypatch, capsys):
         cli.main()
     assert stopped.value.code == 0
     assert capsys.readouterr() == (f"moe-leverage {__version__}\n", "")
+
+
+def helps():
+    """The words of every help text, by verb."""
+    import_modules(cli.__name__)
+
+    def walk(command, path):
+        below = getattr(command, "commands", {})
+        for name, one in below.items():
+            yield from walk(one, (*path, name))
+        yield path, [command.help or "", *(getattr(p, "help", "") or "" for p in command.params)]
+
+    return list(walk(typer.main.get_command(cli.app), ()))
+
+
+@pytest.mark.parametrize(("verb", "texts"), helps(), ids=lambda v: " ".join(v)[:20])
+def test_a_help_text_loses_no_word(monkeypatch, capsys, verb, texts):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["moe-leverage", *verb, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = set(re.findall(r"[^\s│]+", capsys.readouterr().out))
+    words = {word.replace("\\[", "[") for text in texts for word in text.split()}
+    assert words - shown == set()
+
+
+@pytest.mark.parametrize("message", ["a\nb", "\x1b[2J", "x" * 10**6, "\u202e", "\udcff"])
+def test_a_message_is_one_line_of_a_length_and_without_commands(capsys, message):
+    with pytest.raises(SystemExit):
+        cli.fail(message)
+    error = capsys.readouterr().err
+    assert len(error) <= 300
+    assert error[:-1].isprintable()
+    assert error.endswith("\n")
+
+
+def test_an_error_of_the_system_names_the_file_and_no_number(monkeypatch, capsys):
+    def break_(**rest):
+        raise FileExistsError(17, "File exists", "run")
+
+    monkeypatch.setattr(cli, "app", break_)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == "moe-leverage: run: File exists\n"

@@ -1,5 +1,6 @@
 """`moe-leverage fit` from a CSV to text, JSON and a page, and its one-line refusals."""
 
+import html
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import JOINT, all_runs
 
+from moe_leverage.analysis import findings
 from moe_leverage.cli import main
 from moe_leverage.theory.rivals import ChinchillaLaw
 
@@ -99,7 +101,7 @@ def test_a_table_of_dense_runs_alone_says_what_it_lacks(run, tmp_path):
     path = tmp_path / "dense.csv"
     all_runs().query("not is_moe").drop(columns="true_leverage").to_csv(path, index=False)
     done = run(path, "--json")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (1, "moe-leverage: nothing was fitted\n")
     record = json.loads(done.stdout)
     assert record["leverage"] == []
     assert record["skipped"]["leverage"].startswith("MoE runs = 0")
@@ -126,9 +128,63 @@ def test_one_budget_gives_reasons_and_no_fits(run, tmp_path):
     path = tmp_path / "one.csv"
     table = all_runs().query("compute == 1e12").drop(columns="true_leverage")
     table.to_csv(path, index=False)
-    record = json.loads(run(path, "--json").stdout)
+    done = run(path, "--json")
+    assert (done.returncode, done.stderr) == (1, "moe-leverage: nothing was fitted\n")
+    record = json.loads(done.stdout)
     assert record["fits"] == {}
     assert record["skipped"]["leverage"].startswith("dense budgets = 1")
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        ("runs.csv", "is an input; name another file"),
+        ("linked.csv", "is a link, and would be replaced by a file"),
+        ("same.csv", "is an input"),
+        (".", "is a directory"),
+        ("none/report.html", "its folder none is not there"),
+        ("folder", "is a directory"),
+        ("/dev/null", "is a device"),
+        ("", "is a directory"),
+    ],
+)
+def test_a_report_is_a_new_name_or_a_regular_file_and_not_the_input(
+    run, tmp_path, monkeypatch, report, reason
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs.csv"
+    all_runs().drop(columns="true_leverage").to_csv(path)
+    (tmp_path / "linked.csv").symlink_to(path)
+    (tmp_path / "same.csv").hardlink_to(path)
+    (tmp_path / "folder").mkdir()
+    before = path.read_bytes(), sorted(tmp_path.iterdir())
+    monkeypatch.setattr(findings, "examine", lambda runs: pytest.fail("the work had begun"))
+    done = run("runs.csv", "--report", report)
+    assert done.returncode == 2
+    assert done.stderr.startswith("moe-leverage: report = ")
+    assert reason in done.stderr
+    assert (path.read_bytes(), sorted(tmp_path.iterdir())) == before
+
+
+MARKUP = ("[/x]", "[bold]", "[red]x[/]", "$\\frac$", "<script>alert(1)</script>", "&amp;", "=1+1")
+
+
+@pytest.mark.parametrize("word", MARKUP)
+def test_what_a_table_says_is_text_and_never_markup(run, tmp_path, word):
+    name = re.sub(r"[^\w$\[\]<>&;=+]", "", word)
+    path, report = tmp_path / f"{name}.csv", tmp_path / "report.html"
+    table = all_runs(experts=(8, 32), scales=(1, 4)).drop(columns="true_leverage")
+    table = table.assign(**{word: 1, "variant": word, "status": "ok"})
+    table.loc[len(table)] = table.iloc[0].to_dict() | {"status": word}
+    table.to_csv(path, index=False)
+    done = run(path, "--report", report)
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stderr in ("", "moe-leverage: nothing was fitted\n")
+    assert word in " ".join(done.stdout.split())
+    text = report.read_text()
+    assert "<script" not in text
+    assert html.escape(word) in text
+    assert f"<title>Efficiency leverage of {html.escape(path.name)}</title>" in text
 
 
 @pytest.mark.parametrize(

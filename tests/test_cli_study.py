@@ -78,6 +78,23 @@ def test_verify_ends_with_one_when_a_line_is_wrong(here, call):
     assert "training_flops is 1.0" in json.loads(out)["problems"][0]
 
 
+def test_gates_are_a_list_with_a_figure_each(here, call):
+    assert call("gates", "--json")[1] == "[]\n"
+    cells = studies.plan("tuning")
+    for record in synthetic(cells, bowl):
+        ledger.append(here / "tuning.jsonl", record | {"protocol": 2})
+    call("pin")
+    code, out, _ = call("gates", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"tuned", "balanced"} <= {gate["name"] for gate in found}
+    fields = ["name", "study", "holds", "figure", "limit", "detail"]
+    assert all(list(gate) == fields for gate in found)
+    text = call("gates")[1].splitlines()
+    assert len(text) == len(found)
+    assert [line.startswith("holds") for line in text] == [gate["holds"] for gate in found]
+
+
 def test_run_reports_failures_by_name_and_ends_with_one(here, call, monkeypatch):
     def fails(planned, *, pool, place, report):
         found = [

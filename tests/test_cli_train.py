@@ -62,6 +62,41 @@ def test_a_run_of_the_ledger_is_trained_again(run_file, tmp_path, monkeypatch, c
     assert recorded.startswith(f"in the ledger: {loss}, with torch ")
 
 
+def test_the_same_command_again_records_nothing_twice(run_file, tmp_path, monkeypatch, capsys):
+    out, checkpoints = tmp_path / "mine.jsonl", tmp_path / "run"
+    arguments = ["train", "--config", run_file, "--out", out, "--checkpoints", checkpoints]
+    assert call(monkeypatch, *arguments) == 0
+    first, kept = capsys.readouterr().out, out.read_bytes()
+    assert call(monkeypatch, *arguments) == 0
+    again = capsys.readouterr()
+    assert again.out == first
+    assert again.err == f"moe-leverage: {out} holds this run already\n"
+    assert out.read_bytes() == kept
+
+
+@pytest.mark.parametrize("content", [b"a note\n", b"a note", b"\x00\xff" * 99, None])
+def test_an_output_that_is_no_ledger_is_refused_before_the_work(
+    run_file, tmp_path, monkeypatch, capsys, content
+):
+    monkeypatch.setattr(corpus, "load", lambda tier: pytest.fail("the work had begun"))
+    out = run_file if content is None else tmp_path / "note.txt"
+    before = run_file.read_bytes() if content is None else content
+    out.write_bytes(before)
+    assert call(monkeypatch, "train", "--config", run_file, "--out", out) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "moe-leverage: out = " if content is None else "moe-leverage: ledger = "
+    )
+    assert error.count("\n") == 1
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["none/mine.jsonl", ".", "/dev/null", "/dev/stdout"])
+def test_an_output_is_a_new_name_or_a_regular_file(run_file, monkeypatch, capsys, place):
+    assert call(monkeypatch, "train", "--config", run_file, "--out", place) == 2
+    assert capsys.readouterr().err.startswith(f"moe-leverage: out = '{place}': ")
+
+
 def test_a_run_to_train_is_named_in_one_way(run_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ledger.find, "__defaults__", (tmp_path,))
     for arguments, message in (
@@ -77,6 +112,14 @@ def test_a_run_to_train_is_named_in_one_way(run_file, tmp_path, monkeypatch, cap
     ("text", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"gradient_clip": Infinity}', "not JSON"),
+        ('{"gradient_clip": 1e400}', "not JSON"),
+        ('{"model": ' * 900 + "1" + "}" * 900, "ModelConfig.model = {'model': "),
+        (json.dumps(run_of(DENSE).to_dict() | {"num_steps": 10**30}), "num_steps = 1e+30"),
+        (json.dumps(run_of(DENSE).to_dict() | {"num_steps": 10**400}), "not JSON"),
+        (json.dumps(run_of(DENSE).to_dict() | {"num_steps": "x" * 10**6}), "num_steps = 'xxx"),
+        ("\x00", "not JSON"),
         ("[]", "must be a JSON object"),
         ('{"colour": 1}', "RunConfig.colour = 1: is not a field"),
         (json.dumps(run_of(DENSE).to_dict() | {"num_steps": 0}), "num_steps = 0"),
@@ -92,6 +135,7 @@ def test_a_mistake_is_one_line_and_exit_2(run_file, monkeypatch, capsys, text, m
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert len(error) <= 300
 
 
 def test_a_missing_file_is_one_line_and_exit_2(tmp_path, monkeypatch, capsys):

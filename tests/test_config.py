@@ -1,7 +1,8 @@
 """A config refuses what cannot be built, and its identity and JSON do not drift."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from moe_leverage.config import (
     ModelConfig,
     RoutingConfig,
     RunConfig,
+    read_object,
+    shown,
     whole_experts,
 )
 
@@ -62,6 +65,7 @@ def test_impossible_models_name_field_and_value(changes, field, value):
         ({"num_steps": 0}, "num_steps"),
         ({"learning_rate": -1e-3}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": 11.0}, "learning_rate"),
         ({"merge_checkpoints": 11, "merge_interval": 10}, "merge_checkpoints"),
     ],
 )
@@ -143,3 +147,56 @@ def test_axes_out_of_range_are_refused(axis, value):
     axes = {"activation_ratio": 0.1, "granularity": 2, "d_model": 64} | {axis: value}
     with pytest.raises(ValueError, match=f"^{axis} = {value}: must be"):
         whole_experts(**axes)
+
+
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), 10**400, -(10**400), -(2**63), True, "1"]
+NUMBERS_OF = {
+    RunConfig: {"model": dense(), "learning_rate": 1e-3} | RUN,
+    ModelConfig: SIZES | EXPERTS,
+    RoutingConfig: {},
+}
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: str(value)[:8])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, f.name) for kind in NUMBERS_OF for f in fields(kind) if f.type in ("int", "float")],
+)
+def test_no_field_takes_what_no_machine_holds(kind, name, value):
+    given = NUMBERS_OF[kind]
+    for build in (lambda values: kind(**values), kind.from_dict):
+        values = given if build != kind.from_dict else kind(**given).to_dict()
+        with pytest.raises(ValueError, match=rf"^({kind.__name__}\.)?{name} = ") as refused:
+            build(values | {name: value})
+        assert len(str(refused.value)) <= 200
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner)))
+def test_a_value_is_shown_in_one_line_of_sixty_characters(value):
+    text = shown(value)
+    assert len(text) <= 60
+    assert text.isprintable()
+
+
+def test_a_value_without_an_end_is_shown():
+    ring: list[object] = []
+    ring.append(ring)
+    deep: list[object] = []
+    for _ in range(10**5):
+        deep = [deep]
+    for value in (ring, deep, "x" * 10**6, 10**10_000, {"a": [10**5000]}, list(range(10**6))):
+        assert len(shown(value)) <= 60
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[" * 10**6, b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1e999}', b"[1]", b"3"],
+)
+def test_a_file_that_is_no_object_is_named(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^config = '.*': (not JSON|must be a JSON object)"):
+        read_object(path, "config")
+    for other in (tmp_path, tmp_path / "none", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=r"^config = '.*': is not a file"):
+            read_object(other, "config")

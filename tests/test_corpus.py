@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,3 +269,59 @@ def test_the_verb_names_a_mistake_in_one_line():
     info = [sys.executable, "-m", "moe_leverage", "corpus", "info", "--json"]
     shown = json.loads(subprocess.run(info, capture_output=True, check=True).stdout)
     assert shown["domains"]["prose"]["licences"]
+
+
+@pytest.mark.parametrize("part", ["vocab", "merges", "added_tokens", "normalizer"])
+def test_a_tokenizer_that_gives_other_tokens_is_refused_and_built_again(toy, part):
+    built = corpus.build_corpus("smoke", pin=True)
+    path = paths.CACHE / "corpus/smoke/tokenizer.json"
+    good = path.read_text()
+    found = json.loads(good)
+    if part == "vocab":
+        names = list(found["model"]["vocab"])
+        found["model"]["vocab"] |= {names[-1]: names.index(names[-2]), names[-2]: len(names) - 1}
+    elif part == "merges":
+        found["model"]["merges"].reverse()
+    elif part == "added_tokens":
+        found["added_tokens"] = []
+    else:
+        found["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"corpus = 'smoke': tokenizer\.json is [0-9a-f]{12}, man"):
+        corpus.load("smoke")
+    assert corpus.build_corpus("smoke").digest == built.digest
+    assert json.loads(path.read_text()) == json.loads(good)
+    for text in ("", "{", "[]", "[" * 100_000, '{"model": 3}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"tokenizer\.json is damaged, manifest"):
+            corpus.load("smoke")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"tokenizer\.json is missing, manifest"):
+        corpus.load("smoke")
+
+
+def test_a_download_is_held_to_its_hash(tmp_path, monkeypatch):
+    commands = []
+
+    def download(command, **rest):
+        listing = command[command.index("--requirement") + 1]
+        commands.append((command, Path(listing).read_text()))
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: none")
+
+    monkeypatch.setattr(subprocess, "run", download)
+    source = Source(name="one", version="1.0", wheel="one.whl", sha256="0" * 64, licence="MIT")
+    with pytest.raises(ValueError, match=r"corpus source one==1\.0: ERROR: none"):
+        documents.fetch(source, tmp_path)
+    ((command, listed),) = commands
+    assert {"--require-hashes", "--no-deps", "--only-binary"} <= set(command)
+    assert listed == f"one==1.0 --hash=sha256:{'0' * 64}\n"
+
+
+def test_a_member_larger_than_a_document_can_be_is_not_read(tmp_path, monkeypatch):
+    wheel = wheel_of(tmp_path, "one", {"p/large.txt": prose(1, 400), "p/small.txt": prose(2, 60)})
+    source = Source(name="one", version="1.0", wheel=wheel.name, sha256="", licence="MIT")
+    assert len({document.key for document in documents.extract(source, wheel)}) == 2
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = sorted(info.file_size for info in archive.infolist())
+    monkeypatch.setattr(documents, "LARGEST_MEMBER_BYTES", sizes[1] - 1)
+    assert len({document.key for document in documents.extract(source, wheel)}) == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from importlib import metadata
@@ -90,3 +92,41 @@ def test_what_checks_the_c_plus_plus_is_pinned_and_sees_it_all() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (pattern,) = re.findall(r"^CPP := \$\(wildcard (.+)\)$", makefile, re.MULTILINE)
     assert tracked("*.cpp", "*.h") == {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern)}
+
+
+PYTHON = """#!/bin/sh
+case "$*" in "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;; esac
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "späce and ünïcode", "100% #1, (a)"])
+def test_make_keeps_its_environment_in_the_checkout_whatever_its_path(
+    tmp_path: Path, name: str
+) -> None:
+    checkout = tmp_path / name
+    checkout.mkdir()
+    for file in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copyfile(ROOT / file, checkout / file)
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    own = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    make = ["make", "--silent", "env"]
+    done = subprocess.run(make, cwd=checkout, env=own, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "python"])
+    stamp = checkout / ".venv" / ".moe-leverage-installed"
+    assert stamp.read_text() == f"{checkout.resolve()}\n"
+    again = subprocess.run([*make, "-n"], cwd=checkout, env=own, capture_output=True, text=True)
+    assert again.stdout == ""  # it is found again, and nothing is to be done
+
+
+def test_make_refuses_an_environment_that_it_could_not_name(tmp_path: Path) -> None:
+    shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
+    own = {"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(tmp_path / "their own" / "venv")}
+    done = subprocess.run(
+        ["make", "env"], cwd=tmp_path, env=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "has a space in its path; deactivate it" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["Makefile"]

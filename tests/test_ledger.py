@@ -3,11 +3,16 @@
 import copy
 import json
 import multiprocessing
+import os
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moe_leverage import ledger
 from moe_leverage.config import ModelConfig, RunConfig
@@ -130,6 +135,76 @@ def test_a_line_cut_by_a_kill_is_dropped_and_the_next_append_is_whole(tmp_path):
     assert ledger.table("toy", directory=tmp_path)["seed"].tolist() == [3]
 
 
+def test_a_ledger_saved_by_another_writer_is_the_same_ledger(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    for seed in range(3):
+        append(path, record_of(seed, excluded="by hand" if seed == 2 else None))
+    before = list(records(path)), ledger.statuses(path)
+    lines = [
+        json.dumps(json.loads(s), indent=None, sort_keys=True)
+        for s in path.read_text().splitlines()
+    ]
+    path.write_text("\r\n".join(lines))  # spaces after colons, other ends, none at the last line
+    assert (list(records(path)), ledger.statuses(path)) == before
+    assert len(ledger.statuses(path)) == 3
+    append(path, record_of(3))
+    kept = list(records(path))
+    assert kept[:3] == before[0]
+    assert [record["excluded"] for record in kept] == [None, None, "by hand", None]
+
+
+OTHERS = {
+    "a note": b"buy milk",
+    "two lines": b"first\nsecond\n",
+    "a torn note": b"first\nsecond",
+    "a config": json.dumps(record_of()["config"]).encode(),
+    "a config with its end": json.dumps(record_of()["config"]).encode() + b"\n",
+    "a binary": bytes(range(256)) * 300,
+    "a ledger and a note": json.dumps(record_of()).encode() + b"\nand a note",
+    "a list": b"[1]\n",
+    "another schema": b'{"schema":99}\n',
+    "no UTF-8": b'{"schema":1,"run_id":"\xff"}\n',
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path, name):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(OTHERS[name])
+    with pytest.raises(ValueError, match=r"^ledger = .*no ledger.*nothing was written"):
+        append(path, record_of())
+    assert path.read_bytes() == OTHERS[name]
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_that_are_no_record_are_ever_cut(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mine.jsonl"
+        path.write_bytes(content)
+        try:
+            append(path, record_of())
+        except ValueError:
+            assert path.read_bytes() == content
+        else:
+            assert content == b"" or b'{"schema":'.startswith(content[:10])
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "pipe"])
+def test_a_ledger_is_a_regular_file(tmp_path, kind):
+    path, beside = tmp_path / "mine.jsonl", tmp_path / "beside.jsonl"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(beside)
+        if kind == "link":
+            append(beside, record_of())
+    with pytest.raises(ValueError, match=r"^ledger = .*: is a (directory|link|device)"):
+        append(path, record_of(1))
+    assert kind != "dangling link" or not beside.exists()
+
+
 def write_many(path, first):
     for seed in range(first, first + 50):
         append(path, record_of(seed))
@@ -216,8 +291,12 @@ def test_verify_finds_what_is_wrong(tmp_path, path, value, message):
 
 
 def test_verify_finds_a_run_that_stands_twice(tmp_path):
-    for _ in range(2):
+    append(tmp_path / "toy.jsonl", record_of())
+    with pytest.raises(ValueError, match=r"^run = '\w+': stands in toy\.jsonl already"):
         append(tmp_path / "toy.jsonl", record_of())
+    assert verify(tmp_path) == []
+    once = (tmp_path / "toy.jsonl").read_bytes()
+    (tmp_path / "toy.jsonl").write_bytes(2 * once)
     assert verify(tmp_path) == [f"toy.jsonl: run {record_of()['run_id']} stands more than once"]
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from moe_leverage import audit, ledger
+from moe_leverage.analysis.gates import Gate
 from moe_leverage.audit.claims import Measurement
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.figures import limits
@@ -131,9 +132,32 @@ def test_the_runs_that_decide_a_claim_narrow_its_interval_just_enough(
         assert verdict.claim.judge(Measurement(effect=effect, **ends)) == f"measured: {label}"
 
 
+def test_an_effect_that_only_a_gate_keeps_open_needs_no_runs(undecided):
+    verdict = replace(undecided(0.3, 0.2, 0.4, (0.1, 0.9)), label="not decided")
+    assert limits.runs_needed([verdict]).empty
+
+
+def test_failing_gates_have_a_row_each_with_the_worst_study():
+    def gate(name, study, figure, limit, *, holds):
+        return Gate(name=name, study=study, holds=holds, figure=figure, limit=limit, detail="")
+
+    found = [
+        gate("balanced", "a", 9.0, 4.0, holds=False),
+        gate("balanced", "b", 2.0, 4.0, holds=True),
+        gate("balanced", "c", 30.0, 4.0, holds=False),
+        gate("repeated", "a", 1, 2, holds=False),
+        gate("sized", "a", 0, 0, holds=True),
+    ]
+    rows = limits.failing(found).set_index("gate")
+    assert rows["worst figure"].to_dict() == {"balanced": 30.0, "repeated": 1}
+    assert rows.loc["balanced", ["in", "of", "studies"]].tolist() == [2, 3, "a, c"]
+    assert limits.failing([found[1]]).empty
+
+
 def test_no_number_of_runs_decides_an_effect_on_the_edge_or_none(undecided, verdicts):
     edge = limits.runs_needed([undecided(0.5, 0.2, 0.9, (0.5, 1.0))])
     assert np.isinf(edge["times_the_runs"].item())
     assert limits.runs_needed([undecided(None, -1.0, 1.0, (0.5, 1.0))]).empty
-    decided = [v for v in verdicts if v.label != "measured: cannot tell"]
+    open_labels = ("measured: cannot tell", "not decided")
+    decided = [v for v in verdicts if v.label not in open_labels]
     assert limits.runs_needed(decided).empty

@@ -9,7 +9,6 @@ from moe_leverage.page.chapter import runs_of
 from moe_leverage.page.registry import draw
 from moe_leverage.studies import catalogue as studies
 from moe_leverage.studies import protocol
-from moe_leverage.studies.runner import recorded_in
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +23,9 @@ def noise():
 
 def test_a_run_of_the_pilot_stands_in_no_study():
     """A copy of the ledger from before the grids had files of their own would bring them back."""
-    own = set(recorded_in(ledger.DIRECTORY / "pilot.jsonl"))
+    own = set(ledger.statuses(ledger.DIRECTORY / "pilot.jsonl"))
     for study in set(studies.STUDIES) - {"pilot"}:
-        assert not own & set(recorded_in(ledger.DIRECTORY / f"{study}.jsonl")), study
+        assert not own & set(ledger.statuses(ledger.DIRECTORY / f"{study}.jsonl")), study
 
 
 @pytest.mark.parametrize("name", ["pilot-gates", "pilot-rates"])

@@ -25,7 +25,7 @@ from moe_leverage.studies.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.studies.runner import Place, missing, recorded_in
+from moe_leverage.studies.runner import Place, missing
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
@@ -39,7 +39,10 @@ LAWS = Laws(
     hyperparameters=RATES,
     allocation={f"{family}_model": STARTING_MODEL for family in FAMILIES},
     leverage=PUBLISHED.joint,
+    tuning=RATES,
+    isoflop={f"{family}_model": STARTING_MODEL for family in FAMILIES},
 )
+COMPILED = 5e10  # FLOPs a second and worker, compiled, at the bodies of the second ladder
 SNAPSHOT = Path(__file__).parent / "plans.txt"
 ALL = {name: plan(name, LAWS) for name in STUDIES}
 
@@ -63,11 +66,13 @@ def test_the_plans_have_not_moved():
     assert SNAPSHOT.read_text() == snapshot()
 
 
-def test_there_are_three_hundred_runs_that_two_cores_train_within_hours():
+def test_each_ladder_is_of_hundreds_of_runs_that_two_cores_train_within_a_day():
     unique = {one.run_id: one for planned in ALL.values() for one in planned}
-    assert len(unique) >= 300
-    total = sum(count_training_flops(one.run) for one in unique.values())
-    assert total / status.ASSUMED_FLOPS_PER_SECOND / 2 < 24 * 3600
+    for protocol, flops_per_second in ((1, status.ASSUMED_FLOPS_PER_SECOND), (2, COMPILED)):
+        ladder = [one.run for one in unique.values() if one.protocol == protocol]
+        assert len(ladder) >= 300
+        total = sum(count_training_flops(run) for run in ladder)
+        assert total / flops_per_second / 2 < 24 * 3600
 
 
 def test_the_dense_frontier_alone_goes_beyond_the_ladder():
@@ -161,12 +166,37 @@ def test_rates_and_batches_come_from_the_law_of_the_family():
     assert moe.batch_tokens == pytest.approx(BATCH(top), abs=SEQUENCE_LENGTH)
 
 
-def test_models_are_trained_on_three_times_their_optimal_tokens():
-    small = derive(Point(budget_flops=BUDGETS[-1]), LAWS).model
-    large = derive(Point(budget_flops=3 * BUDGETS[-1]), LAWS).model
+def test_models_of_the_first_ladder_are_trained_on_three_times_their_optimal_tokens():
+    laws = Laws(hyperparameters=LAWS.hyperparameters, allocation=LAWS.allocation)
+    small = derive(Point(budget_flops=BUDGETS[-1]), laws).model
+    large = derive(Point(budget_flops=3 * BUDGETS[-1]), laws).model
     by_start = derive(Point(budget_flops=BUDGETS[-1]), Laws()).model
     assert (large.num_layers, large.d_model) == (by_start.num_layers, by_start.d_model)
     assert count_forward_flops(small, 256).total < count_forward_flops(large, 256).total
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_models_of_the_second_ladder_have_the_body_of_their_own_budget(dense):
+    laws = Laws(tuning=LAWS.tuning, isoflop=LAWS.isoflop)
+    point = Point(budget_flops=1e13, dense=dense)
+    body = derive(point, laws).model
+    by_start = derive(point, Laws()).model
+    assert (body.num_layers, body.d_model) == (by_start.num_layers, by_start.d_model)
+    assert (
+        derive(point, laws).learning_rate
+        == derive(point, Laws(hyperparameters=RATES)).learning_rate
+    )
+
+
+def test_the_second_ladder_has_one_recipe_but_for_its_pilots():
+    """The baseline gets the recipe of what it is compared with; only the text scored is more."""
+    for one in chain(*ALL.values()):
+        if one.protocol == 2 and STUDIES[one.study].role != "pilot":
+            run, routing = one.run, one.run.model.routing
+            assert run.validation_tokens == 1_000_000
+            assert (run.adam_beta2, run.decay, run.model.qk_norm) == (0.95, "exponential", "none")
+            if run.model.is_moe:
+                assert routing.balance_coefficient == 0.1
 
 
 def test_the_dense_partner_has_the_tokens_of_the_mixture_and_its_leverage_in_flops():
@@ -418,7 +448,7 @@ def test_a_study_is_complete_when_all_it_plans_is_recorded(place):
     status.pin(place)
     assert status.verify(place) == []
     assert ledger.standing("hparams", place.ledger).words == "hparams: 120 of 132 runs"
-    have = recorded_in(place.ledger / "hparams.jsonl")
+    have = ledger.statuses(place.ledger / "hparams.jsonl")
     again = [one for one in status.plan_now("hparams", place) if one.run_id not in have]
     write(place, "hparams", synthetic(again, bowl))
     assert ledger.standing("hparams", place.ledger).is_complete

@@ -19,11 +19,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
+
+import orjson
+
+SHOWN = 60  # characters of a value, or of a name, in a message
+LISTED = 8  # allowed values that a message names
+SMALLEST_RATIO = 1e-9  # A: one expert of a billion
+GRANULARITIES = (1e-3, 1e6)  # G, from experts of 2000 times the model's width on
+MOST = 10**12  # of anything that is counted: beyond it no machine holds a model or a run
+LARGEST_FILE = 64 << 20  # bytes of a JSON file that is read for its fields
 
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:
@@ -34,7 +45,100 @@ def require(holds: bool, name: str, value: object, rule: str) -> None:
     ValueError: num_steps = 3: must exceed 4
     """
     if not holds:
-        raise ValueError(f"{name} = {value!r}: {rule}")
+        raise ValueError(f"{_cut(name)} = {shown(value)}: {rule}")
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: in one line of at most 60 characters, whatever it is.
+
+    >>> shown("short"), shown(10**400), len(shown("x" * 1000))
+    ("'short'", 'a number of 401 digits', 60)
+    """
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:
+        return f"a number of {_num_digits(value)} digits"
+    return _cut(_SHORT.repr(value))
+
+
+def one_of(options: Iterable[object]) -> str:
+    """The rule that a value be one of these, of which a message names the first few.
+
+    >>> one_of("abc"), one_of(range(100))
+    ('must be one of a, b, c', 'must be one of 0, 1, 2, 3, 4, 5, 6, 7 and 92 more')
+    """
+    names = [_cut(str(option)) for option in options]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"must be one of {', '.join(names[:LISTED])}{more}"
+
+
+def require_count(name: str, value: object, low: int = 1, high: int = MOST) -> None:
+    """Refuse what is no whole number from `low` to `high`.
+
+    >>> require_count("num_experts", -(2**63), 0)
+    Traceback (most recent call last):
+    ValueError: num_experts = -9223372036854775808: must be a whole number >= 0
+    """
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    rule = f"must be a whole number >= {low}"
+    require(is_whole and typing.cast(int, value) >= low, name, value, rule)
+    rule = f"must be at most {high:.0e}" if high >= 10**6 else f"must be at most {high}"
+    require(typing.cast(int, value) <= high, name, value, rule)
+
+
+def require_number(
+    name: str, value: object, low: float, high: float, *, above: bool = False
+) -> None:
+    """Refuse what is no finite number from `low`, or with `above` from above it, to `high`.
+
+    >>> require_number("gradient_clip", float("inf"), 0, 1e6, above=True)
+    Traceback (most recent call last):
+    ValueError: gradient_clip = inf: must be a number above 0 and up to 1e+06
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    rule = f"must be a number {'above' if above else 'from'} {low:g} {'and up ' if above else ''}"
+    holds = is_number and low <= typing.cast(float, value) <= high and not (above and value == low)
+    require(holds, name, value, f"{rule}to {high:g}")
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file that goes by `name` in a message.
+
+    Numbers that JSON does not have, nesting that no config has, bytes that are no UTF-8 and files
+    that are no files are errors of one line.
+    """
+    require(path.is_file(), name, str(path), "is not a file")
+    rule = f"is larger than the {LARGEST_FILE >> 20} MB that a file of fields may have"
+    require(path.stat().st_size <= LARGEST_FILE, name, str(path), rule)
+    try:
+        values = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{name} = {shown(str(path))}: not JSON: {error}") from None
+    is_object = isinstance(values, dict)
+    require(is_object, name, str(path), "must be a JSON object with named fields")
+    return dict(values)
+
+
+def _cut(text: str) -> str:
+    """A text in one line, its middle left out where it is longer than a message shows."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    end = SHOWN // 2 - 3
+    return line if len(line) <= SHOWN else f"{line[: SHOWN - end - 3]}...{line[-end:]}"
+
+
+def _num_digits(value: int) -> int:
+    """Decimal digits of a whole number, without writing it out: Python refuses more than 4300."""
+    digits = int((abs(value).bit_length() - 1) * 0.30102999566398120) + 1
+    return digits + int(abs(value) >= 10**digits)
+
+
+class _Short(reprlib.Repr):
+    """Representations that neither end in a recursion nor write out what has no end."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return shown(x) if abs(x) >= 10**SHOWN else repr(x)
+
+
+_SHORT = _Short()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 4096, 4096, SHOWN
 
 
 class Record:
@@ -96,7 +200,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     """`value` as the annotated type `hint`, without silent coercion."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        require(value in options, name, value, f"must be one of {', '.join(map(str, options))}")
+        require(_is_in(value, options), name, value, one_of(options))
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
@@ -107,24 +211,28 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         require(isinstance(value, Mapping), name, value, "must be an object with named fields")
         return typing.cast(type[Record], hint).from_dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) < 10**300, name, value, "is larger than any number here")
         return float(value)
     is_right = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     require(is_right, name, value, f"must be of type {hint.__name__}")
     return value
 
 
+def _is_in(value: object, options: tuple[object, ...]) -> bool:
+    """Whether a value of any type, one without a hash among them, is one of the options."""
+    return any(type(value) is type(option) and value == option for option in options)
+
+
 def _require_counts(config: object, minimum: int, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole and value >= minimum, name, value, f"must be a whole number >= {minimum}")
+        require_count(name, getattr(config, name), minimum)
 
 
-def _require_numbers(config: object, low: float, high: float, *names: str) -> None:
+def _require_numbers(
+    config: object, low: float, high: float, *names: str, above: bool = False
+) -> None:
     for name in names:
-        value = getattr(config, name)
-        rule = f"must be a number from {low:g} to {high:g}"
-        require(isinstance(value, int | float) and low <= value <= high, name, value, rule)
+        require_number(name, getattr(config, name), low, high, above=above)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,14 +255,14 @@ class RoutingConfig(Record):
 
     def __post_init__(self) -> None:
         options = ("softmax", "sigmoid")
-        require(self.score in options, "score", self.score, f"must be one of {', '.join(options)}")
+        require(self.score in options, "score", self.score, one_of(options))
         _require_counts(self, 1, "num_groups", "num_groups_kept")
         rule = f"cannot exceed num_groups = {self.num_groups}"
         require(
             self.num_groups_kept <= self.num_groups, "num_groups_kept", self.num_groups_kept, rule
         )
         _require_numbers(self, 0.0, 1e3, "balance_coefficient", "z_coefficient", "bias_update_rate")
-        require(self.scaling > 0, "scaling", self.scaling, "must be positive")
+        _require_numbers(self, 0.0, 1e6, "scaling", above=True)
 
 
 PAPER_VOCABULARY_SIZE = 126_464  # Appendix B
@@ -242,8 +350,8 @@ class ModelConfig(Record):
         else:
             self._check_dense()
         _require_numbers(self, 0.0, 1.0, "rope_fraction", "init_std")
-        require(self.norm_eps > 0, "norm_eps", self.norm_eps, "must be positive")
-        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "must exceed 1")
+        _require_numbers(self, 0.0, 1.0, "norm_eps", above=True)
+        _require_numbers(self, 1.0, 1e12, "rope_theta", above=True)
 
     def _check_attention(self) -> None:
         divides = self.num_heads % self.num_kv_heads == 0
@@ -254,8 +362,7 @@ class ModelConfig(Record):
             require(self.d_model % self.num_heads == 0, "d_model", self.d_model, rule)
             object.__setattr__(self, "d_head", self.d_model // self.num_heads)
         options = ("none", "head", "width")
-        rule = f"must be one of {', '.join(options)}"
-        require(self.qk_norm in options, "qk_norm", self.qk_norm, rule)
+        require(self.qk_norm in options, "qk_norm", self.qk_norm, one_of(options))
 
     def _check_experts(self) -> None:
         _require_counts(self, 1, "num_active_experts", "d_expert")
@@ -351,10 +458,11 @@ def whole_experts(
     >>> whole_experts(activation_ratio=3 / 65, granularity=8, d_model=64)
     {'num_experts': 256, 'num_active_experts': 8, 'num_shared_experts': 4, 'd_expert': 16}
     """
-    rule = "must be above 0 and at most 1"
-    require(0 < activation_ratio <= 1, "activation_ratio", activation_ratio, rule)
-    require(granularity > 0, "granularity", granularity, "must be positive")
-    require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, "must be from 0 to below 1")
+    require_number("activation_ratio", activation_ratio, SMALLEST_RATIO, 1)
+    require_number("granularity", granularity, *GRANULARITIES)
+    rule = "must be from 0 to below 1"
+    require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, rule)
+    require_number("active_ffn_ratio", active_ffn_ratio, 0, 1e6, above=True)
     d_expert = multiple * max(1, round(2 * d_model / granularity / multiple))
     served_by = max(1, round(active_ffn_ratio * d_model / d_expert))
     shared = round(shared_ratio * served_by)
@@ -419,10 +527,10 @@ class RunConfig(Record):
             self, 0.0, 1.0, "warmup_fraction", "decay_fraction", "final_rate_fraction",
             "weight_decay", "adam_beta1", "adam_beta2",
         )  # fmt: skip
-        require(
-            0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "must be in (0, 10)"
-        )
-        require(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "must be positive")
+        _require_numbers(self, 0.0, 10.0, "learning_rate", above=True)
+        _require_numbers(self, 0.0, 1.0, "adam_eps")
+        _require_numbers(self, 0.0, 1e6, "gradient_clip", above=True)
+        _require_numbers(self, 0.0, 1e3, "mtp_coefficient")
         rule = "must be positive: a step at rate 0 would be wasted"
         rate = self.final_rate_fraction
         require(self.decay == "none" or rate > 0, "final_rate_fraction", rate, rule)

@@ -94,6 +94,27 @@ def widened_noise(table: pd.DataFrame) -> float:
     return sigma * student_ratio(freedom) if freedom >= MIN_FREEDOM else float("nan")
 
 
+def noise_near(table: pd.DataFrame, budget: float) -> tuple[float, float]:
+    """`widened_noise` at the budget nearest to one, of those that know it, and that budget.
+
+    NaN for both where no budget has enough repeated settings.
+
+    >>> runs = pd.DataFrame({"config_id": ["a"] * 3 + ["b"], "loss_nats": [3.0, 3.3, 3.1, 3.0],
+    ...     "budget_flops": [1e12] * 3 + [1e10]})
+    >>> noise_near(runs, 1e10)[1]
+    1000000000000.0
+    """
+    found = {
+        float(rung): widened_noise(table[table["budget_flops"] == rung])
+        for rung in sorted(set(table["budget_flops"]))
+    }
+    known = [rung for rung, noise in found.items() if np.isfinite(noise)]
+    if not known:
+        return float("nan"), float("nan")
+    nearest = min(known, key=lambda rung: abs(np.log(rung / budget)))
+    return found[nearest], nearest
+
+
 def near_optimal(table: pd.DataFrame, tolerance: float = NEAR_OPTIMAL) -> pd.DataFrame:
     """The runs whose loss lies within `tolerance` of the best at their budget (Section 2.2).
 

@@ -34,11 +34,12 @@ Label = Literal[
     "measured: agrees",
     "measured: disagrees",
     "measured: cannot tell",
+    "not decided",
     "not checkable",
 ]
 LABELS: tuple[Label, ...] = (
     "reproduced", "consistent", "discrepant", "measured: agrees", "measured: disagrees",
-    "measured: cannot tell", "not checkable",
+    "measured: cannot tell", "not decided", "not checkable",
 )  # fmt: skip
 
 
@@ -53,12 +54,16 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What our own runs say: an effect with its 90 % interval, or why there is none."""
+    """What our own runs say: an effect with its 90 % interval, or why there is none.
+
+    While `gates` names any, the runs may show an effect and yet decide nothing.
+    """
 
     effect: float | None
     low: float = float("-inf")
     high: float = float("inf")
     detail: str = ""
+    gates: tuple[str, ...] = ()  # those it rests on that fail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +129,8 @@ class Claim:
     def _judge_measurement(self, found: Measurement) -> Label:
         if found.effect is None or self.region is None:
             return "measured: cannot tell"
+        if found.gates:
+            return "not decided"
         low, high = self.region
         if low <= found.low and found.high <= high:
             return "measured: agrees"

@@ -16,6 +16,7 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.gates import Gate, gates, rests_on
 from moe_leverage.analysis.leverage import best_runs, frontier_compute
 from moe_leverage.analysis.measured import load_ledger
 from moe_leverage.analysis.reductions import seed_noise, with_law_names
@@ -51,6 +52,24 @@ def plain_studies(*, with_dense: bool = False) -> list[str]:
         return []
     wanted = (table["role"] == "plain") & ~(table["is_moe"] & with_dense)
     return sorted(table.loc[wanted, "study"].unique())
+
+
+def failing_gates(studies: Sequence[str]) -> tuple[str, ...]:
+    """Names of the gates that a claim about these studies rests on and that fail."""
+    return _failing_gates(ledger.DIRECTORY, ledger.stamp(ledger.DIRECTORY), *studies)
+
+
+@functools.lru_cache(maxsize=64)
+def _failing_gates(directory: Path, _: ledger.Stamp, *studies: str) -> tuple[str, ...]:
+    found = _gates(directory, ledger.stamp(directory))
+    names = rests_on(ledger.table(directory=directory), studies)
+    failing = [gate.name for gate in found if gate.study in names and not gate.holds]
+    return tuple(dict.fromkeys(failing))
+
+
+@functools.lru_cache(maxsize=2)
+def _gates(directory: Path, _: ledger.Stamp) -> list[Gate]:
+    return gates(ledger.table(directory=directory))
 
 
 def runs(studies: Sequence[str]) -> pd.DataFrame:

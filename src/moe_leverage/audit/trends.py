@@ -128,7 +128,7 @@ def measure(**arguments: Any) -> Measurement:
     if not np.isfinite(effects).all() or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
         return Measurement(effect=None, detail=f"no optimum is resolved by {scope}")
     effect, low, high = _picked(effects, np.where(np.isfinite(draws), draws, np.nan), design.pick)
-    return Measurement(effect=effect, low=low, high=high, detail=scope)
+    return _measurement(effect, low, high, scope, design.studies)
 
 
 @check
@@ -151,8 +151,17 @@ def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measuremen
     detail = f"fit {fit} to {len(law.log_target)} points of our runs"
     if verdicts(FITS).get((fit, coefficient)) == NOT_IDENTIFIED:
         return Measurement(effect=None, detail=f"the data do not identify it: {detail}")
-    value = float(getattr(law.law, coefficient))
-    return Measurement(effect=value, low=low, high=high, detail=detail)
+    return _measurement(float(getattr(law.law, coefficient)), low, high, detail, studies)
+
+
+def _measurement(
+    effect: float, low: float, high: float, detail: str, studies: Sequence[str]
+) -> Measurement:
+    """An effect with the gates that keep it from deciding anything, if one does."""
+    failing = evidence.failing_gates(studies)
+    if failing:
+        detail = f"gates that fail: {', '.join(failing)}; {detail}"
+    return Measurement(effect=effect, low=low, high=high, detail=detail, gates=failing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,6 +70,7 @@ class Verdict:
             "verdict": self.label,
             "found": self.value,
             "interval": _finite(self.interval),
+            "gates": list(self.found.gates) if isinstance(self.found, Measurement) else [],
             "detail": self.detail,
         }
 

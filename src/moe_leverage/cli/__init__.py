@@ -15,6 +15,8 @@ import typer
 from moe_leverage import __version__
 from moe_leverage.modules import import_modules
 
+MESSAGE = 240  # characters of a message, beside the name of the program
+
 app = typer.Typer(
     name="moe-leverage",
     help="Count, predict, design, train and fit mixture-of-experts language models.",
@@ -47,8 +49,12 @@ def main() -> None:
     import_modules(__name__)
     try:
         code = app(standalone_mode=False)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        fail(f"{error.filename or 'system'}: {error.strerror}" if error.strerror else str(error))
+    except ValueError as error:
         fail(str(error))
+    except MemoryError:
+        fail("memory: this machine has not enough of it for what was asked")
     except typer.TyperException as error:
         fail(error.format_message())
     except typer.Abort:
@@ -59,5 +65,16 @@ def main() -> None:
 def fail(message: str) -> None:
     """Print one line to the error stream and exit with 2; no line where help was the answer."""
     if message:
-        print(f"moe-leverage: {' '.join(message.split())}", file=sys.stderr)
+        print(f"moe-leverage: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def one_line(message: str) -> str:
+    """A message in one line of at most MESSAGE characters, none of them a command to a terminal.
+
+    >>> one_line("a\\n  b \\x1b[31m"), len(one_line("long " * 1000))
+    ('a b ?[31m', 240)
+    """
+    words = " ".join(message.split())
+    line = "".join(c if c.isprintable() else "?" for c in words)
+    return line if len(line) <= MESSAGE else f"{line[: MESSAGE - 4]} ..."

@@ -126,7 +126,11 @@ def design(
     """
     from dataclasses import asdict
 
+    from moe_leverage import paths
     from moe_leverage.design import search
+
+    if hf is not None:
+        paths.require_output("hf", hf)
 
     limits = search.Limits(
         compute=compute,

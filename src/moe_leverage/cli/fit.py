@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ MOST_ROWS = 40  # of leverage, printed to a terminal; --json has all
 def fit(
     runs: Annotated[Path, typer.Argument(metavar="RUNS.csv", help="One row a finished run.")],
     column_map: Annotated[
-        Path | None, typer.Option("--map", help="TOML with tables [columns] and [units].")
+        Path | None, typer.Option("--map", help="TOML with tables \\[columns] and \\[units].")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -32,11 +33,15 @@ def fit(
 
     Example: moe-leverage fit runs.csv --map columns.toml --report report.html
     """
+    from moe_leverage import paths
+
+    if report is not None:
+        paths.require_output("report", report, runs, column_map)
+
     from moe_leverage.your_runs.reading import read_runs
 
     table = read_runs(runs, column_map)
 
-    from moe_leverage import paths  # only now: a mistake is answered at once
     from moe_leverage.analysis import findings
     from moe_leverage.your_runs import report as reports
 
@@ -49,6 +54,9 @@ def fit(
         typer.echo(json.dumps(record, indent=2))
     else:
         _print(record, table, report)
+    if not record["fits"] and not record["leverage"]:
+        print("moe-leverage: nothing was fitted", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -78,19 +86,22 @@ def fits(
         typer.echo(f"{name}: {law}")
     for name, reason in index["skipped"].items():
         typer.echo(f"not fitted: {name}: {reason}")
+    if not index["fits"]:
+        raise typer.Exit(1)
 
 
 def _print(record: dict[str, Any], table: RunsTable, report: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"{record['num_runs']} runs: {record['num_dense']} dense, {record['num_moe']} MoE"
     )
     if table.mapping.guessed:
         console.print("Columns guessed from their names; as a file for --map this is")
-        console.print(table.mapping.to_toml(), highlight=False, markup=False)
+        console.print(table.mapping.to_toml(), highlight=False)
     for note in record["notes"]:
         console.print(f"  {note}", highlight=False)
     for warning in record["warnings"]:
@@ -104,7 +115,8 @@ def _print(record: dict[str, Any], table: RunsTable, report: Path | None) -> Non
             f"{key} {_short(value)} ({' to '.join(map(_short, fitted['interval'][key]))})"
             for key, value in fitted["coefficients"].items()
         )
-        fits.add_row(name, fitted["equation"], str(fitted["num_points"]), shown)
+        cells = (name, fitted["equation"], str(fitted["num_points"]), shown)
+        fits.add_row(*map(Text, cells))
     if len(whole) < len(record["fits"]):
         fits.caption = f"{len(record['fits']) - len(whole)} sections of the joint law in --json"
     if whole:

@@ -21,12 +21,15 @@ def router_trace(
 
     Example: moe-leverage router-trace --out trace.json
     """
-    from moe_leverage import corpus
+    from moe_leverage import paths
     from moe_leverage.instruments import recording
+
+    path = recording.TRACE if out is None else paths.require_output("out", out)
+
+    from moe_leverage import corpus
     from moe_leverage.instruments import router_trace as recorder
 
     begun, worked = time.monotonic(), time.process_time()
-    path = recording.TRACE if out is None else out
     trace = recorder.record(corpus=corpus.load(recorder.RUN.corpus))
     trace["provenance"]["seconds"] = round(time.monotonic() - begun, 1)
     trace["provenance"]["processor_seconds"] = round(time.process_time() - worked, 1)

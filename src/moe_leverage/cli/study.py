@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +19,7 @@ from moe_leverage.cli import app
 if TYPE_CHECKING:
     from moe_leverage.studies.catalogue import Planned
     from moe_leverage.studies.runner import Outcome, Place
+    from moe_leverage.studies.yours import YourStudy
 
 group = typer.Typer(
     help="The studies: what is planned, run them, where they stand.", no_args_is_help=True
@@ -51,14 +54,18 @@ def list_studies(as_json: Json = False) -> None:
 def plan(study: str, as_json: Json = False) -> None:
     """Every run of a study: axes, sizes, FLOPs, predicted minutes on one worker, and its state.
 
+    STUDY is a name, or a file that declares a study of your own (data/studies/example.toml).
     Example: moe-leverage study plan hparams --json
     """
+    from moe_leverage import ledger
     from moe_leverage.studies import runner, status
 
-    place = runner.Place()
+    yours = _yours([study])
+    place = yours.place if yours else runner.Place()
+    study = yours.study.name if yours else study
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
-    have = runner.recorded_in(place.ledger / f"{study}.jsonl")
+    have = ledger.statuses(place.ledger / f"{study}.jsonl")
     rows = [
         _described(one) | {
             "predicted_minutes": round(seconds[one.run_id] / 60, 2),
@@ -75,16 +82,21 @@ def plan(study: str, as_json: Json = False) -> None:
             f"G {row['granularity']:5.2f}  S {row['shared_ratio']:.3f}  E {row['num_experts']:>3}  "
             f"width {row['d_model']:>3} x {row['num_layers']}  eta {row['learning_rate']:.2e}  "
             f"B {row['batch_tokens']:>6,}  D {row['num_tokens']:>11,}  seed {row['seed']}  "
-            f"{row['predicted_minutes']:6.1f} min  {row['state']}"
+            f"{row['predicted_minutes']:6.1f} min  {row['state']}  {row['sweep']}"
         )
     total = sum(row["training_flops"] for row in rows)
     minutes = sum(row["predicted_minutes"] for row in rows if row["state"] == "missing")
     typer.echo(f"{len(rows)} runs, {total:.2e} FLOPs; {minutes:.0f} minutes left on one worker")
+    if yours:
+        typer.echo(_power(yours))
 
 
 @group.command()
 def run(
-    studies: Annotated[list[str] | None, typer.Argument(help="All that can be planned.")] = None,
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names, or one file of your own; all that can be planned if none."),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Runs that go on at once.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
     backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
@@ -97,6 +109,7 @@ def run(
     """Train what the ledger lacks, cheapest first; stop it at any time, run it again to go on.
 
     Example: moe-leverage study run activation granularity --workers 2
+    Example: moe-leverage study run data/studies/example.toml
     """
     from moe_leverage.studies import rounds, runner, status
     from moe_leverage.studies.backends import Pool
@@ -114,9 +127,14 @@ def run(
         compile=compiled,
         max_seconds=60 * max_minutes,
     )
-    place = runner.Place()
-    outcomes = rounds.run_rounds(studies or (), pool, place, progress=_progress)
-    status.pin(place)
+    yours = _yours(studies or [])
+    place = yours.place if yours else runner.Place()
+    names = (yours.study.name,) if yours else ()
+    if yours:
+        place.ledger.mkdir(parents=True, exist_ok=True)
+        typer.echo(_power(yours), err=True)
+    outcomes = rounds.run_rounds(names or studies or (), pool, place, progress=_progress)
+    status.pin(place, *names)
     failures = [one for one in outcomes if one.state == "failed"]
     if as_json:
         rows = [{name: getattr(one, name) for name in one.__slots__} for one in outcomes]
@@ -126,10 +144,32 @@ def run(
         typer.echo(", ".join(counts) or "nothing was missing")
         for one in failures:
             typer.echo(f"{one.study} {one.run_id} failed: {one.reason}", err=True)
+        if yours:
+            _report(yours)
     if failures:
         raise typer.Exit(1)
     if any(one.state == "stopped" for one in outcomes):
         raise typer.Exit(130)
+
+
+@group.command()
+def report(file: str, as_json: Json = False) -> None:
+    """What the runs of your own study show: each design's loss against the other's, and its EL.
+
+    Example: moe-leverage study report data/studies/example.toml --json
+    """
+    from moe_leverage.analysis.comparison import compare
+    from moe_leverage.studies import yours
+
+    found = yours.load(Path(file))
+    if not as_json:
+        _report(found)
+        return
+    table = yours.runs(found)
+    rows = [] if table.empty else compare(table, found.against).to_dict("records")
+    for row in rows:  # JSON knows neither NaN nor infinity
+        row |= {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+    typer.echo(json.dumps({"against": found.against, "designs": rows}))
 
 
 @group.command("status")
@@ -171,6 +211,31 @@ def verify(as_json: Json = False) -> None:
 
 
 @group.command()
+def gates(as_json: Json = False) -> None:
+    """What must hold before a measured claim is decided: each gate, its figure and its limit.
+
+    Example: moe-leverage study gates --json
+    """
+    from dataclasses import asdict
+
+    from moe_leverage import ledger
+    from moe_leverage.analysis.gates import gates
+    from moe_leverage.studies.runner import Place
+
+    found = gates(ledger.table(directory=Place().ledger))
+    if as_json:
+        rows = [asdict(gate) for gate in found]
+        for row in rows:  # JSON knows no infinity
+            row["figure"] = row["figure"] if math.isfinite(row["figure"]) else None
+        typer.echo(json.dumps(rows))
+        return
+    for gate in found:
+        state = "holds" if gate.holds else "FAILS"
+        numbers = f"{gate.figure:>8.3g} (limit {gate.limit:g})"
+        typer.echo(f"{state}  {gate.name:20}{gate.study:16}{numbers:22}  {gate.detail}")
+
+
+@group.command()
 def pin() -> None:
     """Write the runs that each study plans beside the ledger: the audit asks if all are there.
 
@@ -199,6 +264,58 @@ def adopt(law: str, as_json: Json = False) -> None:
     path = adoption.adopt(law, place)
     status.pin(place)
     typer.echo(path.read_text("utf-8").strip() if as_json else f"{law} adopted in {path.name}")
+
+
+def _yours(studies: Sequence[str]) -> YourStudy | None:
+    """The study of a file of the reader's, if one is named; it goes alone."""
+    from moe_leverage.config import require
+
+    if not any(study.endswith(".toml") for study in studies):
+        return None
+    require(len(studies) == 1, "studies", " ".join(studies), "a file of your own goes alone")
+    from moe_leverage.studies import yours
+
+    return yours.load(Path(studies[0]))
+
+
+def _power(yours: YourStudy) -> str:
+    """How many seeds find which difference, by the noise of our own runs near the budget."""
+    from moe_leverage import ledger
+    from moe_leverage.analysis.comparison import seeds_needed
+    from moe_leverage.analysis.reductions import noise_near
+
+    table = ledger.finished(ledger.table())
+    lines = []
+    for budget in yours.budgets_flops:
+        noise, seen = noise_near(table, budget)
+        needed = ", ".join(
+            f"{seeds_needed(noise, d)} to find {100 * d:g} %" for d in (0.01, 0.02, 0.05)
+        )
+        lines.append(
+            f"at {budget:.3g} FLOPs: the loss scatters by {100 * noise:.1f} % between seeds (our "
+            f"runs at {seen:.0e}); seeds a design, nine times in ten: {needed}; "
+            f"planned: {len(yours.seeds)}"
+        )
+    return "\n".join(lines)
+
+
+def _report(found: YourStudy) -> None:
+    """The comparison in words, a line a design and budget, and the gates that fail."""
+    from moe_leverage.analysis.comparison import compare, in_words
+    from moe_leverage.analysis.gates import gates
+    from moe_leverage.studies import yours
+
+    table = yours.runs(found)
+    if table.empty:
+        typer.echo("no run has finished yet")
+        return
+    for _, row in compare(table, found.against).iterrows():
+        typer.echo(in_words(row.to_dict(), found.against))
+    for gate in gates(table):
+        if not gate.holds:
+            typer.echo(
+                f"gate {gate.name} fails: {gate.figure:.3g} (limit {gate.limit:g}), {gate.detail}"
+            )
 
 
 def _described(one: Planned) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,31 +38,47 @@ def train(
 
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
-    from moe_leverage import corpus, ledger
-    from moe_leverage.config import RunConfig
-    from moe_leverage.training.loop import Stopped
-    from moe_leverage.training.loop import train as train_run
-    from moe_leverage.training.machine import Execution
+    from moe_leverage import ledger, paths
+    from moe_leverage.config import RunConfig, read_object
 
     recorded: dict[str, Any] = {}
     if config is not None and not run_id:
-        run = RunConfig.from_dict(_read(config, "config"))
+        run = RunConfig.from_dict(read_object(config, "config"))
     elif run_id and config is None:
         recorded = ledger.find(run_id)
         run = RunConfig.from_dict(recorded["config"])
     else:
         raise ValueError("train: give either --config FILE or --run RUN_ID")
-    how = Execution.from_dict({} if execution is None else _read(execution, "execution"))
+    settings = {} if execution is None else read_object(execution, "execution")
+    if out is not None:
+        paths.require_output("out", out, config, execution)
+        ledger.require_ledger(out)
+        if run.identity() in ledger.statuses(out):
+            _print(ledger.find_in(out, run.identity()), {}, as_json)
+            print(f"moe-leverage: {out} holds this run already", file=sys.stderr)
+            return
+
+    from moe_leverage import corpus  # only now: a mistake is answered at once
+    from moe_leverage.training.loop import Stopped
+    from moe_leverage.training.loop import train as train_run
+    from moe_leverage.training.machine import Execution, from_torchrun
+
+    how = Execution.from_dict(settings)
     tokens = corpus.load(run.corpus)
     try:
         record = train_run(run, corpus=tokens, execution=how, checkpoint_directory=checkpoints)
     except Stopped as stopped:
         print(f"moe-leverage: {stopped}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(128 + stopped.signal_number) from None
-    if int(os.environ.get("RANK", "0")) > 0:  # the first of torchrun's processes speaks for all
+    if from_torchrun("RANK", 0) > 0:  # the first of torchrun's processes speaks for all
         return
     if out is not None:
         ledger.append(out, record | {"study": out.stem})
+    _print(record, recorded, as_json)
+
+
+def _print(record: dict[str, Any], recorded: dict[str, Any], as_json: bool) -> None:
+    """The record, and in words also what the ledger holds of the run."""
     typer.echo(json.dumps(record) if as_json else _summary(record))
     if recorded and not as_json:
         typer.echo(_beside(recorded))
@@ -93,14 +108,3 @@ def _beside(recorded: dict[str, Any]) -> str:
         f"in the ledger: {found}, with torch {where['torch']} on {where['threads']} thread(s) "
         f"of {where['device_name']}"
     )
-
-
-def _read(path: Path, option: str) -> dict[str, Any]:
-    """The JSON object in a file that an option names."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{option} = {str(path)!r}: not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{option} = {str(path)!r}: must be a JSON object with named fields")
-    return values

@@ -285,7 +285,7 @@ def _describe(
         "tier": tier,
         "vocab_size": recipe.vocab_size,
         "digest": hashlib.sha256(digests.encode()).hexdigest(),
-        "tokenizer_sha256": _vocabulary_sha256(directory / "tokenizer.json"),
+        "tokenizer_sha256": _tokenizer_sha256(directory / "tokenizer.json"),
         "files": files,
         "domains": domains,
         "sources": sources,
@@ -301,12 +301,25 @@ def _count(encoded: Iterable[Encoded]) -> dict[str, int]:
     }
 
 
-def _vocabulary_sha256(path: Path) -> str:
-    """SHA-256 of the tokens in order; the file itself also holds the library's own settings."""
-    vocabulary: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab()
-    return hashlib.sha256(
-        json.dumps(sorted(vocabulary, key=vocabulary.__getitem__)).encode()
-    ).hexdigest()
+def _tokenizer_sha256(path: Path) -> str:
+    """SHA-256 of all that decides the tokens of a text; "damaged" where that cannot be read.
+
+    The tokens in order, the merges and what stands before and after them; the file itself also
+    holds the library's own settings, which change with its version.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        model, split = found["model"], found["pre_tokenizer"]
+        parts = {
+            "vocabulary": sorted(model["vocab"], key=model["vocab"].__getitem__),
+            "merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
+            "split": [split["type"], split["add_prefix_space"]],
+            "added": [[token["id"], token["content"]] for token in found["added_tokens"]],
+            "around": [found["normalizer"], found["post_processor"]],
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "damaged"
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _text_sha256(label: str, encoded: list[Encoded]) -> str:
@@ -331,14 +344,17 @@ def _require_same(tier: str, pinned: dict[str, Any], built: dict[str, Any]) -> N
 
 
 def _require_files(tier: str, manifest: dict[str, Any], directory: Path) -> None:
-    for name, entry in manifest["files"].items():
+    wanted = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    wanted["tokenizer.json"] = manifest["tokenizer_sha256"]
+    for name, expected in wanted.items():
         path = directory / name
-        found = file_sha256(path) if path.is_file() else "missing"
+        digest = _tokenizer_sha256 if name == "tokenizer.json" else file_sha256
+        found = digest(path) if path.is_file() else "missing"
         rule = (
-            f"{name} is {found[:12]}, manifest-{tier}.json says {entry['sha256'][:12]}; "
+            f"{name} is {found[:12]}, manifest-{tier}.json says {expected[:12]}; "
             f"run moe-leverage corpus build --tier {tier} again"
         )
-        require(found == entry["sha256"], "corpus", tier, rule)
+        require(found == expected, "corpus", tier, rule)
 
 
 def _directory(tier: str) -> Path:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from moe_leverage import paths
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
 
 
@@ -42,14 +43,8 @@ def to_hf(model: ModelConfig, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> d
 
 def write_hf(model: ModelConfig, path: Path, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> None:
     """Write `to_hf(model)` to `path`, whole or not at all."""
-    require(not path.is_dir(), "path", str(path), "is a directory; name a file to write")
     text = json.dumps(to_hf(model, sequence_length), indent=2) + "\n"
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    paths.write_atomically(path, text)
 
 
 def _common_form(model: ModelConfig) -> dict[str, Any]:

@@ -23,9 +23,12 @@ INKS = {
     "measured: agrees": "moe",
     "measured: disagrees": "accent",
     "measured: cannot tell": "muted",
+    "not decided": "muted",
     "not checkable": "grid",
 }
-HATCHES = {"measured: agrees": "//", "measured: disagrees": "//", "consistent": ".."}
+HATCHES = {
+    "measured: agrees": "//", "measured: disagrees": "//", "consistent": "..", "not decided": "xx",
+}  # fmt: skip
 MARKERS = {"reproduced": "o", "consistent": "s", "discrepant": "X"}
 FARTHEST = 30.0  # ratio at which the second figure ends
 

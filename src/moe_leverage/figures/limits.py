@@ -9,13 +9,15 @@ M    non-embedding FLOPs of one token
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paper
+from moe_leverage.analysis.gates import Gate
 from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.audit import Verdict, table
 from moe_leverage.audit.claims import Label
@@ -134,17 +136,43 @@ def claims(verdicts: Iterable[Verdict], *labels: Label) -> pd.DataFrame:
     return table(chosen)[columns].rename(columns={"locator": "in the paper"})
 
 
+def failing(found: Sequence[Gate]) -> pd.DataFrame:
+    """The gates that fail, a row each: the studies in which, the worst figure, and its limit."""
+    rows = pd.DataFrame([asdict(gate) for gate in found if not gate.holds])
+    columns = ["gate", "limit", "worst figure", "in", "of", "studies"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    judged = pd.Series([gate.name for gate in found]).value_counts()
+    groups = rows.groupby("name", sort=False)
+    return pd.DataFrame(
+        {
+            "gate": name,
+            "limit": group["limit"].iloc[0],
+            "worst figure": _farthest(group["figure"], group["limit"].iloc[0]),
+            "in": len(group),
+            "of": judged[name],
+            "studies": ", ".join(group["study"]),
+        }
+        for name, group in groups
+    )
+
+
+def _farthest(figures: pd.Series[float], limit: float) -> float:
+    return float(figures.iloc[int((figures - limit).abs().argmax())])
+
+
 def runs_needed(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """What would decide each undecided claim, the cheapest first, if its effect stayed as it is.
+    """What would settle each open effect, the cheapest first, if it stayed as it is.
 
     An interval narrows with the square root of the runs until it lies inside the region that
     agrees or outside it: `times_the_runs` is how many times the runs that takes, `then` the verdict
-    that follows. A claim without an effect has no row.
+    that follows. A claim without an effect has no row, nor has one whose interval lies on one side
+    already and that only a gate keeps open.
     """
     rows = []
     for verdict in verdicts:
         claim, effect, interval = verdict.claim, verdict.value, verdict.interval
-        if verdict.label != "measured: cannot tell" or claim.reading_of:
+        if verdict.label not in ("measured: cannot tell", "not decided") or claim.reading_of:
             continue
         if effect is None or interval is None or claim.region is None:
             continue
@@ -157,6 +185,8 @@ def runs_needed(verdicts: Iterable[Verdict]) -> pd.DataFrame:
             widest = np.inf
         else:
             widest = below / (effect - most) if effect > most else above / (least - effect)
+        if widest <= 1:
+            continue
         then = "agrees" if inside else "disagrees"
         rows.append({"claim": claim.id, "times_the_runs": widest**2, "then": then})
     frame = pd.DataFrame(rows, columns=["claim", "times_the_runs", "then"])

@@ -6,6 +6,7 @@ deleted; one that is left out of an analysis carries its reason in `excluded`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from filelock import lock_descriptor
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_parameters, count_training_flops
-from moe_leverage.config import RunConfig, require
+from moe_leverage.config import RunConfig, require, shown
 
 SCHEMA = 1  # of a line; a reader refuses any other
 DIRECTORY = paths.DATA / "ledger"
@@ -36,6 +37,9 @@ ROLES = {  # what a study is for, which decides the analyses that read it
     "pilot": "chosen before there was a protocol; feeds no law",
 }
 STATUSES = ("ok", "diverged")
+LINE_START = b'{"schema":'  # of every line that `append` writes
+BLOCK = 1 << 16  # bytes read at once from the end of a file
+LARGEST_LINE = 64 << 20  # bytes; a record has about 5,000
 RESULTS = (  # None in the record of a diverged run
     "validation_loss_nats", "validation_standard_error_nats", "validation_bits_per_byte",
     "validation", "load", "unmerged_validation_loss_nats",
@@ -81,7 +85,8 @@ def describe(run: RunConfig) -> dict[str, Any]:
 def append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one line to the ledger at `path`: locked against other writers, on the disk at return.
 
-    What a killed writer left of a line is cut off first.
+    What a killed writer left of a line is cut off first. A file whose last line is no record is
+    no ledger, and stays as it is: ValueError; so it does if it holds the run already.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -91,10 +96,14 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
     """
     line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
+    paths.require_output("ledger", path)
     with path.open("a+b") as file:
         lock_descriptor(file.fileno())
-        file.truncate(_end_of_last_line(file))
-        file.write(line)
+        end, start = _end_of_records(file, path)
+        rule = f"stands in {path.name} already"
+        require(record.get("run_id") not in statuses(path), "run", record.get("run_id"), rule)
+        file.truncate(end)
+        file.write(start + line)
         file.flush()
         os.fsync(file.fileno())
 
@@ -106,18 +115,26 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
             place = f"{path.name}:{number}"
-            try:
-                record = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise ValueError(f"ledger = {place!r}: not JSON: {error}") from None
-            is_record = isinstance(record, dict) and "schema" in record
-            require(is_record, "ledger", place, "not the record of a run")
-            rule = f"schema {record['schema']!r}, this version reads {SCHEMA}"
-            require(record["schema"] == SCHEMA, "ledger", place, rule)
-            yield record
+            if line.endswith(b"\n") or _is_whole(line):
+                yield _record(line, place)
+
+
+def statuses(path: Path) -> dict[str, str]:
+    """Status of every run in one file of the ledger, by identity; empty where there is no file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "toy.jsonl"
+    ...     _ = path.write_text('{"schema": 1, "run_id": "c0ffee", "status": "ok"}\\n{"schema":')
+    ...     statuses(path)
+    {'c0ffee': 'ok'}
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return dict(_statuses(path, found.st_ino, found.st_size, found.st_mtime_ns))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +165,7 @@ def standing(study: str, directory: Path = DIRECTORY) -> Standing:
     """What is recorded of the runs that a study plans, diverged and excluded ones among them."""
     path = directory / f"{study}.jsonl"
     planned = set(plans(directory).get(study, {}).get("runs", ()))
-    have = {record["run_id"] for record in records(path)} if path.is_file() else set()
+    have = set(statuses(path))
     counted = have & planned if planned else have
     return Standing(study=study, recorded=len(counted), planned=len(planned))
 
@@ -177,13 +194,24 @@ def write_plans(found: Mapping[str, Mapping[str, Any]], directory: Path = DIRECT
     paths.write_atomically(directory / PLANS, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def require_ledger(path: Path) -> None:
+    """Refuse a file to which `append` would refuse to add a line; one that is not there is new."""
+    if path.exists():
+        with path.open("rb") as file:
+            _end_of_records(file, path)
+
+
 def find(run_id: str, directory: Path = DIRECTORY) -> dict[str, Any]:
     """The record of one run, from whichever study's file holds it; ValueError if none does."""
     for path in sorted(directory.glob("*.jsonl")):
-        for record in records(path):
-            if record.get("run_id") == run_id:
-                return record
-    raise ValueError(f"run = {run_id!r}: is not in {directory.name}/")
+        if run_id in statuses(path):
+            return find_in(path, run_id)
+    raise ValueError(f"run = {shown(run_id)}: is not in {directory.name}/")
+
+
+def find_in(path: Path, run_id: str) -> dict[str, Any]:
+    """The record of one run in this file, which holds it."""
+    return next(record for record in records(path) if record.get("run_id") == run_id)
 
 
 def verify(directory: Path = DIRECTORY) -> list[str]:
@@ -230,13 +258,63 @@ def _problems(record: Mapping[str, Any], study: str) -> Iterator[str]:
         yield f"validation_loss_nats is {loss!r} in a run that is not ok"
 
 
-def _end_of_last_line(file: IO[bytes]) -> int:
-    """Place after the last newline: where a writer that was killed began its line."""
+def _is_whole(line: bytes) -> bool:
+    """Whether a last line without its end is a record: some editors leave the end off."""
+    try:
+        return "schema" in orjson.loads(line)
+    except (orjson.JSONDecodeError, TypeError):
+        return False
+
+
+@functools.lru_cache(maxsize=256)
+def _statuses(path: Path, inode: int, size: int, changed: int) -> dict[str, str]:
+    """What `statuses` says, parsed once for each state of a file."""
+    return {str(r.get("run_id")): str(r.get("status")) for r in records(path)}
+
+
+def _record(line: bytes, place: str) -> dict[str, Any]:
+    """The record in a line: the one parser of the ledger."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"ledger = {shown(place)}: not JSON: {error}") from None
+    is_record = isinstance(record, dict) and "schema" in record
+    require(is_record, "ledger", place, "not the record of a run")
+    rule = f"schema {shown(record['schema'])}, this version reads {SCHEMA}"
+    require(record["schema"] == SCHEMA, "ledger", place, rule)
+    return dict(record)
+
+
+def _end_of_records(file: IO[bytes], path: Path) -> tuple[int, bytes]:
+    """Where the next line belongs, and what has to stand before it.
+
+    After the last record; a record that lacks its line end is given it, and what a killed writer
+    left of one is no record. ValueError where the file is no ledger.
+    """
+    last, left, begin = _last_lines(file)
+    if last:
+        try:
+            _record(last, path.name)
+        except ValueError as error:
+            rule = "its last line is no record, so it is no ledger; nothing was written"
+            raise ValueError(f"ledger = {shown(str(path))}: {rule} ({error})") from None
+    if _is_whole(left):
+        return begin + len(left), b"\n"
+    torn = left[: 2 * len(LINE_START)].replace(b": ", b":")[: len(LINE_START)]
+    is_ours = left.startswith(b"{") if last else LINE_START.startswith(torn)
+    rule = "its last line is not the beginning of a record, so it is no ledger"
+    require(is_ours or not left, "ledger", str(path), f"{rule}; nothing was written")
+    return begin, b""
+
+
+def _last_lines(file: IO[bytes]) -> tuple[bytes, bytes, int]:
+    """The last whole line of a file, what follows it, and where that begins."""
     size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return 0
-    file.seek(size - 1)
-    if file.read(1) == b"\n":
-        return size
-    file.seek(0)
-    return file.read().rfind(b"\n") + 1
+    place, tail = size, b""
+    while place > 0 and tail.count(b"\n") < 2 and len(tail) < LARGEST_LINE:
+        step = min(BLOCK, place)
+        place -= step
+        file.seek(place)
+        tail = file.read(step) + tail
+    whole, end, left = tail.rpartition(b"\n")
+    return whole.rpartition(b"\n")[2] + end, left, size - len(left)

@@ -33,6 +33,8 @@ STUDIES_BEHIND = {
     "hyperparameters": ("hparams-second",),
     "allocation": ("allocation",),
     "leverage": ("activation", "granularity"),
+    "tuning": ("tuning",),
+    "isoflop": ("isoflop",),
 }
 
 
@@ -129,4 +131,6 @@ MEASURES: dict[str, tuple[Callable[..., Findings], tuple[str, ...]]] = {
     "hyperparameters": (findings.hyperparameters, RATES),
     "allocation": (findings.allocation, ("dense_model", "moe_model")),
     "leverage": (findings.joint_law, ("joint",)),
+    "tuning": (findings.hyperparameters, RATES),
+    "isoflop": (findings.allocation, ("dense_model", "moe_model")),
 }

@@ -19,10 +19,11 @@ from typing import Any, Literal
 from joblib import parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from moe_leverage.config import require
+from moe_leverage.config import one_of, require, require_count, require_number
 
 Backend = Literal["local", "dask", "ray"]
 BACKENDS = ("local", "dask", "ray")
+MOST_WORKERS, MOST_THREADS = 10_000, 1024  # beyond which no pool is meant
 WATCH_SECONDS = 0.5  # between two looks of a worker whether its runner lives
 
 
@@ -40,11 +41,12 @@ class Pool:
     max_seconds: float = float("inf")  # no run is started later than this
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            value = getattr(self, name)
-            require(value >= 1, name, value, "must be a whole number >= 1")
-        rule = f"must be one of {', '.join(BACKENDS)}"
-        require(self.backend in BACKENDS, "backend", self.backend, rule)
+        require_count("workers", self.workers, 1, MOST_WORKERS)
+        require_count("threads", self.threads, 1, MOST_THREADS)
+        require_number("checkpoint_seconds", self.checkpoint_seconds, 0, 1e9, above=True)
+        rule = "must be a number above 0"  # without an end too: no run is started later
+        require(self.max_seconds > 0, "max_seconds", self.max_seconds, rule)
+        require(self.backend in BACKENDS, "backend", self.backend, one_of(BACKENDS))
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ VOCAB_SIZE = 1024
 LEAST_LAYERS = 2  # so that one may be dense; the allocation study alone goes below
 CORPUS = "full"
 BUDGETS = (1e11, 3e11, 1e12, 3e12)  # training FLOPs; two cores do 5e10 a second at best
-OVERTRAINING = 3.0  # each model sees the tokens of a budget 3 times its own (Section 3.1)
+OVERTRAINING = 3.0  # of the first ladder: tokens of a budget 3 times its own (Section 3.1)
 STARTING_MODEL = PowerLaw(0.0264, 0.6)  # M of C until the allocation law is measured
 EXPERT_MULTIPLE = 4  # the grouped matrix multiply wants widths of 16 bytes
 MOST_STEPS = 10**9  # of a run whose budget has not been spent yet
@@ -144,6 +144,8 @@ class Laws:
     hyperparameters: dict[str, PowerLaw] | None = None  # again, at the measured ones
     allocation: dict[str, PowerLaw] | None = None
     leverage: JointLaw | None = None
+    tuning: dict[str, PowerLaw] | None = None  # the second ladder's rates and batches
+    isoflop: dict[str, PowerLaw] | None = None  # and its sizes
 
 
 def adopted_laws() -> Laws:
@@ -236,7 +238,7 @@ def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
     compute = point.budget_flops
     family = "dense" if point.dense else "moe"
     starting = {"learning_rate": PUBLISHED.learning_rate, "batch_tokens": PUBLISHED.batch_tokens}
-    measured = laws.hyperparameters or laws.first_hyperparameters or {}
+    measured = laws.tuning or laws.hyperparameters or laws.first_hyperparameters or {}
     rate_law = measured.get(f"{family}_learning_rate", starting["learning_rate"])
     batch_law = measured.get(f"{family}_batch_tokens", starting["batch_tokens"])
     rate = point.learning_rate or round(rate_law(compute), 6)
@@ -259,11 +261,13 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
     """The geometry asked for, or the one whose M comes closest to the allocation law's."""
     if point.size >= 0:
         return GEOMETRIES[point.size]
-    if laws.allocation is None:
-        target = STARTING_MODEL(point.budget_flops)
+    family = "dense_model" if point.dense else "moe_model"
+    if laws.isoflop is not None:  # EL is defined at the lowest loss of a budget: Definition 3.1
+        target = laws.isoflop[family](point.budget_flops)
+    elif laws.allocation is not None:
+        target = laws.allocation[family](point.budget_flops / OVERTRAINING)
     else:
-        law = laws.allocation["dense_model" if point.dense else "moe_model"]
-        target = law(point.budget_flops / OVERTRAINING)
+        target = STARTING_MODEL(point.budget_flops)
     deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= LEAST_LAYERS]
     return min(deep_enough, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
 

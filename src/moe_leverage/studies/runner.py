@@ -129,7 +129,9 @@ def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
 
 def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
     """Those of `planned` without a record in their study's ledger, each once, cheapest first."""
-    have = {study: recorded_in(_ledger_path(study, place)) for study in {p.study for p in planned}}
+    have = {
+        study: ledger.statuses(_ledger_path(study, place)) for study in {p.study for p in planned}
+    }
     unique = {task.run_id: task for task in planned if task.run_id not in have[task.study]}
     return sorted(unique.values(), key=lambda task: count_training_flops(task.run))
 
@@ -142,7 +144,7 @@ def share(planned: Sequence[Planned], place: Place) -> None:
     have = recorded(place.ledger)
     for task in planned:
         path = _ledger_path(task.study, place)
-        if task.run_id in have and task.run_id not in recorded_in(path):
+        if task.run_id in have and task.run_id not in ledger.statuses(path):
             with claim(_lock_path(task.run_id, place)) as is_mine:
                 if is_mine:
                     _copy(task, place)
@@ -151,58 +153,16 @@ def share(planned: Sequence[Planned], place: Place) -> None:
 def _copy(task: Planned, place: Place) -> None:
     """Write a recorded run into its study's ledger too, unless it stands there; it is claimed."""
     path = _ledger_path(task.study, place)
-    if task.run_id not in recorded_in(path):
-        ledger.append(path, _record(task.run_id, place) | {"study": task.study})
-
-
-def _record(run_id: str, place: Place) -> dict[str, Any]:
-    """The record of a run, from whichever study's ledger holds it."""
-    for path in sorted(place.ledger.glob("*.jsonl")):
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n") and value_of(line, b'"run_id":"') == run_id:
-                record: dict[str, Any] = json.loads(line)
-                return record
-    raise KeyError(run_id)
+    if task.run_id not in ledger.statuses(path):
+        ledger.append(path, ledger.find(task.run_id, place.ledger) | {"study": task.study})
 
 
 def recorded(directory: Path) -> dict[str, str]:
-    """Status of every run in the ledger, by identity.
-
-    Lines are searched, not parsed: the ledger writes its keys without spaces, and no other key of
-    a record bears these names. A last line that a writer left unfinished does not count.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "a.jsonl").write_text('{"run_id":"c0ffee","status":"ok"}\\n{"run_')
-    ...     recorded(Path(folder))
-    {'c0ffee': 'ok'}
-    """
+    """Status of every run in the ledger, by identity."""
     found: dict[str, str] = {}
     for path in sorted(directory.glob("*.jsonl")):
-        found |= recorded_in(path)
+        found |= ledger.statuses(path)
     return found
-
-
-def recorded_in(path: Path) -> dict[str, str]:
-    """Status of every run in one file of the ledger, by identity."""
-    found: dict[str, str] = {}
-    if not path.is_file():
-        return found
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                found[value_of(line, b'"run_id":"')] = value_of(line, b'"status":"')
-    return found
-
-
-def value_of(line: bytes, key: bytes) -> str:
-    """The string that follows `key`, up to its closing quote, at its first place in a line.
-
-    >>> value_of(b'{"schema":1,"run_id":"c0ffee"}', b'"run_id":"')
-    'c0ffee'
-    """
-    start = line.find(key) + len(key)
-    return line[start : line.find(b'"', start)].decode()
 
 
 def steps_done(task: Planned, place: Place) -> int:

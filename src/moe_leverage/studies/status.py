@@ -16,7 +16,7 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.studies.catalogue import STUDIES, Planned, get, plan
-from moe_leverage.studies.runner import Place, in_progress, recorded_in
+from moe_leverage.studies.runner import Place, in_progress
 
 ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
 
@@ -46,7 +46,7 @@ def plan_now(name: str, place: Place) -> list[Planned]:
 
 def status(place: Place) -> dict[str, Any]:
     """All studies, and how many different runs have finished with a loss."""
-    files = {path.stem: recorded_in(path) for path in sorted(place.ledger.glob("*.jsonl"))}
+    files = {path.stem: ledger.statuses(path) for path in sorted(place.ledger.glob("*.jsonl"))}
     planned = [name for name, study in STUDIES.items() if study.sweeps]
     studies = {name: asdict(_study_status(name, files.get(name, {}), place)) for name in planned}
     states = {run_id: state for have in files.values() for run_id, state in have.items()}
@@ -73,10 +73,11 @@ def _study_status(name: str, have: dict[str, str], place: Place) -> StudyStatus:
     )
 
 
-def plans_now(place: Place) -> dict[str, dict[str, Any]]:
-    """What every study says of itself, and the runs of those that can be planned now."""
+def plans_now(place: Place, *names: str) -> dict[str, dict[str, Any]]:
+    """What these studies, or all, say of themselves, and the runs that can be planned now."""
     found = {}
-    for name, study in STUDIES.items():
+    for name in names or tuple(STUDIES):
+        study = STUDIES[name]
         runs: list[str] = []
         with contextlib.suppress(ValueError):
             runs = sorted(planned.run_id for planned in plan_now(name, place))
@@ -84,9 +85,9 @@ def plans_now(place: Place) -> dict[str, dict[str, Any]]:
     return found
 
 
-def pin(place: Place) -> None:
+def pin(place: Place, *names: str) -> None:
     """Write the plans beside the ledger, from which an analysis knows what a study lacks."""
-    ledger.write_plans(plans_now(place), place.ledger)
+    ledger.write_plans(plans_now(place, *names), place.ledger)
 
 
 def verify(place: Place) -> list[str]:
@@ -108,7 +109,7 @@ def verify(place: Place) -> list[str]:
         if not wanted:
             problems.append(f"{path.name}: {_why_unplanned(path.stem, place)}")
             continue
-        stale = set(recorded_in(path)) - wanted - _excluded(path)
+        stale = set(ledger.statuses(path)) - wanted - _excluded(path)
         problems += [
             f"{path.name}: run {run_id} is stale: the study does not plan it and it carries no "
             "reason in `excluded`"

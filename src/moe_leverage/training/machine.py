@@ -12,7 +12,6 @@ import ctypes
 import functools
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_leverage import __version__, paths
-from moe_leverage.config import Record, require
+from moe_leverage.config import Record, one_of, require, require_count, require_number
 from moe_leverage.model.native import door
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}  # of torch.distributed, by device type
 PEAK_WIDTH = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # square matrices that measure the peak
 PEAK_REPEATS = 8
+MOST_THREADS = 1024  # of one process; more than any machine has cores for
 MOST_SHAPES = 10_000  # that one process may compile
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -53,14 +53,11 @@ class Execution(Record):
     checkpoint_seconds: float = 60.0  # wall time between two checkpoints
 
     def __post_init__(self) -> None:
-        for name in ("threads", "micro_batch_sequences"):
-            value = getattr(self, name)
-            require(value >= 0, name, value, "must be a whole number >= 0")
-        value = self.checkpoint_seconds
-        require(value > 0, "checkpoint_seconds", value, "must be positive")
+        require_count("threads", self.threads, 0, MOST_THREADS)
+        require_count("micro_batch_sequences", self.micro_batch_sequences, 0)
+        require_number("checkpoint_seconds", self.checkpoint_seconds, 0, 1e9, above=True)
         for name, options in (("dispatch", ("grouped", "loop")), ("parallel", ("ddp", "fsdp"))):
-            value = getattr(self, name)
-            require(value in options, name, value, f"must be one of {', '.join(options)}")
+            require(getattr(self, name) in options, name, getattr(self, name), one_of(options))
         if self.device != "auto":
             is_there = self.device in available_devices()
             rule = f"not on this machine, which has {', '.join(available_devices())}"
@@ -149,12 +146,12 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
     ('cpu', 1)
     """
     kind = available_devices()[0] if execution.device == "auto" else execution.device
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    num_processes = from_torchrun("WORLD_SIZE", 1)
     starts_group = num_processes > 1 and not dist.is_initialized()
     threads = torch.get_num_threads()
     device = torch.device(kind)
     if kind == "cuda":
-        device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device(kind, from_torchrun("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
     if execution.compile:
         door.require_compiler(kind)
@@ -177,6 +174,18 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
         torch.set_num_threads(threads)
         if starts_group:
             dist.destroy_process_group()
+
+
+def from_torchrun(name: str, default: int) -> int:
+    """A whole number that torchrun tells its processes through the environment.
+
+    >>> from_torchrun("NO_SUCH_VARIABLE", 1)
+    1
+    """
+    text = os.environ.get(name, str(default))
+    is_count = text.isascii() and text.isdigit() and len(text) < 10
+    require(is_count and int(text) >= default, name, text, "is not what torchrun sets")
+    return int(text)
 
 
 def available_devices() -> list[str]:
@@ -292,18 +301,8 @@ def _measured_peak(device: torch.device, dtype: torch.dtype, threads: int) -> fl
 @functools.cache
 def _commit() -> dict[str, Any]:
     """Commit of the checkout the package runs from, and whether it is dirty; None without one."""
-    folder = paths.PACKAGE
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    try:
-        status = git("status", "--porcelain", "--untracked-files=no", "--", str(folder))
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(status)}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+    commit, is_dirty = paths.commit() or (None, None)
+    return {"commit": commit, "dirty": is_dirty}
 
 
 def _cpu_name() -> str:

@@ -1,0 +1,185 @@
+"""The gates hold on a ladder as it should be, and each fails alone when its own thing is broken."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moe_leverage.analysis.gates import CHECKS, gates, rests_on
+
+BUDGETS = (3e11, 1e12, 3e12, 1e13)
+BODIES = {3e11: (2, 32), 1e12: (2, 32), 3e12: (3, 48), 1e13: (4, 64)}
+NOISE = 0.002
+
+
+def row(study, role, budget, *, loss, is_moe=False, activation_ratio=1.0, seed=0, **more):
+    layers, width = BODIES[budget]
+    values = {
+        "protocol": 2, "study": study, "role": role, "status": "ok", "excluded": None,
+        "routing.balance_coefficient": 0.1,
+        "budget_flops": budget, "training_flops": budget, "is_moe": is_moe,
+        "activation_ratio": activation_ratio, "num_experts": 64 if is_moe else 0,
+        "num_layers": layers, "d_model": width, "seed": seed, "loss_nats": loss,
+        "learning_rate": 0.004, "batch_tokens": 4096, "flops_per_token": 1e5, "num_tokens": 1e6,
+        "load.max_over_mean": [1.5, 2.0] if is_moe else None,
+        "load.idle_experts": [0, 0] if is_moe else None,
+    }  # fmt: skip
+    return values | more
+
+
+def level(budget):
+    return 3.4 * (budget / 1e12) ** -0.08
+
+
+def sound():
+    """A ladder that passes every gate."""
+    rng = np.random.default_rng(0)
+
+    def noisy(loss):
+        return loss * np.exp(NOISE * rng.standard_normal())
+
+    rows = []
+    for budget, seed in itertools.product(BUDGETS, range(3)):
+        base = {"seed": seed}
+        rows.append(row("activation", "plain", budget, loss=noisy(level(budget)), **base))
+        for ratio, gain in ((1.0, 1.0), (0.2, 0.99), (0.05, 0.985)):
+            loss = noisy(gain * level(budget))
+            mixture = {"is_moe": True, "activation_ratio": ratio}
+            rows.append(row("activation", "plain", budget, loss=loss, **mixture, **base))
+    for budget, is_moe in itertools.product(BUDGETS, (False, True)):
+        for rate, batch in itertools.product((1, 2, 4, 8), (1024, 2048, 4096)):
+            off = (np.log2(rate) - 1.4) ** 2 + (np.log2(batch / 2048)) ** 2
+            cell = {"learning_rate": 0.001 * rate, "batch_tokens": batch, "is_moe": is_moe}
+            rows.append(
+                row("tuning", "search", budget, loss=level(budget) * (1 + 0.01 * off), **cell)
+            )
+    for budget in (*BUDGETS, 1e14):
+        for size in range(5):
+            off = 0.02 * (size - 2) ** 2
+            shape = {"flops_per_token": 1e5 * 2**size, "num_tokens": budget / 3e5 / 2**size}
+            run = row(
+                "allocation", "sizes", min(budget, 1e13), loss=level(budget) * (1 + off), **shape
+            )
+            rows.append(run | {"budget_flops": budget, "training_flops": budget})
+    table = pd.DataFrame(rows)
+    design = ["study", "budget_flops", "is_moe", "activation_ratio", "learning_rate",
+              "batch_tokens", "flops_per_token"]  # fmt: skip
+    table["config_id"] = table.groupby(design).ngroup().astype(str)
+    table["run_id"] = [f"run{place}" for place in range(len(table))]
+    return table
+
+
+def broken(name):
+    """The same ladder with one thing wrong, and the gate that must say so."""
+    table = sound()
+    plain = table["study"] == "activation"
+    if name == "bodies":
+        table.loc[plain, ["num_layers", "d_model"]] = (2, 32)
+    elif name == "tuned":
+        table.loc[table["study"] == "tuning", "loss_nats"] = 4 - table["batch_tokens"] / 1e4
+    elif name == "tuned far enough":
+        table = table[(table["study"] != "tuning") | (table["budget_flops"] < 3e12)]
+    elif name == "sized":
+        of = (table["study"] == "allocation") & (table["budget_flops"] == 1e12)
+        table.loc[of, "loss_nats"] = 3 + np.log(table.loc[of, "flops_per_token"])
+    elif name == "at the bottom":
+        table.loc[table["study"] == "allocation", "loss_nats"] *= 0.98
+    elif name == "control":
+        whole = table["is_moe"] & (table["activation_ratio"] == 1) & plain
+        table.loc[whole, "loss_nats"] *= 0.98
+    elif name == "balanced":
+        first = (plain & table["is_moe"]).idxmax()
+        table["load.max_over_mean"] = [
+            [1.0, 30.0] if place == first else load
+            for place, load in table["load.max_over_mean"].items()
+        ]
+    elif name == "no expert idle":
+        first = (plain & table["is_moe"]).idxmax()
+        table["load.idle_experts"] = [
+            [0, 9] if place == first else idle for place, idle in table["load.idle_experts"].items()
+        ]
+    elif name == "covered":
+        table.loc[plain & table["is_moe"] & (table["budget_flops"] == 1e13), "loss_nats"] -= 1
+    elif name == "repeated":
+        table = table[~plain | (table["seed"] < 2)]
+    elif name == "repeated at the top":
+        table = table[~plain | (table["seed"] < 1) | (table["budget_flops"] < 1e13)]
+    return table.reset_index(drop=True)
+
+
+NAMES = (
+    "bodies", "tuned", "tuned far enough", "sized", "at the bottom", "control", "balanced",
+    "no expert idle", "covered", "repeated", "repeated at the top",
+)  # fmt: skip
+
+
+def test_a_sound_ladder_passes_every_gate():
+    found = gates(sound())
+    assert {gate.name for gate in found} == set(NAMES)
+    assert [gate for gate in found if not gate.holds] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_gate_fails_when_its_own_thing_is_broken(name):
+    failed = {gate.name for gate in gates(broken(name)) if not gate.holds}
+    assert name in failed
+    related = {"tuned": {"tuned far enough"}, "tuned far enough": {"tuned"}, "covered": {"control"}}
+    assert failed <= {name} | related.get(name, set())
+
+
+def test_every_check_gives_a_gate():
+    assert len(CHECKS) == 7
+    names = [gate.name for gate in gates(sound())]
+    assert len(names) == len(set(zip(names, (gate.study for gate in gates(sound())), strict=True)))
+
+
+def test_pilots_excluded_and_unfinished_runs_are_not_looked_at():
+    table = sound()
+    bad = table[table["is_moe"]].head(3).assign(loss_nats=0.1)
+    bad["load.max_over_mean"] = [[99.0]] * 3
+    for change in ({"role": "pilot"}, {"excluded": "a reason"}, {"status": "diverged"}):
+        joined = pd.concat([table, bad.assign(**change)], ignore_index=True)
+        assert gates(joined) == gates(table)
+
+
+def test_a_run_that_records_no_load_holds_no_balance():
+    table = sound()
+    table["load.max_over_mean"] = None
+    assert {gate.name for gate in gates(table) if not gate.holds} == {"balanced"}
+    lacking = sound().drop(columns="load.idle_experts")
+    assert {gate.name for gate in gates(lacking) if not gate.holds} == {"no expert idle"}
+
+
+def test_each_ladder_is_judged_by_itself():
+    table = sound()
+    first = broken("balanced").assign(protocol=1)
+    first["study"] = "first " + first["study"]
+    found = gates(pd.concat([first, table], ignore_index=True))
+    assert [gate for gate in found if not gate.study.startswith("first")] == gates(table)
+    assert {gate.name for gate in found if not gate.holds} == {"balanced"}
+
+
+def test_a_claim_rests_on_the_gates_of_its_study_and_of_the_searches_of_its_ladder():
+    first = sound().assign(protocol=1)
+    first["study"] = "first " + first["study"]
+    both = pd.concat([first, sound()], ignore_index=True)
+    assert rests_on(both, ["activation"]) == {"activation", "tuning", "allocation"}
+    assert rests_on(both, ["first tuning"]) == {"first tuning", "first allocation"}
+    assert rests_on(both, ["none such"]) == rests_on(sound().head(0), ["activation"]) == set()
+
+
+def test_runs_with_another_balance_loss_are_there_to_study_balance():
+    other = sound()
+    other = other[other["is_moe"] & (other["role"] == "plain")].head(3)
+    other = other.assign(role="variant", study="balance")
+    other["load.max_over_mean"] = [[30.0]] * 3
+    other["run_id"] += " other"
+    same = pd.concat([sound(), other], ignore_index=True)
+    assert {gate.name for gate in gates(same) if not gate.holds} == {"balanced"}
+    other["routing.balance_coefficient"] = 0.001
+    assert all(gate.holds for gate in gates(pd.concat([sound(), other], ignore_index=True)))
+
+
+def test_without_runs_there_are_no_gates():
+    assert gates(sound().head(0)) == []
