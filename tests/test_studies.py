@@ -14,6 +14,7 @@ from moe_leverage.studies import adoption, status
 from moe_leverage.studies import catalogue as studies
 from moe_leverage.studies.adoption import adopt
 from moe_leverage.studies.catalogue import LADDER, STUDIES, Sweep, get, plan
+from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.protocol import (
     BUDGETS,
     GEOMETRIES,
@@ -25,7 +26,6 @@ from moe_leverage.studies.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.studies.runner import Place, missing
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
