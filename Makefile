@@ -62,9 +62,7 @@ test: env corpus ## run every test; those of the site need `make book` first, el
 	@$(PY) -m pytest $(PYTEST_FLAGS)
 
 serve: env ## show the site on this machine
-	@test -f build/html/index.html || { echo "make: build/html = missing: run make book first" >&2; exit 2; }
-	@echo "http://127.0.0.1:$(PORT)/"
-	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory build/html
+	@$(PY) book/serving.py '$(PORT)'
 
 release: env ## make build/release: the site as one file to read offline, the book as one PDF
 	@$(PY) book/release.py

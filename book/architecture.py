@@ -26,7 +26,7 @@ FLOORS: tuple[dict[str, int], ...] = (
     {"theory": 3, "accounting": 5, "paper": 7},
     {"model": 0, "corpus": 2, "ledger": 4},
     {"training": 1, "analysis": 3},
-    {"studies": 2, "design": 4, "audit": 6},
+    {"studies": 1, "design": 3, "evidence": 5, "audit": 7},
     {"page": 6},
     {"figures": 0, "your_runs": 7},
     {"instruments": 2},

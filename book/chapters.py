@@ -20,6 +20,12 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = "parameters"  # the tag of the one cell that papermill may override
+SETUP = """\
+from importlib.util import find_spec
+
+package = "moe-leverage[notebooks] @ git+{repository}"
+if find_spec("moe_leverage") is None:  # as on Colab, which opens the notebook alone
+    get_ipython().run_line_magic("pip", f"install --quiet '{{package}}'")"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,12 @@ def differences(chapter: Chapter) -> list[str]:
     found = found if len(text) != len(notebook) else []
     pairs = enumerate(zip(text, notebook, strict=False))
     return found + [f"cell {i}: .md {a!r}, .ipynb {b!r}" for i, (a, b) in pairs if a != b]
+
+
+def setup() -> str:
+    """The first cell of every chapter, which makes the page run where it is opened alone."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    return SETUP.format(repository=config["repository"]["url"])
 
 
 def parameters(notebook: NotebookNode) -> dict[str, Any]:

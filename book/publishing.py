@@ -1,11 +1,13 @@
 """Turns what Sphinx rendered into the site, and puts it in place of the old one in one step.
 
-Scripts move out of the pages into files of their own, so that a strict Content-Security-Policy
-can be served. The notebooks for download are the executed ones, not the staged ones.
+Scripts and styles move out of the pages into files of their own, so that every page can carry one
+strict Content-Security-Policy. The notebooks for download are the executed ones, not the staged
+ones.
 """
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import tomllib
@@ -16,17 +18,28 @@ import chapters
 import execution
 import fingerprint
 from chapters import ROOT
+from serving import POLICY
 
 from moe_leverage.paths import BUILD
 
 SITE = BUILD / "html"
+META_POLICY = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)([^>]*)>(.*?)</script>", re.DOTALL)
 NOT_JAVASCRIPT = re.compile(r"""type=["'](?!text/javascript|module)""")
+TAG = re.compile(  # one with attributes, which may hold any sign in quotes
+    r"""<[a-zA-Z][\w:-]*(?:\s+[^\s=<>"'/]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'>]+))?)+\s*/?>"""
+)
+STYLE_ATTRIBUTE = re.compile(r'\sstyle="([^"]*)"')
+CLASS_ATTRIBUTE = re.compile(r'\sclass="([^"]*)"')
+STYLE_ELEMENT = re.compile(r"<style\b[^>]*>(.*?)</style>", re.DOTALL)
+STYLES = "_static/inline/styles.css"
+ICONS = re.compile(r"<script (?=[^>]*/fontawesome/)")  # which else writes a style into the page
 CLICK_HANDLER = re.compile(r"\sonclick=\"(?:window\.)?(\w+)\(\)\"")
 REDIRECT = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{policy}
 <title>A companion to Towards Greater Leverage</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="canonical" href="{target}">
@@ -48,9 +61,15 @@ def publish(rendered: Path, address: str) -> Path:
     beside = SITE.with_name(".html.partial")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(rendered, beside)
+    (beside / "_static" / "inline").mkdir(exist_ok=True)
+    rules: dict[str, None] = {}  # of all pages, each once, in their order
     for page in sorted(beside.rglob("*.html")):
         if "_static" not in page.relative_to(beside).parts:
-            page.write_text(_without_inline_scripts(page, beside), encoding="utf-8")
+            upwards = "../" * (len(page.relative_to(beside).parts) - 1)
+            text = _without_inline_scripts(page, beside, upwards)
+            text = _without_inline_styles(text, rules)
+            page.write_text(_under_policy(text, upwards), encoding="utf-8")
+    (beside / STYLES).write_text("\n".join(rules) + "\n", encoding="utf-8")
     for chapter in chapters.chapters():
         offered = beside / "_sources" / "notebooks" / chapter.notebook.name
         shutil.copyfile(execution.executed_path(chapter), offered)
@@ -67,7 +86,7 @@ def _redirect(site: Path) -> None:
         if not (site / f"{new}.html").is_file():
             raise ValueError(f"moved.toml: {old} = {new!r}: the site has no such page")
         up = "../" * old.count("/")
-        page = REDIRECT.format(target=f"{up}{new}.html", up=up)
+        page = REDIRECT.format(target=f"{up}{new}.html", up=up, policy=META_POLICY)
         (site / f"{old}.html").write_text(page, encoding="utf-8")
 
 
@@ -80,10 +99,8 @@ def _swap(beside: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _without_inline_scripts(page: Path, site: Path) -> str:
+def _without_inline_scripts(page: Path, site: Path, upwards: str) -> str:
     folder = site / "_static" / "inline"
-    folder.mkdir(exist_ok=True)
-    upwards = "../" * (len(page.relative_to(site).parts) - 1)
 
     def move(script: re.Match[str]) -> str:
         attributes, body = script.groups()
@@ -96,6 +113,41 @@ def _without_inline_scripts(page: Path, site: Path) -> str:
     text = INLINE_SCRIPT.sub(move, page.read_text(encoding="utf-8"))
     text = CLICK_HANDLER.sub(r' data-call="\1"', text)  # book.js listens instead
     return text.replace(*CITATION_ROLE)
+
+
+def _without_inline_styles(text: str, rules: dict[str, None]) -> str:
+    """The page with a class for each style attribute; the rules that it needs are added.
+
+    >>> rules = {}
+    >>> _without_inline_styles('<p class="a" title=">" style="color: red">x</p>', rules)
+    '<p class="a i-b93e75f2" title=">">x</p>'
+    >>> list(rules)
+    ['.i-b93e75f2.i-b93e75f2.i-b93e75f2 { color: red }']
+    """
+
+    def move(tag: re.Match[str]) -> str:
+        found = STYLE_ATTRIBUTE.search(tag.group())
+        if not found:
+            return tag.group()
+        style = html.unescape(found[1])
+        name = f"i-{fingerprint.of_values(style)[:8]}"
+        rules[f"{f'.{name}' * 3} {{ {style} }}"] = None  # above the rules of the style sheets
+        rest = tag.group().replace(found.group(), "", 1)
+        if CLASS_ATTRIBUTE.search(rest):
+            return CLASS_ATTRIBUTE.sub(rf' class="\1 {name}"', rest, count=1)
+        return re.sub(r"^<[\w:-]+", rf'\g<0> class="{name}"', rest)
+
+    for sheet in STYLE_ELEMENT.findall(text):
+        rules[sheet.strip()] = None
+    return TAG.sub(move, STYLE_ELEMENT.sub("", text))
+
+
+def _under_policy(text: str, upwards: str) -> str:
+    """The page with its policy first in the head, and the styles that its tags had last."""
+    text = ICONS.sub('<script data-auto-add-css="false" ', text)
+    text = re.sub(r"<head>", f"<head>\n{META_POLICY}", text, count=1)
+    link = f'<link rel="stylesheet" href="{upwards}{STYLES}">'
+    return text.replace("</head>", f"{link}\n</head>", 1)
 
 
 def _sitemap(site: Path, address: str) -> str:

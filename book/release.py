@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urldefrag
 
 import browser as browsing
+import serving
 import yaml
 from _ext.addresses import pages_address
 from chapters import ROOT
@@ -71,7 +72,7 @@ def book(site: Path, browser: Browser, target: Path, pages: Sequence[str] | None
     names = list(pages or contents())
     writer = PdfWriter()
     first: dict[str, int] = {}  # page of the PDF on which a page of the site begins
-    with browsing.served(site) as address:
+    with serving.served(site) as address:
         context = browser.new_context(color_scheme="light")
         for name in names:
             page = browsing.opened(context.new_page(), address + name)

@@ -9,6 +9,7 @@ import sys
 from io import BytesIO
 
 import browser as browsing
+import serving
 from chapters import ROOT
 from PIL import Image
 from playwright.sync_api import Browser
@@ -33,7 +34,7 @@ def main() -> int:
         print("screenshots: build/html = missing: run make book first", file=sys.stderr)
         return 2
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with browsing.served(SITE) as address, browsing.launched() as browser:
+    with serving.served(SITE) as address, browsing.launched() as browser:
         for name, page in PAGES.items():
             if not (SITE / page.partition("#")[0]).is_file():
                 print(f"screenshots: {page}: not built, left as it is", file=sys.stderr)

@@ -33,7 +33,10 @@ STAGE = BUILD / "stage"
 PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
 DESCRIPTION_LENGTH = 200  # characters
 EXPLORER = "tool-explorer"  # the page of every run
-FRAME = ("_config.yml", "_toc.yml", "book/_ext", "requirements.lock")
+FRAME = (
+    "_config.yml", "_toc.yml", "book/_ext", "book/publishing.py", "book/serving.py",
+    "requirements.lock",
+)  # fmt: skip
 
 
 def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:

@@ -14,7 +14,16 @@ from types import SimpleNamespace
 import pytest
 
 from moe_leverage import paper
-from moe_leverage.audit import LABELS, Verdict, audit, counts, html_table, load_claims, table
+from moe_leverage.audit import (
+    LABELS,
+    Verdict,
+    audit,
+    counts,
+    html_table,
+    load_claims,
+    load_statements,
+    table,
+)
 from moe_leverage.audit import questions_law as leads_law
 from moe_leverage.audit.checks import average, expression, parameters
 from moe_leverage.audit.claims import (
@@ -112,13 +121,13 @@ def test_claims_are_well_formed() -> None:
 
 def test_measured_claims_are_registered() -> None:
     for claim in load_claims():
-        is_measured = claim.check["name"] in ("measured", "fitted")
+        is_measured = claim.check["name"] in ("measured", "fitted", "public")
         assert is_measured == (claim.region is not None), claim.id
         if claim.region is None:
             continue
         low, high = claim.region
         assert low < high, claim.id
-        if claim.check["name"] == "fitted":
+        if claim.check["name"] in ("fitted", "public"):
             continue
         assert claim.arguments["statistic"] in STATISTICS, claim.id
         study = claim.arguments["study"]
@@ -126,7 +135,7 @@ def test_measured_claims_are_registered() -> None:
 
 
 def test_every_check_decides_some_claim() -> None:
-    used = {claim.check["name"] for claim in load_claims()}
+    used = {claim.check["name"] for claim in (*load_claims(), *load_statements())}
     assert set(CHECKS) == used - {"unavailable"}
 
 
@@ -287,6 +296,8 @@ def test_command_line_prints_json() -> None:
     assert len(found["claims"]) == len(load_claims())
     assert all(entry["verdict"] in LABELS for entry in found["claims"])
     assert len(found["leads"]) == 12
+    assert len(found["statements"]) == len(load_statements()) >= 20
+    assert all(entry["law"] for entry in found["statements"])
     assert sum(found["counts"].values()) >= 120
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +31,22 @@ BROUGHT_BY_TORCH = re.compile(r"nvidia-|cuda-|triton$|torch-c-dlpack")
 
 def requirements() -> list[Requirement]:
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(text) for group in groups for text in group]
+    found = [Requirement(text) for group in groups for text in group]
+    return [requirement for requirement in found if requirement.name != PROJECT["name"]]
+
+
+def test_whatever_the_package_imports_is_declared() -> None:
+    brought = metadata.packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in requirements()}
+    imported = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.split(".")[0] for name in names}
+    foreign = imported - set(sys.stdlib_module_names) - {"moe_leverage"}
+    missing = [n for n in foreign if not declared & {canonicalize_name(d) for d in brought[n]}]
+    assert missing == []
 
 
 def conda_pip() -> list[str]:

@@ -14,7 +14,9 @@ from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.figures import flops_accounting, joint_law, second_pilot
+from moe_leverage.evidence import scores
+from moe_leverage.evidence.sources import points_table
+from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot
 from moe_leverage.figures.beyond_the_paper import gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
@@ -158,6 +160,12 @@ INPUTS = {
     "break-even": ((JOINT,), points()),
     "own-losses": (own_fits(), None),
     "router-balance": ((course(),), None),
+    "public-leverage": ((points_table(),), None),
+    "law-scores": ((scores.score_table(),), None),
+    "leverage-by-law": (
+        (other_laws.curves(other_laws.layouts(), np.geomspace(1e19, 1e23, 5)),),
+        None,
+    ),
 }
 
 

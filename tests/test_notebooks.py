@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import chapters
 import jupytext
 import nbformat
 import pytest
+import yaml
 from chapters import Chapter
+from packaging.requirements import Requirement
 
 CHAPTERS = chapters.chapters()
 DEFINE = {"appendix-build-an-moe"}  # the one chapter that builds the layer in the page
@@ -69,6 +73,28 @@ def test_a_chapter_keeps_no_outputs(chapter: Chapter) -> None:
 def test_a_chapter_has_the_parameters_of_the_book(chapter: Chapter) -> None:
     notebook = nbformat.read(chapter.notebook, 4)
     assert chapters.parameters(notebook) == {"seed": 0}
+
+
+@every_chapter
+def test_the_first_cell_brings_the_package_where_it_is_not(chapter: Chapter) -> None:
+    first = code(chapter)[0]
+    assert first.source == chapters.setup()
+    assert first.metadata["tags"] == ["remove-cell"]
+
+
+def test_what_the_first_cell_installs_is_this_project_with_what_pages_need() -> None:
+    ran: list[tuple[str, str]] = []
+    shell = SimpleNamespace(run_line_magic=lambda *given: ran.append(given))
+    source = chapters.setup()
+    exec(source, {"get_ipython": lambda: shell})
+    assert ran == []  # it is here
+    exec(source.replace('"moe_leverage"', '"no_such_package"'), {"get_ipython": lambda: shell})
+    ((magic, line),) = ran
+    requirement = Requirement(line.removeprefix("install --quiet '").removesuffix("'"))
+    project = tomllib.loads((chapters.ROOT / "pyproject.toml").read_text())["project"]
+    address = yaml.safe_load((chapters.ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert (magic, requirement.name, requirement.url) == ("pip", project["name"], f"git+{address}")
+    assert requirement.extras <= set(project["optional-dependencies"])
 
 
 @every_chapter

@@ -21,7 +21,7 @@ import typer
 from packaging.requirements import Requirement
 from synthetic_runs import all_runs
 
-from moe_leverage import cli
+from moe_leverage import cli, paths
 from moe_leverage.studies import status
 from moe_leverage.studies.place import Place
 
@@ -29,6 +29,18 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "LICENSE-DATA", "src", "data")
 REMNANTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.lock", ".*")
+EXTRAS = ("notebooks",)  # of the package, which the links at the head of a chapter install
+# the chapters that a link opens: all would take minutes, and the first cells of all show most
+OPENED = ("04-activation-ratio", "12-your-own-runs", "tool-explorer")
+CHAPTER = """
+import json, sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+cells = json.load(open(sys.argv[1]))["cells"]
+code = [c for c in cells if c["cell_type"] == "code"]
+for cell in code[: int(sys.argv[2])]:
+    shell.run_cell("".join(cell["source"])).raise_error()
+"""
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 
@@ -50,7 +62,9 @@ def needed(requirements: list[str]) -> set[str]:
     waiting = [*requirements]
     while waiting:
         requirement = Requirement(waiting.pop())
-        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        extras = ("", *EXTRAS)
+        marker = requirement.marker
+        wanted = marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
         if wanted and requirement.name not in found and is_installed(requirement.name):
             found.add(requirement.name)
             waiting += metadata.requires(requirement.name) or []
@@ -197,3 +211,23 @@ def test_a_table_of_runs_is_fitted(installed: Installed, runs_csv: Path) -> None
     assert record["num_moe"] > 0
     assert record["leverage"]
     assert report.is_file()
+
+
+def opened(installed: Installed, name: str, num_cells: int) -> None:
+    """Run the first cells of a chapter where a link opens it: the page alone, and the wheel."""
+    page = installed.elsewhere / f"{name}.ipynb"
+    shutil.copyfile(ROOT / "notebooks" / page.name, page)
+    installed.run("-c", CHAPTER, page, num_cells)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
+def test_a_chapter_begins_where_a_link_opens_it(installed: Installed, name: str) -> None:
+    opened(installed, name, 3)  # the package, the parameters, the imports
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_a_chapter_runs_where_a_link_opens_it(installed: Installed, name: str) -> None:
+    wheels = installed.elsewhere / ".cache" / "moe-leverage" / "corpus" / "wheels"
+    if not wheels.exists():  # what pip would download
+        shutil.copytree(paths.CACHE / "corpus" / "wheels", wheels)
+    opened(installed, name, 10**6)

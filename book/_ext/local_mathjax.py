@@ -26,6 +26,7 @@ TALL = re.compile(r"\\(d?frac|sum|prod|int|begin|sqrt)\b")
 def setup(app: Sphinx) -> dict[str, Any]:
     """Point Sphinx at the local bundle and copy it once the pages are written."""
     app.connect("config-inited", _point, priority=100)
+    app.add_js_file("strict.js", priority=400, loading_method="defer")  # before the bundle
     app.connect("doctree-resolved", _mark_tall_formulas)
     app.connect("html-page-context", _preload_fonts)
     app.connect("build-finished", _copy)

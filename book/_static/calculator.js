@@ -382,6 +382,7 @@
         table,
       ),
     );
+    const others = element("table", { class: "ml-answers ml-others" });
     const map = element("div", { class: "ml-landscape" });
     const more = element("a", {}, "Open in the calculator");
     const laws = [
@@ -390,6 +391,15 @@
     ].filter(([key]) => ml.data[key]);
     const [mapped, mappedLabel] = chooser(`${prefix}-map-law`, "Landscape by the ", laws);
     mappedLabel.className = "ml-map-law";
+    if (isFull && ml.printed) {
+      const named = {
+        class: "ml-scroll",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "Other laws",
+      };
+      results.append(element("div", named, others));
+    }
     if (isFull && laws.length > 1) results.append(mappedLabel);
     results.append(isFull ? map : element("p", {}, more));
     root.replaceChildren(parts.form, results);
@@ -408,6 +418,7 @@
       fillTable(table, state, by, answers(state, by, isFull));
       const address = `#${new URLSearchParams(Object.entries(values).map(([k, v]) => [k, String(v)]))}`;
       if (!isFull) return void more.setAttribute("href", (root.dataset.more || "") + address);
+      ml.printed?.fill(others, state, by[0]);
       cancelAnimationFrame(frame); // the map once for each picture, however fast one types
       frame = requestAnimationFrame(() => landscape(map, state, ml.data[mapped.value], prefix));
       if (isNew) history.replaceState(null, "", address);

@@ -9,6 +9,7 @@ from typing import Any
 
 import browser as browsing
 import pytest
+import serving
 from playwright.sync_api import Browser
 
 from moe_leverage.paths import BUILD
@@ -40,7 +41,7 @@ def runs(site: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def address(site: Path) -> Iterator[str]:
-    with browsing.served(site) as address:
+    with serving.served(site) as address:
         yield address
 
 

@@ -16,10 +16,13 @@ from synthetic_fits import synthetic_fits
 from moe_leverage.config import ModelConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
+from moe_leverage.design.every_law import Asked, answer
 from moe_leverage.design.prediction import predict
 from moe_leverage.instruments import calculator
+from moe_leverage.theory.forms import Layout
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
+from moe_leverage.theory.printed import printed_laws
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PAGE, CHAPTER = "notebooks/tool-calculator.html", "notebooks/07-joint-law.html"
@@ -138,6 +141,19 @@ def test_the_form_computes_the_package_s_law_everywhere(page: Page) -> None:
         cells = [math.nan if row[name][0] is None else row[name][0] for row in rows]
         got = np.array(cells, dtype=float)
         np.testing.assert_allclose(got, values, rtol=RELATIVE, err_msg=name)
+
+
+def test_every_printed_law_answers_beside_the_paper(page: Page) -> None:
+    at(page, A=0.031, G=12, C=1e22)
+    rows = page.locator(f"{ROOT} .ml-others tbody tr")
+    assert rows.count() == len(printed_laws())
+    asked = Asked(layout=Layout(activation_ratio=0.031, granularity=12), compute=1e22)
+    for i, law in enumerate(printed_laws()):
+        wanted = answer(law, asked).value
+        cell = rows.nth(i).locator("data")
+        assert cell.count() == (wanted is not None)
+        if wanted is not None:
+            assert float(str(cell.get_attribute("value"))) == pytest.approx(wanted, rel=0.03)
 
 
 @served_and_from_a_file

@@ -4,9 +4,18 @@
 puts it together, `leads` settles twelve places where printed numbers do not obviously agree.
 """
 
-from moe_leverage.audit.claims import LABELS, Claim, load_claims
-from moe_leverage.audit.verdicts import Verdict, audit, counts, decide, html_table, table
+from moe_leverage.audit.claims import LABELS, Claim, load_claims, load_statements
+from moe_leverage.audit.verdicts import (
+    Verdict,
+    audit,
+    audit_statements,
+    counts,
+    decide,
+    html_table,
+    table,
+)
 
 __all__ = [
-    "LABELS", "Claim", "Verdict", "audit", "counts", "decide", "html_table", "load_claims", "table",
+    "LABELS", "Claim", "Verdict", "audit", "audit_statements", "counts", "decide", "html_table",
+    "load_claims", "load_statements", "table",
 ]  # fmt: skip

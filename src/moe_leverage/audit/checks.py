@@ -29,7 +29,9 @@ from moe_leverage.audit.claims import Finding, check
 from moe_leverage.audit.listed import GROUPED_TABLES, listed, token_multiple
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.printed import find_law
 from moe_leverage.theory.rounding import half_unit
+from moe_leverage.theory.statements import standing
 
 DENSE, MOE = "Dense-6.1B", "Ling-mini-beta (A0.8B)"
 SCORE_HALF_UNIT = 0.05  # Table 4 prints one decimal
@@ -279,6 +281,19 @@ def same_by_budget(column: str, tables: Sequence[int]) -> Finding:
     values = [paper.table(number).groupby("training_flops")[column].first() for number in tables]
     ratios = [max(entries) / min(entries) - 1 for entries in zip(*values, strict=True)]
     return Finding(value=100 * max(ratios))
+
+
+@check
+def statement(law: str, statement: str) -> Finding:
+    """What another paper's law gives for a statement of that paper, under the reading used."""
+    printed = find_law(law)
+    stands = standing(printed)
+    found = {one.statement.id: one for one in stands.verdicts}
+    require(statement in found, "statement", statement, f"must be one of {', '.join(found)}")
+    one = found[statement]
+    says = (stands.reading or printed.readings[0]).says
+    detail = f"{printed.title}: {says}" if len(printed.readings) > 1 else printed.title
+    return Finding(value=one.value, uncertainty=one.uncertainty, detail=detail)
 
 
 @check

@@ -22,8 +22,10 @@ from typing import Any, Literal, TypeVar
 from moe_leverage.config import require
 from moe_leverage.modules import import_modules
 from moe_leverage.paths import DATA
-from moe_leverage.theory.rounding import half_unit
+from moe_leverage.theory.printed import printed_laws
+from moe_leverage.theory.rounding import agreement
 
+OTHER_LAWS = "14-other-laws"  # the chapter of what other papers say
 KINDS = ("arithmetic", "law", "trend", "training result", "evaluation")
 RELATIONS = ("equals", "above", "below", "between", "holds")
 
@@ -83,6 +85,7 @@ class Claim:
     because: str = ""  # why the tolerance
     matters: str = ""  # what follows when the claim does not hold, or does not hold as written
     reading_of: str = ""  # another reading of the claim of this id, not a claim of its own
+    law: str = ""  # a file of data/laws: a statement of another paper on its own law
     region: tuple[float, float] | None = None  # of a measured claim: effects that agree with it
     arguments: Mapping[str, Any] = field(init=False)
 
@@ -97,34 +100,14 @@ class Claim:
         arguments = {name: value for name, value in self.check.items() if name != "name"}
         object.__setattr__(self, "arguments", arguments)
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The values that agree with what is printed, rounding included."""
-        if self.relation == "holds":
-            return 1.0, 1.0
-        if self.relation == "between":
-            low, high = self.published.split(" to ")
-            return float(low), float(high)
-        value, half = float(self.published), half_unit(self.published)
-        return {
-            "equals": (value - half, value + half),
-            "above": (value, float("inf")),
-            "below": (float("-inf"), value),
-        }[self.relation]
-
     def judge(self, finding: Finding | Measurement | None) -> Label:
         """The verdict that follows from what was found."""
         if finding is None:
             return "not checkable"
         if isinstance(finding, Measurement):
             return self._judge_measurement(finding)
-        (low, high), slack = self.bounds, finding.uncertainty + self.tolerance
-        rounding = 1e-9 * max(abs(bound) for bound in (low, high) if abs(bound) < float("inf"))
-        if low - rounding <= finding.value <= high + rounding:
-            return "reproduced"
-        if low - slack - rounding <= finding.value <= high + slack + rounding:
-            return "consistent"
-        return "discrepant"
+        slack = finding.uncertainty + self.tolerance
+        return agreement(self.published, self.relation, finding.value, slack)
 
     def _judge_measurement(self, found: Measurement) -> Label:
         if found.effect is None or self.region is None:
@@ -176,6 +159,34 @@ def load_claims() -> tuple[Claim, ...]:
     """Every claim of data/paper/claims.toml, in the order of the paper."""
     text = (DATA / "paper" / "claims.toml").read_text(encoding="utf-8")
     return tuple(_claim(entry) for entry in tomllib.loads(text)["claim"])
+
+
+@cache
+def load_statements() -> tuple[Claim, ...]:
+    """What other papers say of their own laws, from data/laws, as claims that are audited alike.
+
+    >>> load_statements()[0].law
+    'abnar-2025'
+    """
+    return tuple(
+        Claim(
+            id=one.id,
+            locator=one.locator,
+            says=one.says,
+            kind="law",
+            chapter=OTHER_LAWS,
+            published=one.published,
+            unit=one.unit,
+            relation=one.relation,
+            tolerance=one.tolerance,
+            because=one.because,
+            matters=one.matters,
+            law=law.id,
+            check={"name": "statement", "law": law.id, "statement": one.id},
+        )
+        for law in printed_laws()
+        for one in law.statements
+    )
 
 
 def _claim(entry: dict[str, Any]) -> Claim:

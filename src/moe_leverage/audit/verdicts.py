@@ -22,6 +22,7 @@ from moe_leverage.audit.claims import (
     Label,
     Measurement,
     load_claims,
+    load_statements,
     run_check,
 )
 
@@ -60,6 +61,7 @@ class Verdict:
             "claim": claim.says,
             "kind": claim.kind,
             "reading_of": claim.reading_of or None,
+            "law": claim.law or None,
             "chapter": claim.chapter,
             "published": claim.published or None,
             "relation": claim.relation,
@@ -98,6 +100,15 @@ def audit() -> tuple[Verdict, ...]:
     True
     """
     return tuple(decide(claim) for claim in load_claims())
+
+
+def audit_statements() -> tuple[Verdict, ...]:
+    """The verdict on what other papers say of their own laws, law by law.
+
+    >>> {verdict.claim.law for verdict in audit_statements()} >= {"krajewski-2024"}
+    True
+    """
+    return tuple(decide(claim) for claim in load_statements())
 
 
 def counts(verdicts: tuple[Verdict, ...]) -> dict[str, int]:

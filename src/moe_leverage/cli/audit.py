@@ -16,21 +16,26 @@ def audit(
     verdict: Annotated[str, typer.Option(help="Only claims with this verdict.")] = "",
     with_leads: Annotated[bool, typer.Option("--leads", help="Print the leads as well.")] = False,
 ) -> None:
-    """Check every quantitative claim of the paper and print a verdict for each."""
-    from moe_leverage.audit import LABELS, counts, table
+    """Check every claim of the paper, and what other papers say of their laws; print verdicts."""
+    from moe_leverage.audit import LABELS, audit_statements, counts, table
     from moe_leverage.audit import audit as run_audit
     from moe_leverage.audit.questions import leads
     from moe_leverage.config import require
 
     rule = f"must be one of {', '.join(LABELS)}"
     require(verdict in ("", *LABELS), "verdict", verdict, rule)
-    verdicts = run_audit()
-    chosen = tuple(entry for entry in verdicts if verdict in ("", entry.label))
+    verdicts, others = run_audit(), audit_statements()
+    chosen, chosen_others = (
+        tuple(entry for entry in these if verdict in ("", entry.label))
+        for these in (verdicts, others)
+    )
     settled = leads() if with_leads else ()
     if as_json:
         found = {
             "counts": counts(verdicts),
             "claims": [entry.to_dict() for entry in chosen],
+            "statement_counts": counts(others),
+            "statements": [entry.to_dict() for entry in chosen_others],
             "leads": [
                 {
                     "number": entry.number,
@@ -43,7 +48,7 @@ def audit(
         }
         print(json.dumps(found, indent=1, allow_nan=False))
         return
-    for name, row in table(chosen).iterrows():
+    for name, row in table((*chosen, *chosen_others)).iterrows():
         print(f"{row['verdict']}: {row['claim']} ({row['locator']}; {name})")
         for label in ("published", "found", "detail"):
             if row[label]:
@@ -51,5 +56,6 @@ def audit(
     for entry in settled:
         print(f"\n{entry.number}. {entry.question}\n{entry.table.to_string(index=False)}")
         print(entry.paragraph)
-    summary = ", ".join(f"{number} {label}" for label, number in counts(verdicts).items())
-    print(f"\n{sum(counts(verdicts).values())} claims: {summary}")
+    for these, kind in ((verdicts, "claims"), (others, "statements of other papers")):
+        summary = ", ".join(f"{number} {label}" for label, number in counts(these).items())
+        print(f"\n{sum(counts(these).values())} {kind}: {summary}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moe_leverage.cli import app
+from moe_leverage.cli import laws as printed
 
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation
@@ -63,7 +65,11 @@ Config = Annotated[
 
 @app.command()
 def explain(
-    config: Config, compute: Compute = None, tokens: Tokens = None, as_json: Json = False
+    config: Config,
+    compute: Compute = None,
+    tokens: Tokens = None,
+    laws: Annotated[bool, typer.Option("--laws", help="Ask every printed law as well.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Count a model and say what the published and the measured law predict of it.
 
@@ -72,32 +78,64 @@ def explain(
     from moe_leverage.design import designer, huggingface
 
     found = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
+    asked = printed.asked_of(found) if laws else ()
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2, allow_nan=False))
-    else:
-        _print_explanation(found)
+        more = {"laws": [asdict(one) for one in asked]} if laws else {}
+        typer.echo(json.dumps(found.to_dict() | more, indent=2, allow_nan=False))
+        return
+    _print_explanation(found)
+    if laws:
+        printed.show(asked, found.name, found.compute)
 
 
 @app.command()
 def predict(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A Hugging Face config.json, or a name in data/models, instead of a point.",
+            autocompletion=_names,
+        ),
+    ] = "",
     activation_ratio: Annotated[
-        float, typer.Option(help="A = (active + shared) / (routed + shared experts), up to 1.")
-    ],
-    granularity: Annotated[float, typer.Option(help="G = 2 d_model / d_expert.")],
-    compute: Annotated[float, typer.Option(help="Training compute in FLOPs.")],
+        float | None,
+        typer.Option(help="A = (active + shared) / (routed + shared experts), up to 1."),
+    ] = None,
+    granularity: Annotated[float | None, typer.Option(help="G = 2 d_model / d_expert.")] = None,
+    compute: Compute = None,
+    tokens: Tokens = None,
+    law: Annotated[
+        str, typer.Option(help="A printed law (a file of data/laws), or all of them: all.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Predict the efficiency leverage at one point, by the published and by the measured law.
+    """Predict the efficiency leverage of a point or a model, by our two laws or by every one.
 
     Example: moe-leverage predict --activation-ratio 0.031 --granularity 12 --compute 1e22
+
+    Example: moe-leverage predict Mixtral-8x7B --law all --tokens 1e12
     """
-    from dataclasses import asdict
+    from moe_leverage.config import require
+    from moe_leverage.design import designer, huggingface, prediction
 
-    from moe_leverage.design import prediction
-
-    found = prediction.predict(
-        activation_ratio=activation_ratio, granularity=granularity, compute=compute
-    )
+    if config:
+        for name, given in (("activation-ratio", activation_ratio), ("granularity", granularity)):
+            require(given is None, name, given, "is that of the model; give one of them")
+        model = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
+        printed.say(printed.asked_of(model, law or "all"), model.name, model.compute, as_json)
+        if not as_json:
+            _print_notes((), model.assumptions)
+        return
+    require(tokens is None, "tokens", tokens, "need a MODEL; a point has a compute")
+    point = {"activation_ratio": activation_ratio, "granularity": granularity, "compute": compute}
+    for name, given in point.items():
+        option = f"--{name.replace('_', '-')}"
+        require(given is not None, option, None, "is required without a MODEL")
+    found = prediction.predict(**point)  # type: ignore[arg-type]
+    if law:
+        printed.say(printed.asked_at(found, law), "the point", found.compute, as_json)
+        return
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2, allow_nan=False))
         return
@@ -124,8 +162,6 @@ def design(
 
     Example: moe-leverage design --compute 1e22 --tokens 1e12 --max-total-params 20e9
     """
-    from dataclasses import asdict
-
     from moe_leverage import paths
     from moe_leverage.design import search
 

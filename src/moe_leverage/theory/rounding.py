@@ -8,10 +8,12 @@ ln EL is linear in a, d, gamma and beta, and moves one way with A_start (A_max d
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
+from typing import Literal
 
 from moe_leverage.theory.laws import COEFFICIENTS, PUBLISHED, JointLaw
 
@@ -24,6 +26,40 @@ def half_unit(printed: str) -> float:
     """
     exponent = Decimal(printed).as_tuple().exponent
     return 0.5 * 10.0 ** int(exponent)
+
+
+def bounds(published: str, relation: str) -> tuple[float, float]:
+    """The values that agree with what is printed, rounding included.
+
+    >>> bounds("55.8", "equals"), bounds("8 to 12", "between"), bounds("7", "above")
+    ((55.75, 55.849999999999994), (8.0, 12.0), (7.0, inf))
+    """
+    if relation == "between":
+        low, high = published.split(" to ")
+        return float(low), float(high)
+    value, half = float(published), half_unit(published)
+    return {
+        "equals": (value - half, value + half),
+        "above": (value, math.inf),
+        "below": (-math.inf, value),
+    }[relation]
+
+
+Agreement = Literal["reproduced", "consistent", "discrepant"]
+
+
+def agreement(published: str, relation: str, value: float, slack: float) -> Agreement:
+    """Whether a value is as printed, as printed within a slack, or neither.
+
+    >>> agreement("55.8", "equals", 55.9, 0.1), agreement("7", "above", 6.0, 0.5)
+    ('consistent', 'discrepant')
+    """
+    low, high = (1.0, 1.0) if relation == "holds" else bounds(published, relation)
+    rounding = 1e-9 * max(abs(end) for end in (low, high) if abs(end) < math.inf)
+    if low - rounding <= value <= high + rounding:
+        return "reproduced"
+    is_near = low - slack - rounding <= value <= high + slack + rounding
+    return "consistent" if is_near else "discrepant"
 
 
 @cache

@@ -1,0 +1,19 @@
+"""Claims that public runs of other groups decide (`evidence`), registered like the others."""
+
+from __future__ import annotations
+
+from moe_leverage.audit.claims import Measurement, check
+from moe_leverage.config import require
+from moe_leverage.evidence import scores
+
+
+@check
+def public(statistic: str) -> Measurement:
+    """What leverages derived from public runs say of a claim, with the interval over sources."""
+    known = scores.STATISTICS
+    require(statistic in known, "statistic", statistic, f"must be one of {', '.join(known)}")
+    effect, low, high, num_points = scores.statistic(statistic)
+    detail = f"{num_points} points derived from public runs"
+    if low == float("-inf"):
+        detail += " of one source, over which no interval can be drawn"
+    return Measurement(effect=effect, low=low, high=high, detail=detail)

@@ -1,0 +1,90 @@
+"""`moe-leverage laws`, and what `explain` and `predict` print of the laws of other groups."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moe_leverage.cli import app
+
+if TYPE_CHECKING:
+    from moe_leverage.design.designer import Explanation
+    from moe_leverage.design.every_law import LawAnswer
+    from moe_leverage.design.prediction import Prediction
+
+Answers = tuple["LawAnswer", ...]
+
+
+@app.command(epilog="Example: moe-leverage laws --json")
+def laws(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List every printed law and how it comes out of the statements of its own paper."""
+    from moe_leverage.theory.printed import printed_laws
+    from moe_leverage.theory.statements import standing
+
+    found = {law: standing(law) for law in printed_laws()}
+    if as_json:
+        listed = {law.id: asdict(stands) for law, stands in found.items() if not law.missing}
+        listed |= {law.id: {"missing": law.missing} for law in found if law.missing}
+        typer.echo(json.dumps(listed, indent=1, allow_nan=False))
+        return
+    for law, stands in found.items():
+        typer.echo(f"{law.id}: {law.title} (arXiv {law.arxiv}, {law.locator})")
+        read = f"read so: {stands.reading.says}" if stands.reading else "no reading returns all"
+        typer.echo(f"    {law.missing or read}")
+        for one in stands.verdicts:
+            published = one.statement.published
+            sign = "" if one.statement.relation == "equals" else f"{one.statement.relation} "
+            said = f"{one.statement.says}: {one.value:.4g}, printed {sign}{published}"
+            typer.echo(f"    {one.label}: {said}")
+
+
+def asked_of(found: Explanation, law: str = "all") -> Answers:
+    """What the printed laws, or the one of this name, say of a model."""
+    from moe_leverage.design import every_law
+
+    return every_law.answers(found, law)
+
+
+def asked_at(found: Prediction, law: str) -> Answers:
+    """The same of a point, whose size is not known."""
+    from moe_leverage.design import every_law
+
+    layout = every_law.layout_of(found.activation_ratio, found.granularity)
+    point = every_law.Asked(layout=layout, compute=found.compute)
+    return every_law.answers_at(point, found.measured, law)
+
+
+def say(answers: Answers, name: str, compute: float, as_json: bool) -> None:
+    """Print the answers as JSON or as a table."""
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in answers], indent=2, allow_nan=False))
+    else:
+        show(answers, name, compute)
+
+
+def show(answers: Answers, name: str, compute: float) -> None:
+    """Print the answers as a table, and below it why a law is silent or extrapolates."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    head = ("law", "EL", "on", "at its tokens")
+    table = Table(*head, box=box.SIMPLE_HEAD, title=f"{name} at {compute:.3g} FLOPs")
+    for one in answers:
+        mark = "" if one.in_domain or one.value is None else " *"
+        cells = (_number(one.value) + mark, one.basis or "-", _number(one.at_its_tokens))
+        table.add_row(one.title, *cells)
+    Console().print(table)
+    typer.echo("*: extrapolated beyond the runs behind the law.")
+    for one in answers:
+        if one.reason:
+            typer.echo(f"{one.title}: {one.reason}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Leverages that public runs of other groups show, and how well each law says them beforehand."""
