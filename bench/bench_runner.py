@@ -20,8 +20,8 @@ from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.catalogue import STUDIES, Planned
+from moe_leverage.studies.place import Place
 from moe_leverage.studies.protocol import Point
-from moe_leverage.studies.runner import Place
 from moe_leverage.studies.runner import run as run_planned
 from moe_leverage.studies.status import status
 

@@ -17,7 +17,10 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("module", ["moe_leverage.audit", "moe_leverage.studies.protocol"])
+QUICK = ("audit", "studies.protocol", "studies.status", "studies.adoption", "studies.yours")
+
+
+@pytest.mark.parametrize("module", [f"moe_leverage.{room}" for room in QUICK])
 def test_it_loads_without_torch(module):
     assert loaded([module]) == []
 

@@ -20,7 +20,8 @@ from moe_leverage import ledger, paths
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
-from moe_leverage.studies.runner import Place, run_one
+from moe_leverage.studies.place import Place, in_progress, missing, recorded
+from moe_leverage.studies.runner import run_one
 from moe_leverage.training import checkpoint
 from moe_leverage.training.loop import train
 from moe_leverage.training.machine import Execution
@@ -117,11 +118,11 @@ def test_clusters_give_the_losses_of_this_process(tmp_path, backend, module):
 
 def test_one_run_is_recorded_once_and_its_traces_go(tmp_path):
     place, (task,) = toy_place(tmp_path), toy_plan(1)
-    assert runner.missing([task], place) == [task]
+    assert missing([task], place) == [task]
     assert run_one(task, POOL, place).state == "ok"
     assert run_one(task, POOL, place).state == "recorded"
     assert losses(place) == [(task.run_id, undisturbed(task.run))]
-    assert runner.missing([task], place) == []
+    assert missing([task], place) == []
     assert list(place.runs.iterdir()) == []
 
 
@@ -129,10 +130,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path):
     place, (task,) = toy_place(tmp_path), toy_plan(1)
     with claim(place.runs / f"{task.run_id}.lock") as is_mine:
         assert is_mine
-        assert runner.in_progress(task, place)
+        assert in_progress(task, place)
         assert run_one(task, POOL, place).state == "elsewhere"
-    assert not runner.in_progress(task, place)
-    assert not runner.recorded(place.ledger)
+    assert not in_progress(task, place)
+    assert not recorded(place.ledger)
 
 
 @pytest.mark.parametrize("module", [ledger, checkpoint])
@@ -168,7 +169,7 @@ def test_a_line_that_the_disk_cuts_short_costs_no_record(tmp_path):
     assert path.stat().st_size == room
     found = [(record["run_id"], record["validation_loss_nats"]) for record in ledger.records(path)]
     assert sorted(found) == before
-    assert runner.missing(plan, place) == [plan[-1]]
+    assert missing(plan, place) == [plan[-1]]
     assert run_one(plan[-1], POOL, place).state == "ok"
     assert [pair for pair in losses(place) if pair[0] != plan[-1].run_id] == before
     assert len(losses(place)) == 12
@@ -181,7 +182,7 @@ def test_a_ledger_saved_by_another_writer_is_not_trained_again(tmp_path):
     path = place.ledger / "toy.jsonl"
     lines = [json.dumps(json.loads(line), indent=None) for line in path.read_text().splitlines()]
     path.write_text("\n".join(lines))  # spaces after colons, no end of the last line
-    assert runner.missing(plan, place) == []
+    assert missing(plan, place) == []
     assert run_one(plan[1], POOL, place).state == "recorded"
 
 
@@ -191,7 +192,7 @@ def test_a_line_cut_short_by_a_kill_is_not_a_record_and_harms_no_other(tmp_path)
     path = place.ledger / "toy.jsonl"
     whole = path.read_text()
     path.write_text(whole + whole.replace(plan[0].run_id, plan[1].run_id)[:-40])
-    assert runner.missing(plan, place) == [plan[1]]
+    assert missing(plan, place) == [plan[1]]
     assert run_one(plan[1], POOL, place).state == "ok"
     assert [run_id for run_id, _ in losses(place)] == sorted(task.run_id for task in plan)
 
@@ -233,7 +234,7 @@ def test_traces_of_recorded_runs_are_swept_and_of_others_kept(tmp_path):
 
 def test_the_cheapest_come_first_and_equal_runs_once(tmp_path):
     plan = [*toy_plan(1, 30), *toy_plan(1, 10), *toy_plan(1, 20), *toy_plan(1, 10)]
-    found = runner.missing(plan, toy_place(tmp_path))
+    found = missing(plan, toy_place(tmp_path))
     assert [task.run.num_steps for task in found] == [10, 20, 30]
 
 
@@ -241,7 +242,7 @@ def test_a_run_of_two_studies_is_trained_once_and_stands_in_both(tmp_path, monke
     place, (task,) = toy_place(tmp_path), toy_plan(1)
     other = dataclasses.replace(task, study="other")
     run_one(task, POOL, place)
-    assert runner.missing([task, other], place) == [other]
+    assert missing([task, other], place) == [other]
     monkeypatch.setattr(runner, "train", lambda *rest, **more: pytest.fail("trained again"))
     third = dataclasses.replace(task, study="third")
     assert run_one(third, POOL, place).state == "recorded"

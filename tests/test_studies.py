@@ -14,6 +14,7 @@ from moe_leverage.studies import adoption, status
 from moe_leverage.studies import catalogue as studies
 from moe_leverage.studies.adoption import adopt
 from moe_leverage.studies.catalogue import LADDER, STUDIES, Sweep, get, plan
+from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.protocol import (
     BUDGETS,
     GEOMETRIES,
@@ -25,7 +26,6 @@ from moe_leverage.studies.protocol import (
     derive,
     derive_partner,
 )
-from moe_leverage.studies.runner import Place, missing
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
@@ -419,6 +419,19 @@ def test_verify_names_stale_runs_unless_they_carry_a_reason(place):
     write(place, "hparams", [other])
     (problem,) = status.verify(place)
     assert problem.startswith(f"hparams.jsonl: run {other['run_id']} is stale")
+
+
+def test_a_study_with_runs_that_cannot_be_planned_says_why(place, monkeypatch):
+    write(place, "activation", synthetic(plan("activation", LAWS)[:1], bowl))
+
+    def refuse(name, *args, **options):
+        if name == "activation":
+            raise ValueError("laws = None: the allocation law is not adopted")
+        return plan(name, LAWS, *args, **options)
+
+    monkeypatch.setattr(status, "plan", refuse)
+    (problem,) = [said for said in status.verify(place) if "activation" in said]
+    assert problem == "activation.jsonl: laws = None: the allocation law is not adopted"
 
 
 def test_a_study_is_complete_when_all_it_plans_is_recorded(place):

@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from synthetic_runs import all_runs
 
 from moe_leverage import cli, paths
-from moe_leverage.studies import runner, status
+from moe_leverage.studies import status
+from moe_leverage.studies.place import Place
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -199,7 +200,7 @@ def test_a_verb_that_trains_nothing_answers(installed: Installed, arguments: str
 
 
 def test_the_ledger_in_the_wheel_is_verified_as_the_one_here(installed: Installed) -> None:
-    problems = status.verify(runner.Place())
+    problems = status.verify(Place())
     shown = installed.verb("study", "verify", "--json", code=1 if problems else 0)
     assert json.loads(shown)["problems"] == problems
 

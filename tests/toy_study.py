@@ -23,6 +23,7 @@ from moe_leverage.locks import holder
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.catalogue import Planned
+from moe_leverage.studies.place import Place, missing, recorded, steps_done
 from moe_leverage.studies.protocol import Point
 from moe_leverage.training import machine as execution
 
@@ -77,7 +78,7 @@ def toy_plan(count, num_steps=20, **changes):
 
 def toy_place(folder, corpus=open_corpus):
     folder = Path(folder)
-    return runner.Place(ledger=folder / "ledger", runs=folder / "runs", open_corpus=corpus)
+    return Place(ledger=folder / "ledger", runs=folder / "runs", open_corpus=corpus)
 
 
 @contextlib.contextmanager
@@ -116,7 +117,7 @@ def trouble(folder):
     """Runs that go well beside a divergence, a misfit, a checkpoint too large, and a killer."""
     place = toy_place(folder, deadly_corpus)
     good = toy_plan(3)
-    diverging = toy_plan(1, 200, learning_rate=9.0, gradient_clip=1e30, adam_beta2=0.0)
+    diverging = toy_plan(1, 200, learning_rate=9.0, gradient_clip=1e6, adam_beta2=0.0)
     misfit = toy_plan(1, sequence_length=2_000)
     deadly = toy_plan(1, corpus="full")
     large = dataclasses.replace(good[0].run.model, d_model=64, d_expert=64)
@@ -163,7 +164,7 @@ def storm(folder, kills, seed):
                 child = 0
     calm = toy_place(Path(folder) / "calm")
     for here in (place, calm):
-        while runner.missing(plan, here):
+        while missing(plan, here):
             os.waitpid(forked_runner(plan, here), 0)
     return {
         "kills": dict(done),
@@ -178,16 +179,16 @@ def stop(folder):
     place = toy_place(folder)
     plan = toy_plan(3, 400)
     child = forked_runner(plan, place)
-    while not any(runner.steps_done(task, place) for task in plan):
+    while not any(steps_done(task, place) for task in plan):
         time.sleep(0.02)
     os.kill(child, signal.SIGTERM)
     os.waitpid(child, 0)
-    steps = [runner.steps_done(task, place) for task in plan]
-    recorded = runner.recorded(place.ledger)
+    steps = [steps_done(task, place) for task in plan]
+    num_recorded = len(recorded(place.ledger))
     outcomes = run_plan(plan, place)
     return {
         "steps": steps,
-        "recorded": len(recorded),
+        "recorded": num_recorded,
         "states": [outcome.state for outcome in outcomes],
         "left": sorted(path.name for path in place.runs.glob("*")),
         "losses": losses(place),

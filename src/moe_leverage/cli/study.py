@@ -18,7 +18,8 @@ from moe_leverage.cli import app
 
 if TYPE_CHECKING:
     from moe_leverage.studies.catalogue import Planned
-    from moe_leverage.studies.runner import Outcome, Place
+    from moe_leverage.studies.place import Place
+    from moe_leverage.studies.runner import Outcome
     from moe_leverage.studies.yours import YourStudy
 
 group = typer.Typer(
@@ -58,10 +59,11 @@ def plan(study: str, as_json: Json = False) -> None:
     Example: moe-leverage study plan hparams --json
     """
     from moe_leverage import ledger
-    from moe_leverage.studies import runner, status
+    from moe_leverage.studies import status
+    from moe_leverage.studies.place import Place
 
     yours = _yours([study])
-    place = yours.place if yours else runner.Place()
+    place = yours.place if yours else Place()
     study = yours.study.name if yours else study
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
@@ -113,6 +115,7 @@ def run(
     """
     from moe_leverage.studies import rounds, runner, status
     from moe_leverage.studies.backends import Pool
+    from moe_leverage.studies.place import Place
     from moe_leverage.training.machine import Execution
 
     Execution.from_dict(
@@ -128,7 +131,7 @@ def run(
         max_seconds=60 * max_minutes,
     )
     yours = _yours(studies or [])
-    place = yours.place if yours else runner.Place()
+    place = yours.place if yours else Place()
     names = (yours.study.name,) if yours else ()
     if yours:
         place.ledger.mkdir(parents=True, exist_ok=True)
@@ -178,9 +181,10 @@ def show_status(as_json: Json = False) -> None:
 
     Example: moe-leverage study status --json
     """
-    from moe_leverage.studies import runner, status
+    from moe_leverage.studies import status
+    from moe_leverage.studies.place import Place
 
-    found = status.status(runner.Place())
+    found = status.status(Place())
     if as_json:
         typer.echo(json.dumps(found))
         return
@@ -198,9 +202,10 @@ def verify(as_json: Json = False) -> None:
 
     Example: moe-leverage study verify
     """
-    from moe_leverage.studies import adoption, runner, status
+    from moe_leverage.studies import adoption, status
+    from moe_leverage.studies.place import Place
 
-    place = runner.Place()
+    place = Place()
     problems, remarks = status.verify(place), adoption.moved(place)
     if as_json:
         typer.echo(json.dumps({"problems": problems, "remarks": remarks}))
@@ -220,7 +225,7 @@ def gates(as_json: Json = False) -> None:
 
     from moe_leverage import ledger
     from moe_leverage.analysis.gates import gates
-    from moe_leverage.studies.runner import Place
+    from moe_leverage.studies.place import Place
 
     found = gates(ledger.table(directory=Place().ledger))
     if as_json:
@@ -244,9 +249,10 @@ def pin() -> None:
     Example: moe-leverage study pin
     """
     from moe_leverage import ledger
-    from moe_leverage.studies import runner, status
+    from moe_leverage.studies import status
+    from moe_leverage.studies.place import Place
 
-    place = runner.Place()
+    place = Place()
     status.pin(place)
     for name in status.plans_now(place):
         typer.echo(ledger.standing(name, place.ledger).words)
@@ -258,9 +264,10 @@ def adopt(law: str, as_json: Json = False) -> None:
 
     Example: moe-leverage study adopt hyperparameters
     """
-    from moe_leverage.studies import adoption, runner, status
+    from moe_leverage.studies import adoption, status
+    from moe_leverage.studies.place import Place
 
-    place = runner.Place()
+    place = Place()
     path = adoption.adopt(law, place)
     status.pin(place)
     typer.echo(path.read_text("utf-8").strip() if as_json else f"{law} adopted in {path.name}")
@@ -345,7 +352,7 @@ def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcom
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from moe_leverage.studies.runner import steps_done
+    from moe_leverage.studies.place import steps_done
     from moe_leverage.studies.status import predicted_seconds
 
     console = Console(stderr=True)

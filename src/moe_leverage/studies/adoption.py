@@ -24,7 +24,7 @@ from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.leverage import RESAMPLES
 from moe_leverage.config import require
-from moe_leverage.studies.runner import Place, missing
+from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.status import plan_now
 
 LOOK_RESAMPLES = 200  # where an interval is only looked at, not printed to its third digit

@@ -15,8 +15,9 @@ from moe_leverage import corpus
 from moe_leverage.studies import runner, status
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.catalogue import STUDIES, Planned
+from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.protocol import adopted_laws
-from moe_leverage.studies.runner import Outcome, Place, Report
+from moe_leverage.studies.runner import Outcome, Report
 
 Progress = Callable[[list[Planned], Place], AbstractContextManager[Report]]
 
@@ -32,7 +33,7 @@ def run_rounds(
     deadline = time.monotonic() + pool.max_seconds
     while True:
         planned = [run for run in planned_now(studies, place) if run.run_id not in outcomes]
-        waiting = runner.missing(planned, place)
+        waiting = missing(planned, place)
         was_stopped = any(outcome.state == "stopped" for outcome in outcomes.values())
         if not waiting or was_stopped:
             return list(outcomes.values())

@@ -3,17 +3,12 @@
 Each run is claimed by a lock, trained with checkpoints, and appended to the ledger by the process
 that trained it; so whatever is killed, a later `run` finds every finished record, goes on from the
 last checkpoint of the others, and trains nothing twice.
-
-    ledger/<study>.jsonl      one line a finished run
-    runs/<run id>.lock        held by the process that trains the run
-    runs/<run id>/            its checkpoint, gone once the record stands in the ledger
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 import signal
@@ -21,18 +16,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from joblib import Parallel, delayed
 
-from moe_leverage import corpus, ledger, paths
-from moe_leverage.accounting import count_training_flops
+from moe_leverage import ledger
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies.backends import Pool, connected, deaths_of
 from moe_leverage.studies.catalogue import Planned
+from moe_leverage.studies.place import Place, ledger_path, lock_path, missing, recorded
 from moe_leverage.training.checkpoint import CheckpointError
 from moe_leverage.training.loop import Stopped, train
 from moe_leverage.training.machine import Execution
@@ -40,15 +34,6 @@ from moe_leverage.training.machine import Execution
 State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where records and checkpoints go; every worker of a cluster must see the same files."""
-
-    ledger: Path = field(default_factory=lambda: paths.DATA / "ledger")
-    runs: Path = field(default_factory=lambda: paths.CACHE / "runs")
-    open_corpus: Callable[[str], Corpus] = corpus.load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,10 +95,10 @@ def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
     """Train one run in this process and append its record; every failure comes back by name."""
     start = time.monotonic()
     try:
-        with claim(_lock_path(task.run_id, place)) as is_mine:
+        with claim(lock_path(task.run_id, place)) as is_mine:
             if not is_mine:
                 return _outcome(task, "elsewhere", "another process trains it")
-            path = _ledger_path(task.study, place)
+            path = ledger_path(task.study, place)
             if task.run_id in recorded(place.ledger):
                 _copy(task, place)
                 return _outcome(task, "recorded", "another process finished it")
@@ -127,15 +112,6 @@ def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
         return _outcome(task, "failed", f"{type(error).__name__}: {error}")
 
 
-def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
-    """Those of `planned` without a record in their study's ledger, each once, cheapest first."""
-    have = {
-        study: ledger.statuses(_ledger_path(study, place)) for study in {p.study for p in planned}
-    }
-    unique = {task.run_id: task for task in planned if task.run_id not in have[task.study]}
-    return sorted(unique.values(), key=lambda task: count_training_flops(task.run))
-
-
 def share(planned: Sequence[Planned], place: Place) -> None:
     """Copy the records of runs that several studies plan into the ledger of each.
 
@@ -143,39 +119,18 @@ def share(planned: Sequence[Planned], place: Place) -> None:
     """
     have = recorded(place.ledger)
     for task in planned:
-        path = _ledger_path(task.study, place)
+        path = ledger_path(task.study, place)
         if task.run_id in have and task.run_id not in ledger.statuses(path):
-            with claim(_lock_path(task.run_id, place)) as is_mine:
+            with claim(lock_path(task.run_id, place)) as is_mine:
                 if is_mine:
                     _copy(task, place)
 
 
 def _copy(task: Planned, place: Place) -> None:
     """Write a recorded run into its study's ledger too, unless it stands there; it is claimed."""
-    path = _ledger_path(task.study, place)
+    path = ledger_path(task.study, place)
     if task.run_id not in ledger.statuses(path):
         ledger.append(path, ledger.find(task.run_id, place.ledger) | {"study": task.study})
-
-
-def recorded(directory: Path) -> dict[str, str]:
-    """Status of every run in the ledger, by identity."""
-    found: dict[str, str] = {}
-    for path in sorted(directory.glob("*.jsonl")):
-        found |= ledger.statuses(path)
-    return found
-
-
-def steps_done(task: Planned, place: Place) -> int:
-    """Steps that the checkpoint of a run in progress holds."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        index = json.loads((place.runs / task.run_id / "checkpoint.json").read_text())
-        return int(index["steps_done"])
-    return 0
-
-
-def in_progress(task: Planned, place: Place) -> bool:
-    """Whether a living process trains this run."""
-    return is_claimed(_lock_path(task.run_id, place))
 
 
 def sweep_leftovers(place: Place) -> None:
@@ -183,17 +138,9 @@ def sweep_leftovers(place: Place) -> None:
     have = recorded(place.ledger)
     names = {path.name.removesuffix(".lock") for path in place.runs.glob("*")}
     for run_id in sorted(names & set(have)):
-        with claim(_lock_path(run_id, place)) as is_mine:
+        with claim(lock_path(run_id, place)) as is_mine:
             if is_mine:
                 shutil.rmtree(place.runs / run_id, ignore_errors=True)
-
-
-def _ledger_path(study: str, place: Place) -> Path:
-    return place.ledger / f"{study}.jsonl"
-
-
-def _lock_path(run_id: str, place: Place) -> Path:
-    return place.runs / f"{run_id}.lock"
 
 
 def _drain(
@@ -241,7 +188,7 @@ def _try_alone(
         except deaths_of(pool):
             deaths += 1
     if deaths == DEATHS_ALONE:
-        with claim(_lock_path(task.run_id, place)):
+        with claim(lock_path(task.run_id, place)):
             pass  # which removes the lock that the dead left
         reason = f"its worker process died {deaths} times, alone (killed, or out of memory)"
         note(_outcome(task, "failed", reason))
@@ -249,7 +196,7 @@ def _try_alone(
 
 def _was_struck(task: Planned, place: Place, pool: Pool) -> bool:
     """Whether a worker left the run's lock behind when it died; here, one of this process."""
-    path = _lock_path(task.run_id, place)
+    path = lock_path(task.run_id, place)
     is_ours = pool.backend != "local" or holder(path)[1] == os.getpid()
     return path.exists() and is_ours and not is_claimed(path)
 

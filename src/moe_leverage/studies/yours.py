@@ -31,6 +31,7 @@ import pandas as pd
 from moe_leverage import corpus, ledger
 from moe_leverage.config import require
 from moe_leverage.studies.catalogue import Study, Sweep, cells, register
+from moe_leverage.studies.place import Place
 from moe_leverage.studies.protocol import (
     POINT_FIELDS,
     Point,
@@ -38,7 +39,6 @@ from moe_leverage.studies.protocol import (
     feasible,
     require_axis,
 )
-from moe_leverage.studies.runner import Place
 
 KEYS = (
     "name", "answers", "against", "budgets_flops", "reach_flops", "seeds", "sizes", "rates", "base",
