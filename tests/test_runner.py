@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
 
 from moe_leverage import ledger, paths
@@ -201,6 +202,73 @@ def test_an_unreadable_checkpoint_is_named_and_the_run_begun_again(tmp_path):
     assert outcome.state == "ok"
     assert "begun again, since its checkpoint could not be read: checkpoint = " in outcome.reason
     assert losses(place) == [(one.run_id, undisturbed(one.run))]
+
+
+def crafted(directory, kind):
+    """Make the checkpoint one whose digests are right and whose content is not."""
+    index_path = directory / "checkpoint.json"
+    index = json.loads(index_path.read_text())
+    tensors = load_file(directory / index["tensors"])
+    name = next(name for name in tensors if name.startswith("model."))
+    if kind == "a tensor missing":
+        del tensors[name]
+    elif kind == "a tensor of another shape":
+        tensors[name] = tensors[name][:1].clone()
+    elif kind == "a tensor of another type":
+        tensors[name] = tensors[name].double()
+    elif kind == "a moment missing":
+        del tensors[f"exp_avg.{name.removeprefix('model.')}"]
+    elif kind == "losses of other steps":
+        tensors["losses"] = tensors["losses"][:-1].clone()
+    elif kind == "more steps than the run":
+        index["steps_done"] = 10**9
+    elif kind == "no digest":
+        del index["progress"]["corpus_digest"]
+    elif kind == "seconds that are none":
+        index["progress"]["seconds"] = "long"
+    elif kind == "a deep index":
+        index["progress"] = {"a": 1}
+    save_file(tensors, directory / index["tensors"])
+    index["sha256"] = checkpoint._digest(directory / index["tensors"])
+    text = json.dumps(index)
+    if kind == "a deep index":
+        text = text.replace('{"a": 1}', '{"a":' * 10**5 + "1" + "}" * 10**5)
+    index_path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a tensor missing", "a tensor of another shape", "a tensor of another type",
+        "a moment missing", "losses of other steps", "more steps than the run", "no digest",
+        "seconds that are none", "a deep index", "a file", "a dangling link",
+    ],
+)  # fmt: skip
+def test_whatever_stands_for_a_checkpoint_the_run_is_begun_again(tmp_path, kind):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    directory = place.runs / one.run_id
+    if kind == "a file":
+        place.runs.mkdir(parents=True)
+        directory.write_text("a note")
+    elif kind == "a dangling link":
+        place.runs.mkdir(parents=True)
+        directory.symlink_to(tmp_path / "nowhere")
+    else:
+        train(one.run, corpus=open_corpus("smoke"), checkpoint_directory=directory)
+        crafted(directory, kind)
+    assert runner.steps_done(one, place) >= 0
+    outcome = run_one(one, POOL, place)
+    assert outcome.state == "ok", outcome.reason
+    assert outcome.reason.startswith("begun again, since its checkpoint could not be read: ")
+    assert losses(place) == [(one.run_id, undisturbed(one.run))]
+
+
+@pytest.mark.parametrize("value", ["x", "", "-1", "0", "1e9", "9" * 400])
+def test_an_environment_that_torchrun_never_sets_is_named(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    (one,) = toy_plan(1)
+    with pytest.raises(ValueError, match=r"^WORLD_SIZE = '.*': is not what torchrun sets"):
+        train(one.run, corpus=open_corpus("smoke"))
 
 
 def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path, monkeypatch):

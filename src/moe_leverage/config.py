@@ -527,7 +527,7 @@ class RunConfig(Record):
         )  # fmt: skip
         _require_numbers(self, 0.0, 10.0, "learning_rate", above=True)
         _require_numbers(self, 0.0, 1.0, "adam_eps")
-        _require_numbers(self, 0.0, 1e6, "gradient_clip", above=True)
+        _require_numbers(self, 0.0, 1e30, "gradient_clip", above=True)
         _require_numbers(self, 0.0, 1e3, "mtp_coefficient")
         rule = "must be positive: a step at rate 0 would be wasted"
         rate = self.final_rate_fraction

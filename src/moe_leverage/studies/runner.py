@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import shutil
 import signal
@@ -29,6 +28,7 @@ from joblib import Parallel, delayed
 
 from moe_leverage import corpus, ledger, paths
 from moe_leverage.accounting import count_training_flops
+from moe_leverage.config import read_object
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies.backends import Pool, connected, deaths_of
@@ -38,6 +38,7 @@ from moe_leverage.training.loop import Stopped, train
 from moe_leverage.training.machine import Execution
 
 State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
+LONGEST_REASON = 240  # characters
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
 
@@ -124,7 +125,8 @@ def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
     except Stopped as stopped:
         return _outcome(task, "stopped", str(stopped))
     except Exception as error:
-        return _outcome(task, "failed", f"{type(error).__name__}: {error}")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        return _outcome(task, "failed", reason)
 
 
 def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
@@ -168,7 +170,7 @@ def recorded(directory: Path) -> dict[str, str]:
 def steps_done(task: Planned, place: Place) -> int:
     """Steps that the checkpoint of a run in progress holds."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        index = json.loads((place.runs / task.run_id / "checkpoint.json").read_text())
+        index = read_object(place.runs / task.run_id / "checkpoint.json", "checkpoint")
         return int(index["steps_done"])
     return 0
 
@@ -186,6 +188,14 @@ def sweep_leftovers(place: Place) -> None:
         with claim(_lock_path(run_id, place)) as is_mine:
             if is_mine:
                 shutil.rmtree(place.runs / run_id, ignore_errors=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what stands where a checkpoint belongs, be it a folder, a file or a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _ledger_path(study: str, place: Place) -> Path:
@@ -292,7 +302,7 @@ def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str
     try:
         return again(), ""
     except CheckpointError as error:
-        shutil.rmtree(directory)
+        _clear(directory)
         return again(), f"begun again, since its checkpoint could not be read: {error}"
 
 
