@@ -18,7 +18,7 @@ from moe_leverage.locks import claim, is_claimed
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.runner import Place, run_one
-from moe_leverage.training import checkpoint
+from moe_leverage.training import checkpoint, loop
 from moe_leverage.training.loop import train
 from moe_leverage.training.machine import Execution
 
@@ -280,7 +280,7 @@ def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path
     def fails(*args, **options):
         raise ValueError("checkpoint_seconds = 0: must be positive")
 
-    monkeypatch.setattr(runner, "train", fails)
+    monkeypatch.setattr(loop, "train", fails)
     assert run_one(one, POOL, place).state == "failed"
     assert kept.is_file()
 
@@ -306,7 +306,7 @@ def test_a_run_of_two_studies_is_trained_once_and_stands_in_both(tmp_path, monke
     other = dataclasses.replace(one, study="other")
     run_one(one, POOL, place)
     assert runner.missing([one, other], place) == [other]
-    monkeypatch.setattr(runner, "train", lambda *rest, **more: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *rest, **more: pytest.fail("trained again"))
     third = dataclasses.replace(one, study="third")
     assert run_one(third, POOL, place).state == "recorded"
     assert losses(place, "third") == losses(place)

@@ -54,8 +54,9 @@ def plan(study: str, as_json: Json = False) -> None:
     Example: moe-leverage study plan hparams --json
     """
     from moe_leverage import ledger
-    from moe_leverage.studies import runner, status
+    from moe_leverage.studies import catalogue, runner, status
 
+    catalogue.get(study)
     place = runner.Place()
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
@@ -99,22 +100,25 @@ def run(
 
     Example: moe-leverage study run activation granularity --workers 2
     """
-    from moe_leverage.studies import rounds, runner, status
+    from moe_leverage.studies import catalogue
     from moe_leverage.studies.backends import Pool
-    from moe_leverage.training.machine import Execution
 
-    Execution.from_dict(
-        {"device": device, "threads": threads, "compile": compiled}
-    )  # refuses what is not there
+    for name in studies or ():
+        catalogue.get(name)
     pool = Pool(
         workers=workers,
         threads=threads,
         backend=backend,  # type: ignore[arg-type]  # checked by Pool
         address=address,
-        device=device,  # type: ignore[arg-type]  # checked above
+        device=device,  # type: ignore[arg-type]  # checked below
         compile=compiled,
         max_seconds=60 * max_minutes,
     )
+
+    from moe_leverage.studies import rounds, runner, status  # only now: what is wrong is answered
+    from moe_leverage.training.machine import Execution
+
+    Execution.from_dict({"device": device, "threads": threads, "compile": compiled})
     place = runner.Place()
     outcomes = rounds.run_rounds(studies or (), pool, place, progress=_progress)
     status.pin(place)

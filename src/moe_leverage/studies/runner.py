@@ -22,25 +22,29 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from joblib import Parallel, delayed
-
-from moe_leverage import corpus, ledger, paths
+from moe_leverage import ledger, paths
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import read_object
-from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies.backends import Pool, connected, deaths_of
 from moe_leverage.studies.catalogue import Planned
-from moe_leverage.training.checkpoint import CheckpointError
-from moe_leverage.training.loop import Stopped, train
-from moe_leverage.training.machine import Execution
+
+if TYPE_CHECKING:  # what trains is loaded by what trains: a plan is answered without it
+    from moe_leverage.corpus.tokens import Corpus
 
 State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
 LONGEST_REASON = 240  # characters
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
+
+
+def _load(tier: str) -> Corpus:
+    """The corpus of this installation."""
+    from moe_leverage import corpus
+
+    return corpus.load(tier)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +53,7 @@ class Place:
 
     ledger: Path = field(default_factory=lambda: paths.DATA / "ledger")
     runs: Path = field(default_factory=lambda: paths.CACHE / "runs")
-    open_corpus: Callable[[str], Corpus] = corpus.load
+    open_corpus: Callable[[str], Corpus] = _load
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +113,8 @@ def run(
 
 def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
     """Train one run in this process and append its record; every failure comes back by name."""
+    from moe_leverage.training.loop import Stopped
+
     start = time.monotonic()
     try:
         with claim(_lock_path(task.run_id, place)) as is_mine:
@@ -268,6 +274,8 @@ def _outcomes(
     tasks: Sequence[Planned], pool: Pool, place: Place, is_over: Callable[[], bool]
 ) -> Iterator[Outcome]:
     """The outcomes of `tasks` as they come, from the backend's workers."""
+    from joblib import Parallel, delayed
+
     calls = (delayed(run_one)(task, pool, place) for task in tasks if not is_over())
     with connected(pool):
         # Two processes at least, since joblib runs a single one inside the caller; no more than
@@ -283,6 +291,10 @@ def _outcomes(
 
 def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
     """The record of a run, from its checkpoint if that can be read, and a remark if it cannot."""
+    from moe_leverage.training import loop
+    from moe_leverage.training.checkpoint import CheckpointError
+    from moe_leverage.training.machine import Execution
+
     directory = place.runs / task.run_id
     tokens = _opened(place.open_corpus, task.run.corpus)
     execution = Execution(
@@ -292,7 +304,7 @@ def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str
         checkpoint_seconds=pool.checkpoint_seconds,
     )
     again = functools.partial(
-        train,
+        loop.train,
         task.run,
         corpus=tokens,
         execution=execution,
