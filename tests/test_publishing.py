@@ -10,6 +10,7 @@ import sys
 from http.client import HTTPConnection
 from pathlib import Path
 
+import execution
 import publishing
 import serving
 from bs4 import BeautifulSoup
@@ -97,3 +98,7 @@ def test_make_serve_sends_the_policy_and_ends_quietly(tmp_path: Path) -> None:
     for wrong in ("x", "-1", "70000"):
         done = subprocess.run([*command, wrong], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_another_corpus_is_another_ground_of_the_chapters() -> None:
+    assert execution.ground("one") == execution.ground("one") != execution.ground("other")
