@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import yaml
 from _ext.addresses import pages_address
 from chapters import ROOT
 
-from moe_leverage import corpus
+from moe_leverage import corpus, locks, paths
 from moe_leverage.paths import BUILD, write_atomically
 
 RENDERED = BUILD / "sphinx"
@@ -38,6 +39,28 @@ CORPUS_TIER = "smoke"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the book and return the exit code: 0, 1 for a failed chapter or page, 2 for misuse."""
     options = _parser().parse_args(arguments)
+    try:
+        with _alone():
+            return _build(options)
+    except KeyboardInterrupt:
+        return _fail("stopped; what was finished is kept", 130)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the one place where a book is built; a second build says whom it waits for."""
+    lock = BUILD / ".book.lock"
+    with locks.claim(lock) as is_mine:
+        if is_mine:
+            yield
+            return
+    print(f"book: waits for the build of process {locks.holder(lock)[0]}", flush=True)
+    with locks.claim(lock, wait=True):
+        yield
+
+
+def _build(options: argparse.Namespace) -> int:
+    """Execute, render and publish; the exit code."""
     begin = time.perf_counter()
     try:
         given = dict(_parameter(name, text) for name, text in options.parameters)
@@ -113,12 +136,14 @@ def _provenance() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit with its date, which stands for the date of the build so that builds repeat."""
-    git = ["git", "-C", str(ROOT)]
-    show = [*git, "show", "--no-patch", "--format=%h of %cs", "HEAD"]
+    found = paths.commit()
+    if found is None:
+        return "unknown"
+    show = ["git", "-C", str(ROOT), "show", "--no-patch", "--format=%h of %cs", "HEAD"]
     commit = subprocess.run(show, capture_output=True, text=True, check=False).stdout.strip()
-    status = [*git, "status", "--porcelain", "--untracked-files=no"]
+    status = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"]
     dirty = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
-    return f"{commit or 'unknown'}{', with changes' if dirty else ''}"
+    return f"{commit}{', with changes' if dirty else ''}"
 
 
 def _parameter(name: str, text: str) -> tuple[str, Any]:
@@ -139,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: Exception | str, code: int) -> int:
     print(f"book: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 

@@ -29,7 +29,7 @@ NOT_JAVASCRIPT = re.compile(r"""type=["'](?!text/javascript|module)""")
 TAG = re.compile(  # one with attributes, which may hold any sign in quotes
     r"""<[a-zA-Z][\w:-]*(?:\s+[^\s=<>"'/]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'>]+))?)+\s*/?>"""
 )
-STYLE_ATTRIBUTE = re.compile(r'\sstyle="([^"]*)"')
+STYLE_ATTRIBUTE = re.compile(r"""\sstyle=(["'])(.*?)\1""", re.DOTALL)
 CLASS_ATTRIBUTE = re.compile(r'\sclass="([^"]*)"')
 STYLE_ELEMENT = re.compile(r"<style\b[^>]*>(.*?)</style>", re.DOTALL)
 STYLES = "_static/inline/styles.css"
@@ -120,16 +120,16 @@ def _without_inline_styles(text: str, rules: dict[str, None]) -> str:
 
     >>> rules = {}
     >>> _without_inline_styles('<p class="a" title=">" style="color: red">x</p>', rules)
-    '<p class="a i-b93e75f2" title=">">x</p>'
+    '<p class="a i-a2271961" title=">">x</p>'
     >>> list(rules)
-    ['.i-b93e75f2.i-b93e75f2.i-b93e75f2 { color: red }']
+    ['.i-a2271961.i-a2271961.i-a2271961 { color: red }']
     """
 
     def move(tag: re.Match[str]) -> str:
         found = STYLE_ATTRIBUTE.search(tag.group())
         if not found:
             return tag.group()
-        style = html.unescape(found[1])
+        style = html.unescape(found[2])
         name = f"i-{fingerprint.of_values(style)[:8]}"
         rules[f"{f'.{name}' * 3} {{ {style} }}"] = None  # above the rules of the style sheets
         rest = tag.group().replace(found.group(), "", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import jupytext
 import pytest
 
 from moe_leverage import corpus, paths
+from moe_leverage.locks import claim
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -171,6 +173,32 @@ def test_a_mistake_is_one_line_and_changes_nothing(book: Book) -> None:
     message = "book: sede = 1: 01-first knows only seed\n"
     assert (done.returncode, done.stderr) == (2, message)
     assert book.page("01-first") == before
+
+
+def test_a_second_build_at_the_same_time_waits_and_a_stopped_one_says_so(book: Book) -> None:
+    command = [sys.executable, "book/build.py"]
+    environment = os.environ | {"PYTHONPATH": str(book.root / "src"), "OMP_NUM_THREADS": "1"}
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, cwd=book.root, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    with claim(book.root / "build" / ".book.lock") as is_mine:
+        assert is_mine
+        second, third = started(), started()
+        for waits in (second, third):
+            assert waits.stdout is not None
+            line = waits.stdout.readline()
+            assert line == f"book: waits for the build of process {os.getpid()}\n"
+        third.send_signal(signal.SIGINT)
+        assert third.communicate(timeout=60)[1] == "book: stopped; what was finished is kept\n"
+        assert third.returncode == 130
+        assert second.poll() is None
+    said, error = second.communicate(timeout=120)
+    assert (second.returncode, error) == (0, "")
+    assert "Site: " in said
 
 
 def test_a_missing_corpus_is_one_line(book: Book) -> None:

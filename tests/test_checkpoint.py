@@ -1,6 +1,7 @@
 """A checkpoint survives a kill between any two calls; damaged and foreign ones are refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,9 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     ("content", "reason"),
     [
         ("{", "not JSON"),
-        ("[]", "not the index of a checkpoint"),
+        ("[" * 100_000, "not JSON"),
+        ('{"format":' * 900 + "2" + "}" * 900, f"this version reads {FORMAT}"),
+        ("[]", "must be a JSON object"),
         ("{}", "not the index of a checkpoint"),
         (json.dumps({"format": FORMAT + 1}), f"this version reads {FORMAT}"),
         (json.dumps({"format": FORMAT}), "run_id must be of type str"),
@@ -177,3 +180,21 @@ def test_tensors_that_are_not_safetensors_are_refused(tmp_path):
     (tmp_path / INDEX).write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="not safetensors"):
         load(tmp_path, run_id=RUN_ID)
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "pipe", "index folder", "index link"])
+def test_a_place_that_holds_something_else_is_refused(tmp_path, kind):
+    place = tmp_path / "run"
+    if kind == "file":
+        place.write_text("a note")
+    elif kind == "dangling link":
+        place.symlink_to(tmp_path / "nowhere")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "index folder":
+        (place / INDEX).mkdir(parents=True)
+    else:
+        place.mkdir()
+        (place / INDEX).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"is not a (folder|file)"):
+        load(place, run_id=RUN_ID)

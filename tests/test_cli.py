@@ -116,3 +116,25 @@ def test_an_error_of_the_system_names_the_file_and_no_number(monkeypatch, capsys
     with pytest.raises(SystemExit):
         cli.main()
     assert capsys.readouterr().err == "moe-leverage: run: File exists\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["study", "plan", "nope"], 2),
+        (["study", "run", "nope"], 2),
+        (["study", "run", "hparams", "--threads", "0"], 2),
+        (["study", "run", "hparams", "--max-minutes", "nan"], 2),
+        (["study", "run", "hparams", "--backend", "nope"], 2),
+        (["study", "plan", "hparams"], 0),
+        (["study", "status"], 0),
+        (["train", "--config", "none.json"], 2),
+        (["router-trace", "--out", "none/trace.json"], 2),
+        (["fit", "none.csv", "--report", "none/report.html"], 2),
+    ],
+)
+def test_what_trains_is_loaded_by_what_trains(tmp_path, arguments, code):
+    found, _, said = called(tmp_path, *arguments)
+    assert found == code
+    assert not {"torch", "scipy", "matplotlib"} & set(said[-1].split())
+    assert len(said) == 1 + (code == 2)

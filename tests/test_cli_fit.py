@@ -14,6 +14,7 @@ from synthetic_runs import JOINT, all_runs
 from moe_leverage.analysis import findings
 from moe_leverage.cli import main
 from moe_leverage.theory.rivals import ChinchillaLaw
+from moe_leverage.your_runs import report as reports
 
 KEYS = {"num_runs", "num_dense", "num_moe", "leverage", "fits", "skipped", "warnings"}
 ROW = {"activation_ratio", "granularity", "compute", "efficiency_leverage", "interval", "bound"}
@@ -203,3 +204,11 @@ def test_mistakes_end_in_one_line_and_exit_2(run, tmp_path, text, reason):
     assert reason in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_every_cell_and_caption_of_a_report_is_text():
+    script = "<script>alert(1)</script>"
+    table = reports._table(script, [script], [[script]])
+    assert "<script" not in table
+    assert table.count(html.escape(script)) == 3
+    assert "<script" not in reports._list([script])

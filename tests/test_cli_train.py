@@ -11,6 +11,7 @@ from toy import CORPUS, DENSE, HERE, run_of
 
 from moe_leverage import cli, corpus, ledger
 from moe_leverage.config import RunConfig
+from moe_leverage.training import machine, size
 
 
 @pytest.fixture
@@ -89,6 +90,71 @@ def test_an_output_that_is_no_ledger_is_refused_before_the_work(
     )
     assert error.count("\n") == 1
     assert out.read_bytes() == before
+
+
+MIXTURE = {"num_active_experts": 1, "d_expert": 32, "num_dense_layers": 0, "d_ffn": 0}
+
+
+@pytest.mark.parametrize(
+    ("model", "run", "answer"),
+    [
+        ({"num_experts": 10**7} | MIXTURE, {}, "memory = '"),
+        ({"num_layers": 10**7, "num_dense_layers": 10**7}, {}, "num_layers = 10000000: must be"),
+        ({"num_layers": 10**6, "num_dense_layers": 10**6}, {}, "memory = '"),
+        ({"num_mtp_layers": 10**9}, {}, "num_mtp_layers = 1000000000: must be at most"),
+        ({"vocab_size": 10**10}, {}, "memory = '"),
+        ({"d_ffn": 10**10}, {}, "memory = '"),
+        ({}, {"batch_sequences": 10**9}, "memory = '"),
+        ({}, {"num_steps": 10**12}, "time = '"),
+        ({}, {"num_steps": 10**18}, "num_steps = 1000000000000000000: must be at most"),
+    ],
+)
+def test_a_run_that_no_machine_holds_is_refused_with_the_figure(
+    run_file, monkeypatch, capsys, model, run, answer
+):
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 64e9)
+    values = run_of(DENSE).to_dict() | run
+    values["model"] |= model
+    run_file.write_text(json.dumps(values))
+    assert call(monkeypatch, "train", "--config", run_file) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"moe-leverage: {answer}")
+    assert error.count("\n") == 1
+    assert len(error) <= 300
+
+
+def test_force_begins_what_seems_too_large(run_file, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 1e3)
+    assert call(monkeypatch, "train", "--config", run_file) == 2
+    assert "--force begins it all the same" in capsys.readouterr().err
+    assert call(monkeypatch, "train", "--config", run_file, "--force") == 0
+
+
+def test_a_need_is_never_more_than_what_a_run_took(run_file):
+    """The ledger's largest runs went on a laptop, so none of them may be refused."""
+    for path in ledger.DIRECTORY.glob("*.jsonl"):
+        for record in ledger.records(path):
+            found = size.need(RunConfig.from_dict(record["config"]))
+            assert found.seconds < record["seconds"]
+            assert found.bytes < 8e9
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        ({"threads": 10**5}, "threads = 100000: must be at most 1024"),
+        ({"threads": -1}, "threads = -1"),
+        ({"checkpoint_seconds": 1e300}, "checkpoint_seconds = 1e+300"),
+        ({"micro_batch_sequences": -1}, "micro_batch_sequences = -1"),
+    ],
+)
+def test_an_execution_that_no_machine_has_is_refused(
+    run_file, tmp_path, monkeypatch, capsys, settings, answer
+):
+    how = tmp_path / "how.json"
+    how.write_text(json.dumps(settings))
+    assert call(monkeypatch, "train", "--config", run_file, "--execution", how) == 2
+    assert answer in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["none/mine.jsonl", ".", "/dev/null", "/dev/stdout"])

@@ -147,3 +147,32 @@ def test_make_refuses_an_environment_that_it_could_not_name(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "has a space in its path; deactivate it" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["Makefile"]
+
+
+WORKFLOWS = {p.stem: p.read_text() for p in (ROOT / ".github" / "workflows").glob("*.yml")}
+
+
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
+def test_a_workflow_runs_pinned_actions_with_the_least_rights(name: str) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", WORKFLOWS[name])
+    assert used
+    for action, version in used:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", version), action
+    workflow = yaml.safe_load(WORKFLOWS[name])
+    assert set(workflow["permissions"].values() if workflow["permissions"] else ()) <= {"read"}
+    for job in workflow["jobs"].values():
+        rights = job.get("permissions", workflow["permissions"])
+        commands = [step["run"] for step in job["steps"] if "run" in step]
+        if "write" in rights.values():  # beside a token that writes, no package runs
+            assert all(command.startswith("gh release ") for command in commands)
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_the_workflow_tests_every_python_that_the_project_promises() -> None:
+    job = yaml.safe_load(WORKFLOWS["book"])["jobs"]["check"]
+    promised = SpecifierSet(PROJECT["requires-python"])
+    minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}.0" in promised]
+    assert job["strategy"]["matrix"]["python"] == minors

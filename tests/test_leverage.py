@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 from synthetic_runs import BUDGETS, DENSE, FRONTIER, JOINT, all_runs, dense_runs, moe_runs, noisy
 
-from moe_leverage.analysis.leverage import best_runs, estimate, frontier_compute, table_noise
+from moe_leverage.analysis.leverage import (
+    _Draws,
+    best_runs,
+    estimate,
+    frontier_compute,
+    table_noise,
+)
+from moe_leverage.analysis.reductions import redrawn_optima
 
 ESTIMATORS = {"frontier", "power curves", "floored curves", "joint"}
 
@@ -189,3 +196,23 @@ def test_what_the_table_cannot_tell_is_skipped_with_a_reason():
     found = estimate(noisy(table), resamples=20)
     assert "activation_ratio" in found.skipped["joint"]
     assert set(found.points["estimator"]) == ESTIMATORS - {"joint"}
+
+
+def test_the_noise_of_a_mean_falls_with_the_root_of_its_seeds():
+    runs = pd.DataFrame({"loss": [3.0, 3.0], "num_seeds": [1, 16]})
+    draws = _Draws(noise=0.01, count=20_000, level=0.9, generator=np.random.default_rng(0))
+    spread = draws.log_losses(runs)[1:].std(axis=0)
+    assert spread == pytest.approx([0.01, 0.0025], rel=0.03)
+
+
+def test_a_best_setting_is_surer_the_more_seeds_it_has():
+    rates = np.geomspace(1e-4, 1e-1, 13)
+    losses = 3 * np.exp(0.01 * np.log(rates / 1e-3) ** 2)
+    once = pd.DataFrame({"compute": 1e12, "rate": rates, "loss": losses, "num_seeds": 1})
+    found = [
+        redrawn_optima(once.assign(num_seeds=seeds), "rate", 0.05, 2000)[0].std()
+        for seeds in (1, 25)
+    ]
+    same = redrawn_optima(once, "rate", 0.05 / 5, 2000)[0].std()
+    assert found[1] == pytest.approx(same)
+    assert found[0] > 1.5 * found[1]

@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytest
 from filelock import lock_descriptor, unlock_descriptor
+from safetensors.torch import load_file, save_file
 from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
 
 from moe_leverage import ledger, paths
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
-from moe_leverage.studies.place import Place, in_progress, missing, recorded
+from moe_leverage.studies.place import Place, in_progress, missing, recorded, steps_done
 from moe_leverage.studies.runner import run_one
-from moe_leverage.training import checkpoint
+from moe_leverage.training import checkpoint, loop
 from moe_leverage.training.loop import train
 from moe_leverage.training.machine import Execution
 
@@ -208,6 +209,73 @@ def test_an_unreadable_checkpoint_is_named_and_the_run_begun_again(tmp_path):
     assert losses(place) == [(task.run_id, undisturbed(task.run))]
 
 
+def crafted(directory, kind):
+    """Make the checkpoint one whose digests are right and whose content is not."""
+    index_path = directory / "checkpoint.json"
+    index = json.loads(index_path.read_text())
+    tensors = load_file(directory / index["tensors"])
+    name = next(name for name in tensors if name.startswith("model."))
+    if kind == "a tensor missing":
+        del tensors[name]
+    elif kind == "a tensor of another shape":
+        tensors[name] = tensors[name][:1].clone()
+    elif kind == "a tensor of another type":
+        tensors[name] = tensors[name].double()
+    elif kind == "a moment missing":
+        del tensors[f"exp_avg.{name.removeprefix('model.')}"]
+    elif kind == "losses of other steps":
+        tensors["losses"] = tensors["losses"][:-1].clone()
+    elif kind == "more steps than the run":
+        index["steps_done"] = 10**9
+    elif kind == "no digest":
+        del index["progress"]["corpus_digest"]
+    elif kind == "seconds that are none":
+        index["progress"]["seconds"] = "long"
+    elif kind == "a deep index":
+        index["progress"] = {"a": 1}
+    save_file(tensors, directory / index["tensors"])
+    index["sha256"] = checkpoint._digest(directory / index["tensors"])
+    text = json.dumps(index)
+    if kind == "a deep index":
+        text = text.replace('{"a": 1}', '{"a":' * 10**5 + "1" + "}" * 10**5)
+    index_path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a tensor missing", "a tensor of another shape", "a tensor of another type",
+        "a moment missing", "losses of other steps", "more steps than the run", "no digest",
+        "seconds that are none", "a deep index", "a file", "a dangling link",
+    ],
+)  # fmt: skip
+def test_whatever_stands_for_a_checkpoint_the_run_is_begun_again(tmp_path, kind):
+    place, (one,) = toy_place(tmp_path), toy_plan(1)
+    directory = place.runs / one.run_id
+    if kind == "a file":
+        place.runs.mkdir(parents=True)
+        directory.write_text("a note")
+    elif kind == "a dangling link":
+        place.runs.mkdir(parents=True)
+        directory.symlink_to(tmp_path / "nowhere")
+    else:
+        train(one.run, corpus=open_corpus("smoke"), checkpoint_directory=directory)
+        crafted(directory, kind)
+    assert steps_done(one, place) >= 0
+    outcome = run_one(one, POOL, place)
+    assert outcome.state == "ok", outcome.reason
+    assert outcome.reason.startswith("begun again, since its checkpoint could not be read: ")
+    assert losses(place) == [(one.run_id, undisturbed(one.run))]
+
+
+@pytest.mark.parametrize("value", ["x", "", "-1", "0", "1e9", "9" * 400])
+def test_an_environment_that_torchrun_never_sets_is_named(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    (one,) = toy_plan(1)
+    with pytest.raises(ValueError, match=r"^WORLD_SIZE = '.*': is not what torchrun sets"):
+        train(one.run, corpus=open_corpus("smoke"))
+
+
 def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path, monkeypatch):
     place, (task,) = toy_place(tmp_path), toy_plan(1)
     kept = place.runs / task.run_id / "checkpoint.json"
@@ -217,7 +285,7 @@ def test_another_mistake_that_speaks_of_checkpoints_costs_no_checkpoint(tmp_path
     def fails(*args, **options):
         raise ValueError("checkpoint_seconds = 0: must be positive")
 
-    monkeypatch.setattr(runner, "train", fails)
+    monkeypatch.setattr(loop, "train", fails)
     assert run_one(task, POOL, place).state == "failed"
     assert kept.is_file()
 
@@ -243,7 +311,7 @@ def test_a_run_of_two_studies_is_trained_once_and_stands_in_both(tmp_path, monke
     other = dataclasses.replace(task, study="other")
     run_one(task, POOL, place)
     assert missing([task, other], place) == [other]
-    monkeypatch.setattr(runner, "train", lambda *rest, **more: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *rest, **more: pytest.fail("trained again"))
     third = dataclasses.replace(task, study="third")
     assert run_one(third, POOL, place).state == "recorded"
     assert losses(place, "third") == losses(place)

@@ -237,3 +237,27 @@ def test_a_file_of_200_megabytes_is_read(tmp_path):
     table = read_runs(path)
     assert len(table.runs) == 100_000
     assert "2400000 row(s) repeat another" in table.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("factor", "is_taken"), [(0.8, True), (1.3, True), (1.45, False), (0.6, False)]
+)
+def test_compute_may_differ_from_its_count_as_conventions_do(tmp_path, factor, is_taken):
+    header = "loss,tokens,flops_per_token,flops,A,G\n"
+    rows = [f"{loss},1e9,1e8,{factor * 3e17},{a},2" for loss, a in ((3.0, 1), (2.9, 0.1))]
+    if is_taken:
+        assert len(read(tmp_path, header + "\n".join(rows)).runs) == 2
+    else:
+        with pytest.raises(ValueError, match=r"row 2, compute"):
+            read(tmp_path, header + "\n".join(rows))
+
+
+@pytest.mark.parametrize(("given", "is_taken"), [(0.0515, True), (0.0480, True), (0.0535, False)])
+def test_an_axis_may_differ_by_a_twentieth_from_what_the_sizes_give(tmp_path, given, is_taken):
+    header = "loss,tokens,flops,A,G,S,num_experts,top_k,num_shared_experts\n"
+    rows = ["3.0,1e9,1e18,1,2,0,0,0,0", f"2.9,1e9,1e18,{given},4,0,60,3,0"]
+    if is_taken:
+        assert len(read(tmp_path, header + "\n".join(rows)).runs) == 2
+    else:
+        with pytest.raises(ValueError, match=r"row 3, activation_ratio = 0\.0535: differs from"):
+            read(tmp_path, header + "\n".join(rows))

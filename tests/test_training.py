@@ -102,9 +102,10 @@ def test_the_reported_loss_is_cross_entropy_alone_in_eval_mode(tmp_path):
     assert record["validation_bits_per_byte"] == pytest.approx(bits, rel=1e-6)
 
 
-def test_balance_and_z_losses_are_trained_on_and_not_reported():
-    plain = run_of(dataclasses.replace(MOE, routing=RoutingConfig(balance_coefficient=0.0)))
-    heavy = run_of(dataclasses.replace(MOE, routing=RoutingConfig(balance_coefficient=9.0)))
+@pytest.mark.parametrize("name", ["balance_coefficient", "z_coefficient"])
+def test_balance_and_z_losses_are_trained_on_and_not_reported(name):
+    plain = run_of(dataclasses.replace(MOE, routing=RoutingConfig(**{name: 0.0})))
+    heavy = run_of(dataclasses.replace(MOE, routing=RoutingConfig(**{name: 9.0})))
     first, second = losses_of(plain), losses_of(heavy)
     assert first[0] == second[0]
     assert first[1:] != second[1:]

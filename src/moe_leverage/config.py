@@ -34,6 +34,7 @@ LISTED = 8  # allowed values that a message names
 SMALLEST_RATIO = 1e-9  # A: one expert of a billion
 GRANULARITIES = (1e-3, 1e6)  # G, from experts of 2000 times the model's width on
 MOST = 10**12  # of anything that is counted: beyond it no machine holds a model or a run
+MOST_LAYERS = 10**6  # of a model; each is an object, and some counts go through them
 LARGEST_FILE = 64 << 20  # bytes of a JSON file that is read for its fields
 
 
@@ -344,6 +345,8 @@ class ModelConfig(Record):
             self, 0, "d_head", "d_ffn", "num_experts", "num_active_experts", "num_shared_experts",
             "d_expert", "d_shared", "num_dense_layers", "num_mtp_layers",
         )  # fmt: skip
+        for name in ("num_layers", "num_mtp_layers"):
+            require_count(name, getattr(self, name), 0, MOST_LAYERS)
         self._check_attention()
         if self.is_moe:
             self._check_experts()
@@ -529,7 +532,7 @@ class RunConfig(Record):
         )  # fmt: skip
         _require_numbers(self, 0.0, 10.0, "learning_rate", above=True)
         _require_numbers(self, 0.0, 1.0, "adam_eps")
-        _require_numbers(self, 0.0, 1e6, "gradient_clip", above=True)
+        _require_numbers(self, 0.0, 1e30, "gradient_clip", above=True)
         _require_numbers(self, 0.0, 1e3, "mtp_coefficient")
         rule = "must be positive: a step at rate 0 would be wasted"
         rate = self.final_rate_fraction

@@ -16,6 +16,7 @@ import nbformat
 import publishing
 import pytest
 import release
+import serving
 from bs4 import BeautifulSoup, Tag
 
 pytestmark = pytest.mark.site
@@ -112,6 +113,18 @@ def test_no_style_sheet_loads_from_elsewhere(site: Path) -> None:
     pattern = re.compile(r"""(?:@import\s+|url\()\s*["']?(?:https?:)?//""")
     styles = [p for p in site.rglob("*.css") if pattern.search(p.read_text(encoding="utf-8"))]
     assert not styles
+
+
+def test_every_page_carries_the_policy_and_holds_no_style_of_its_own(
+    site: Path, pages: list[Path]
+) -> None:
+    for page in [*pages, *(site / f"{old}.html" for old in publishing.MOVED)]:
+        found = soup(page)
+        (policy,) = found.find_all("meta", attrs={"http-equiv": "Content-Security-Policy"})
+        assert policy["content"] == serving.POLICY, page
+        assert not list(policy.find_all_previous(["script", "link"])), page
+        assert not found.find_all(style=True), page
+        assert not found.find_all("style"), page
 
 
 def test_no_page_holds_a_script_or_a_handler_of_its_own(site: Path, pages: list[Path]) -> None:

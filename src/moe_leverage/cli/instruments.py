@@ -22,13 +22,15 @@ def router_trace(
     Example: moe-leverage router-trace --out trace.json
     """
     from moe_leverage import paths
+
+    if out is not None:
+        paths.require_output("out", out)
+
+    from moe_leverage import corpus  # only now: a mistake is answered at once
     from moe_leverage.instruments import recording
-
-    path = recording.TRACE if out is None else paths.require_output("out", out)
-
-    from moe_leverage import corpus
     from moe_leverage.instruments import router_trace as recorder
 
+    path = recording.TRACE if out is None else out
     begun, worked = time.monotonic(), time.process_time()
     trace = recorder.record(corpus=corpus.load(recorder.RUN.corpus))
     trace["provenance"]["seconds"] = round(time.monotonic() - begun, 1)

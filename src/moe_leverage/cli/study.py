@@ -59,12 +59,12 @@ def plan(study: str, as_json: Json = False) -> None:
     Example: moe-leverage study plan hparams --json
     """
     from moe_leverage import ledger
-    from moe_leverage.studies import status
+    from moe_leverage.studies import catalogue, status
     from moe_leverage.studies.place import Place
 
     yours = _yours([study])
     place = yours.place if yours else Place()
-    study = yours.study.name if yours else study
+    study = yours.study.name if yours else catalogue.get(study).name
     planned = status.plan_now(study, place)
     seconds = status.predicted_seconds(planned, place)
     have = ledger.statuses(place.ledger / f"{study}.jsonl")
@@ -113,24 +113,26 @@ def run(
     Example: moe-leverage study run activation granularity --workers 2
     Example: moe-leverage study run data/studies/example.toml
     """
-    from moe_leverage.studies import rounds, runner, status
+    from moe_leverage.studies import catalogue
     from moe_leverage.studies.backends import Pool
-    from moe_leverage.studies.place import Place
-    from moe_leverage.training.machine import Execution
 
-    Execution.from_dict(
-        {"device": device, "threads": threads, "compile": compiled}
-    )  # refuses what is not there
+    yours = _yours(studies or [])
+    for name in () if yours else studies or ():
+        catalogue.get(name)
     pool = Pool(
         workers=workers,
         threads=threads,
         backend=backend,  # type: ignore[arg-type]  # checked by Pool
         address=address,
-        device=device,  # type: ignore[arg-type]  # checked above
+        device=device,  # type: ignore[arg-type]  # checked below
         compile=compiled,
         max_seconds=60 * max_minutes,
     )
-    yours = _yours(studies or [])
+    from moe_leverage.studies import rounds, runner, status  # only now: what is wrong is answered
+    from moe_leverage.studies.place import Place
+    from moe_leverage.training.machine import Execution
+
+    Execution.from_dict({"device": device, "threads": threads, "compile": compiled})
     place = yours.place if yours else Place()
     names = (yours.study.name,) if yours else ()
     if yours:

@@ -28,6 +28,9 @@ def train(
         Path | None,
         typer.Option(help="JSON file with fields of Execution: device, threads, compile ..."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin a run that this machine seems not to hold.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Train one run. Ctrl-C or SIGTERM keeps a checkpoint; the same command then goes on.
@@ -59,11 +62,18 @@ def train(
             return
 
     from moe_leverage import corpus  # only now: a mistake is answered at once
+    from moe_leverage.training import size
     from moe_leverage.training.loop import Stopped
     from moe_leverage.training.loop import train as train_run
-    from moe_leverage.training.machine import Execution, from_torchrun
+    from moe_leverage.training.machine import Execution, from_torchrun, room
 
     how = Execution.from_dict(settings)
+    if not force:
+        device, memory = room(how)
+        size.require_room(
+            run, memory, device=device, processes=from_torchrun("WORLD_SIZE", 1),
+            micro=how.micro_batch_sequences,
+        )  # fmt: skip
     tokens = corpus.load(run.corpus)
     try:
         record = train_run(run, corpus=tokens, execution=how, checkpoint_directory=checkpoints)

@@ -16,9 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from joblib import parallel_config
-from joblib.externals.loky.process_executor import BrokenProcessPool
-
 from moe_leverage.config import one_of, require, require_count, require_number
 
 Backend = Literal["local", "dask", "ray"]
@@ -44,14 +41,16 @@ class Pool:
         require_count("workers", self.workers, 1, MOST_WORKERS)
         require_count("threads", self.threads, 1, MOST_THREADS)
         require_number("checkpoint_seconds", self.checkpoint_seconds, 0, 1e9, above=True)
-        rule = "must be a number above 0"  # without an end too: no run is started later
-        require(self.max_seconds > 0, "max_seconds", self.max_seconds, rule)
+        rule = "must be a number >= 0"  # without an end too: every run is started
+        require(self.max_seconds >= 0, "max_seconds", self.max_seconds, rule)
         require(self.backend in BACKENDS, "backend", self.backend, one_of(BACKENDS))
 
 
 @contextlib.contextmanager
 def connected(pool: Pool) -> Iterator[None]:
     """Joblib's backend for a pool, connected to its cluster."""
+    from joblib import parallel_config
+
     if pool.backend == "local":
         with parallel_config(
             "loky",
@@ -86,6 +85,8 @@ def deaths_of(pool: Pool) -> tuple[type[BaseException], ...]:
         return (_import("distributed", "dask").KilledWorker,)
     if pool.backend == "ray":
         return (_import("ray.exceptions", "ray").RayError,)
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
     return (BrokenProcessPool,)
 
 

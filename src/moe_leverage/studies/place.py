@@ -10,13 +10,13 @@ What asks how far the studies are loads nothing that trains.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from moe_leverage import corpus, ledger, paths
 from moe_leverage.accounting import count_training_flops
+from moe_leverage.config import read_object
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import is_claimed
 from moe_leverage.studies.catalogue import Planned
@@ -51,7 +51,7 @@ def recorded(directory: Path) -> dict[str, str]:
 def steps_done(task: Planned, place: Place) -> int:
     """Steps that the checkpoint of a run in progress holds."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        index = json.loads((place.runs / task.run_id / "checkpoint.json").read_text())
+        index = read_object(place.runs / task.run_id / "checkpoint.json", "checkpoint")
         return int(index["steps_done"])
     return 0
 

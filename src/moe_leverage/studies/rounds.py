@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from moe_leverage import corpus
 from moe_leverage.studies import runner, status
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.catalogue import STUDIES, Planned
@@ -37,9 +36,11 @@ def run_rounds(
         was_stopped = any(outcome.state == "stopped" for outcome in outcomes.values())
         if not waiting or was_stopped:
             return list(outcomes.values())
+        from moe_leverage import corpus  # only now: a plan without a run needs none
+
         for tier in {run.run.corpus for run in waiting}:
             corpus.load(tier)  # refuses here, and not once for each run
-        left = replace(pool, max_seconds=deadline - time.monotonic())
+        left = replace(pool, max_seconds=max(0.0, deadline - time.monotonic()))
         with progress(waiting, place) as report:
             found = runner.run(waiting, pool=left, place=place, report=report)
         outcomes |= {outcome.run_id: outcome for outcome in found}

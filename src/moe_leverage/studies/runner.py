@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from joblib import Parallel, delayed
@@ -27,11 +28,12 @@ from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies.backends import Pool, connected, deaths_of
 from moe_leverage.studies.catalogue import Planned
 from moe_leverage.studies.place import Place, ledger_path, lock_path, missing, recorded
+from moe_leverage.training import loop
 from moe_leverage.training.checkpoint import CheckpointError
-from moe_leverage.training.loop import Stopped, train
 from moe_leverage.training.machine import Execution
 
 State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
+LONGEST_REASON = 240  # characters
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
 
@@ -106,10 +108,11 @@ def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
             ledger.append(path, record | {"study": task.study, "protocol": task.protocol})
             shutil.rmtree(place.runs / task.run_id, ignore_errors=True)
         return _outcome(task, record["status"], remark, time.monotonic() - start)
-    except Stopped as stopped:
+    except loop.Stopped as stopped:
         return _outcome(task, "stopped", str(stopped))
     except Exception as error:
-        return _outcome(task, "failed", f"{type(error).__name__}: {error}")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
+        return _outcome(task, "failed", reason)
 
 
 def share(planned: Sequence[Planned], place: Place) -> None:
@@ -141,6 +144,14 @@ def sweep_leftovers(place: Place) -> None:
         with claim(lock_path(run_id, place)) as is_mine:
             if is_mine:
                 shutil.rmtree(place.runs / run_id, ignore_errors=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what stands where a checkpoint belongs, be it a folder, a file or a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _drain(
@@ -229,7 +240,7 @@ def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str
         checkpoint_seconds=pool.checkpoint_seconds,
     )
     again = functools.partial(
-        train,
+        loop.train,
         task.run,
         corpus=tokens,
         execution=execution,
@@ -239,7 +250,7 @@ def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str
     try:
         return again(), ""
     except CheckpointError as error:
-        shutil.rmtree(directory)
+        _clear(directory)
         return again(), f"begun again, since its checkpoint could not be read: {error}"
 
 

@@ -22,6 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from moe_leverage.config import read_object, shown
+
 FORMAT = 2  # of the JSON and of the tensor names; a reader refuses any other
 INDEX = "checkpoint.json"
 
@@ -38,7 +40,7 @@ def require_usable(holds: bool, path: Path, rule: str) -> None:
     moe_leverage.training.checkpoint.CheckpointError: checkpoint = 'run/checkpoint.json': not JSON
     """
     if not holds:
-        raise CheckpointError(f"checkpoint = {str(path)!r}: {rule}")
+        raise CheckpointError(f"checkpoint = {shown(str(path))}: {rule}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,10 +92,13 @@ def load(directory: Path, *, run_id: str) -> Checkpoint | None:
     Raises CheckpointError with the reason if it is damaged, of another format or of another run.
     """
     path = directory / INDEX
+    is_folder = directory.is_dir() or not os.path.lexists(directory)
+    require_usable(is_folder, directory, "is not a folder")
     if not path.is_file():
+        require_usable(not os.path.lexists(path), path, "is not a file")
         return None
     index = _read_index(path)
-    rule = f"belongs to run {index['run_id']}, not to this run, {run_id}"
+    rule = f"belongs to run {shown(index['run_id'])[1:-1]}, not to this run, {run_id}"
     require_usable(index["run_id"] == run_id, path, rule)
     tensors = directory / Path(index["tensors"]).name
     require_usable(tensors.is_file(), path, f"its tensor file {tensors.name} is gone")
@@ -102,7 +107,9 @@ def load(directory: Path, *, run_id: str) -> Checkpoint | None:
     try:
         loaded = load_file(tensors)
     except SafetensorError as error:
-        raise CheckpointError(f"checkpoint = {str(tensors)!r}: not safetensors: {error}") from None
+        raise CheckpointError(
+            f"checkpoint = {shown(str(tensors))}: not safetensors: {error}"
+        ) from None
     return Checkpoint(
         run_id=run_id,
         steps_done=index["steps_done"],
@@ -114,17 +121,16 @@ def load(directory: Path, *, run_id: str) -> Checkpoint | None:
 def _read_index(path: Path) -> dict[str, Any]:
     """The JSON beside the tensors, its fields checked."""
     try:
-        index: dict[str, Any] = json.loads(path.read_text())
+        index = read_object(path, "checkpoint")
     except ValueError as error:
-        raise CheckpointError(f"checkpoint = {str(path)!r}: not JSON: {error}") from None
-    is_index = isinstance(index, dict) and "format" in index
-    require_usable(is_index, path, "not the index of a checkpoint")
-    rule = f"format {index['format']!r}, this version reads {FORMAT}"
+        raise CheckpointError(str(error)) from None
+    require_usable("format" in index, path, "not the index of a checkpoint")
+    rule = f"format {shown(index['format'])}, this version reads {FORMAT}"
     require_usable(index["format"] == FORMAT, path, rule)
     types = {"run_id": str, "steps_done": int, "tensors": str, "sha256": str, "progress": dict}
     for name, kind in types.items():
         rule = f"damaged: {name} must be of type {kind.__name__}"
-        require_usable(isinstance(index.get(name), kind), path, rule)
+        require_usable(type(index.get(name)) is kind, path, rule)
     return index
 
 

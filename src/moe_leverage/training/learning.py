@@ -138,6 +138,34 @@ def tensors(state: State) -> dict[str, Tensor]:
     return whole_tensors
 
 
+def misfit(state: State, saved: Mapping[str, Tensor], steps_done: int) -> str:
+    """What keeps `saved`, said to be of so many steps, from being restored; empty if nothing does.
+
+    >>> from moe_leverage.config import ModelConfig
+    >>> model = ModelConfig(vocab_size=16, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1,
+    ...     d_ffn=16)
+    >>> state = State(model=build_model(model, 0), wrapped=nn.Identity(), optimiser=None)
+    >>> misfit(state, tensors(state), 0), misfit(state, {}, 0)
+    ('', 'model.embedding.weight is missing')
+    """
+    named = dict(state.model.named_parameters())
+    wanted: dict[str, Tensor] = {f"model.{name}": weight for name, weight in named.items()}
+    wanted |= {f"model.{name}": tensor for name, tensor in state.model.named_buffers()}
+    for kind in MOMENTS if steps_done else ():
+        wanted |= {f"{kind}.{name}": weight for name, weight in named.items()}
+    if any(name.startswith("merged.") for name in saved):
+        wanted |= {f"merged.{name}": weight for name, weight in named.items()}
+    for name in [*wanted, "losses", "loads"]:
+        if name not in saved:
+            return f"{name} is missing"
+    for name, tensor in wanted.items():
+        if (saved[name].shape, saved[name].dtype) != (tensor.shape, tensor.dtype):
+            return f"{name} is of another shape or type than the model's"
+    if saved["losses"].shape != (steps_done,):
+        return f"losses are not of the {steps_done} steps done"
+    return ""
+
+
 @torch.no_grad()
 def restore(state: State, saved: Mapping[str, Tensor], seconds: float) -> None:
     """Make `state`, fresh from `start`, the one that `tensors` gave."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +29,15 @@ from moe_leverage.corpus.tokens import Corpus, batch
 from moe_leverage.model.transformer import Transformer, build_model, require_trainable
 from moe_leverage.training import checkpoint
 from moe_leverage.training.evaluation import evaluate
-from moe_leverage.training.learning import State, exchange_merged, learn, restore, start, tensors
+from moe_leverage.training.learning import (
+    State,
+    exchange_merged,
+    learn,
+    misfit,
+    restore,
+    start,
+    tensors,
+)
 from moe_leverage.training.machine import (
     Execution,
     Machine,
@@ -165,10 +174,17 @@ def _resume(state: State, run: RunConfig, corpus: Corpus, directory: Path) -> No
     found = checkpoint.load(directory, run_id=run.identity())
     if found is None:
         return
-    digest = found.progress["corpus_digest"]
-    rule = f"was trained on another build of the corpus, {digest[:12]}"
+    digest, seconds = (found.progress.get(name) for name in ("corpus_digest", "seconds"))
+    is_told = isinstance(digest, str) and isinstance(seconds, float) and 0 <= seconds < math.inf
+    rule = "damaged: its progress must have corpus_digest and seconds"
+    checkpoint.require_usable(is_told, directory, rule)
+    rule = f"was trained on another build of the corpus, {str(digest)[:12]}"
     checkpoint.require_usable(digest == corpus.digest, directory, rule)
-    restore(state, found.tensors, seconds=found.progress["seconds"])
+    rule = f"damaged: steps_done is {found.steps_done} of {run.num_steps}"
+    checkpoint.require_usable(0 <= found.steps_done <= run.num_steps, directory, rule)
+    fault = misfit(state, found.tensors, found.steps_done)
+    checkpoint.require_usable(not fault, directory, f"damaged: {fault}")
+    restore(state, found.tensors, seconds=float(cast(float, seconds)))
 
 
 def _keep(state: State, run: RunConfig, corpus: Corpus, machine: Machine, directory: Path) -> None:

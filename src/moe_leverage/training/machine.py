@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from moe_leverage import __version__, paths
 from moe_leverage.config import Record, one_of, require, require_count, require_number
 from moe_leverage.model.native import door
+from moe_leverage.training.size import memory_bytes
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}  # of torch.distributed, by device type
 PEAK_WIDTH = {"cpu": 1024, "mps": 2048, "cuda": 8192}  # square matrices that measure the peak
@@ -186,6 +187,14 @@ def from_torchrun(name: str, default: int) -> int:
     is_count = text.isascii() and text.isdigit() and len(text) < 10
     require(is_count and int(text) >= default, name, text, "is not what torchrun sets")
     return int(text)
+
+
+def room(execution: Execution) -> tuple[str, float]:
+    """The device type of an execution and the bytes of memory that it has."""
+    kind = available_devices()[0] if execution.device == "auto" else execution.device
+    if kind != "cuda":
+        return kind, memory_bytes()
+    return kind, float(torch.cuda.mem_get_info(from_torchrun("LOCAL_RANK", 0))[1])
 
 
 def available_devices() -> list[str]:

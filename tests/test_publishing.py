@@ -1,0 +1,104 @@
+"""Pages leave the press without a script or style inside, under one policy."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+
+import execution
+import publishing
+import serving
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).parents[1]
+PAGE = """<!DOCTYPE html>
+<html><head><meta charset="utf-8"><title>A page</title>
+<script>let a = "</p>" < 1;</script><script type="application/json">{"style": "x"}</script>
+<script src="../_static/vendor/fontawesome/6.5.2/js/all.min.js"></script>
+<style>p { color: red }</style></head>
+<body><button onclick="toggle()">x</button>
+<p style="color: blue">one <code>style=&quot;x&quot;</code></p>
+<td class="a b" title="a > b" style="text-align: &quot;right&quot;">two</td>
+<hr style='width:1px'/></body>
+"""
+
+
+def published(tmp_path: Path, text: str) -> tuple[BeautifulSoup, str, dict[str, None]]:
+    page = tmp_path / "notebooks" / "page.html"
+    (tmp_path / "_static" / "inline").mkdir(parents=True)
+    page.parent.mkdir()
+    page.write_text(text)
+    rules: dict[str, None] = {}
+    moved = publishing._without_inline_scripts(page, tmp_path, "../")
+    moved = publishing._without_inline_styles(moved, rules)
+    moved = publishing._under_policy(moved, "../")
+    return BeautifulSoup(moved, "html.parser"), moved, rules
+
+
+def test_a_page_holds_no_script_handler_or_style(tmp_path: Path) -> None:
+    page, text, rules = published(tmp_path, PAGE)
+    assert not page.find_all(style=True)
+    assert not page.find_all("style")
+    assert not re.search(r"\son\w+=", text)
+    inline = [s for s in page.find_all("script", src=False) if not s.get("type")]
+    assert inline == []
+    assert page.find("td")["class"][:2] == ["a", "b"]
+    assert page.find("td")["title"] == "a > b"
+    assert page.find("code").text == 'style="x"'
+    for tag in ("p", "td", "hr"):
+        name = page.find(tag)["class"][-1]
+        assert sum(rule.startswith(f".{name}.{name}.{name} ") for rule in rules) == 1
+    assert 'text-align: "right"' in " ".join(rules)
+    assert next(iter(rules)) == "p { color: red }"
+    assert page.find("script", src=re.compile("fontawesome"))["data-auto-add-css"] == "false"
+    assert page.find("link", href=f"../{publishing.STYLES}") is not None
+
+
+def test_the_policy_is_the_first_thing_that_a_page_says(tmp_path: Path) -> None:
+    page, *_ = published(tmp_path, PAGE)
+    first = page.head.find(True)
+    assert first["http-equiv"] == "Content-Security-Policy"
+    assert first["content"] == serving.POLICY
+    assert "unsafe" not in serving.POLICY
+    rules = dict(rule.split(" ", 1) for rule in serving.POLICY.split("; "))
+    assert {name for name, value in rules.items() if "data:" in value} == {"img-src", "font-src"}
+    assert {value.replace(" data:", "") for value in rules.values()} == {"'self'", "'none'"}
+
+
+def test_make_serve_sends_the_policy_and_ends_quietly(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "build" / "html").mkdir(parents=True)
+    (tmp_path / "build" / "html" / "index.html").write_text("a page")
+    program = tmp_path / "book" / "serving.py"
+    program.write_text((ROOT / "book" / "serving.py").read_text())
+    command = [sys.executable, str(program)]
+    child = subprocess.Popen(
+        [*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    address = child.stdout.readline().strip()
+    port = address.removesuffix("/").rpartition(":")[2]
+    connection = HTTPConnection("127.0.0.1", int(port))
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert answer.read() == b"a page"
+    assert answer.headers["Content-Security-Policy"].startswith(serving.POLICY)
+    connection.close()
+    taken = subprocess.run([*command, port], capture_output=True, text=True, check=False)
+    assert (taken.returncode, taken.stderr.count("\n")) == (2, 1)
+    assert f"PORT = {port}: Address already in use" in taken.stderr
+    os.kill(child.pid, signal.SIGINT)
+    assert child.communicate(timeout=20)[1] == ""
+    assert child.returncode == 0
+    for wrong in ("x", "-1", "70000"):
+        done = subprocess.run([*command, wrong], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_another_corpus_is_another_ground_of_the_chapters() -> None:
+    assert execution.ground("one") == execution.ground("one") != execution.ground("other")
