@@ -9,7 +9,9 @@ is another number, and refused with the reason if the library cannot build its o
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
 import sys
 import time
 from collections import Counter
@@ -19,6 +21,24 @@ from moe_leverage.design import closed_form, huggingface
 from moe_leverage.design.built import construct, quietly
 
 EXACT, OFF, REFUSED = "exact", "off", "refused"
+FUZZED = 80  # configs a type
+DROPPED, RESPELLED, NULL = 0.25, 0.15, 0.04  # chances of a key
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "vocab_size": (64, 100), "hidden_size": (32, 48, 64), "intermediate_size": (48, 96),
+    "num_hidden_layers": (1, 2, 3, 5), "num_attention_heads": (2, 4, 8),
+    "num_key_value_heads": (1, 2, 4), "head_dim": (8, 16), "tie_word_embeddings": (True, False),
+    "attention_bias": (True, False), "mlp_bias": (True, False), "use_bias": (True, False),
+    "use_qk_norm": (True, False), "num_experts": (4, 8), "num_local_experts": (4, 8),
+    "n_routed_experts": (4, 8), "moe_num_experts": (4, 8), "num_experts_per_tok": (1, 2),
+    "moe_k": (1, 2), "n_shared_experts": (1, 2), "moe_num_shared_experts": (0, 1, 2),
+    "moe_intermediate_size": (16, 24), "first_k_dense_replace": (0, 1, 2),
+    "moe_layer_start_index": (0, 1, 2), "moe_layer_end_index": (-1, 1, 2),
+    "moe_layer_interval": (1, 2), "decoder_sparse_step": (1, 2), "mlp_only_layers": ([], [0], [1]),
+    "kv_lora_rank": (8, 16), "q_lora_rank": (None, 8, 24), "qk_nope_head_dim": (8, 16),
+    "qk_rope_head_dim": (4, 8), "v_head_dim": (8, 16), "n_group": (1, 2), "topk_group": (1, 2),
+    "sliding_window": (None, 8), "use_sliding_window": (True, False), "max_window_layers": (1, 28),
+    "num_mtp_layers": (0, 1), "num_nextn_predict_layers": (0, 1),
+}  # fmt: skip
 SIZES = {  # of a small config from which one field at a time is set to null
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 48,
@@ -26,22 +46,30 @@ SIZES = {  # of a small config from which one field at a time is set to null
 
 
 def run() -> list[dict[str, Any]]:
-    """One row: types that are off, of all there are."""
+    """Two rows: types that are off of all there are, and configs that are off of those drawn."""
     start = time.perf_counter()
-    verdicts = Counter(verdict for _, verdict, _ in table())
+    defaults = Counter(verdict for _, verdict, _ in table())
+    by_default = time.perf_counter() - start
+    kinds = [kind for kind in closed_form.FORMS if kind not in closed_form.REPOSITORY]
+    fuzzes = Counter(fuzz(kind, number)[0] for kind in kinds for number in range(FUZZED))
     return [
-        {
-            "name": "causal language models counted otherwise than built",
-            "shape": f"{verdicts[EXACT]} exact, {verdicts[REFUSED]} refused, "
-            f"{time.perf_counter() - start:.0f} s",
-            "value": float(verdicts[OFF]),
-            "unit": "types",
-            "peer": "transformers, default configs",
-            "ratio": None,
-            "target": "0",
-            "met": verdicts[OFF] == 0,
-        }
+        row("default configs counted otherwise than built", defaults, by_default),
+        row("fuzzed configs so", fuzzes, time.perf_counter() - start - by_default),
     ]
+
+
+def row(name: str, verdicts: Counter[str], seconds: float) -> dict[str, Any]:
+    """One figure: how many are off, which none may be."""
+    return {
+        "name": name,
+        "shape": f"{verdicts[EXACT]} exact, {verdicts[REFUSED]} refused, {seconds:.0f} s",
+        "value": float(verdicts[OFF]),
+        "unit": "configs",
+        "peer": "transformers",
+        "ratio": None,
+        "target": "0",
+        "met": verdicts[OFF] == 0,
+    }
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -66,7 +94,7 @@ def verdict(raw: dict[str, Any]) -> tuple[str, str]:
 
 
 def built_total(raw: dict[str, Any]) -> int:
-    """Trained parameters of the language model that the library builds, by the library's own sum."""
+    """Trained parameters of the language model that the library builds, summed afresh."""
     with quietly():
         config, model = construct(raw)
     if config.get_text_config(decoder=True) is config:
@@ -75,6 +103,43 @@ def built_total(raw: dict[str, Any]) -> int:
         head = model.get_output_embeddings()
         held = [*model.get_decoder().parameters(), *(head.parameters() if head else ())]
     return sum(p.numel() for p in {id(p): p for p in held}.values() if p.requires_grad)
+
+
+def fuzzed(kind: str, number: int) -> dict[str, Any]:
+    """A config of this type with sizes at random, keys dropped, spelled otherwise or set to null.
+
+    >>> fuzzed("llama", 0)["model_type"]
+    'llama'
+    """
+    draw = random.Random(f"{kind} {number}")
+    raw: dict[str, Any] = {"model_type": kind}
+    table = closed_form.class_tables()[kind]
+    names = {value: key for key, value in table["aliases"].items()}
+    for name in table["defaults"]:
+        if name not in CHOICES or draw.random() < DROPPED:
+            continue
+        spelled = name
+        if draw.random() < RESPELLED:
+            others = [g for g in closed_form.THEIR_NAMES.values() if name in g]
+            spelled = draw.choice([names.get(name, name), *(others[0] if others else ())])
+        raw[spelled] = None if draw.random() < NULL else draw.choice(CHOICES[name])
+    if draw.random() < RESPELLED:
+        raw["head_dim"] = draw.choice(CHOICES["head_dim"])
+    return raw
+
+
+def fuzz(kind: str, number: int) -> tuple[str, str]:
+    """The verdict on one such config; what the library cannot build is no number to differ from."""
+    raw = fuzzed(kind, number)
+    try:
+        counted = huggingface.read(raw).anatomy.parameters.total
+    except ValueError as error:
+        return REFUSED, str(error)
+    try:
+        wanted = built_total(raw)
+    except ValueError as error:
+        return OFF, f"{counted:,}, but the library refuses: {error}: {raw}"
+    return (EXACT, "") if counted == wanted else (OFF, f"{counted:,} for {wanted:,}: {raw}")
 
 
 def class_defaults() -> dict[str, dict[str, Any]]:
@@ -86,7 +151,7 @@ def class_defaults() -> dict[str, dict[str, Any]]:
         if kind not in CONFIG_MAPPING:
             continue
         cls = CONFIG_MAPPING[kind]
-        fields = {f.name: f.default for f in __import__("dataclasses").fields(cls)}
+        fields = {f.name: f.default for f in dataclasses.fields(cls)}
         read = {name: fields[name] for name in closed_form.WORDS if name in fields}
         found[kind] = {
             "defaults": read,
@@ -97,11 +162,15 @@ def class_defaults() -> dict[str, dict[str, Any]]:
 
 
 def _takes_null(cls: Any, name: str) -> bool:
-    with quietly():
-        try:
-            cls(**SIZES | {name: None})
-        except Exception:
-            return False
+    experts = dict.fromkeys(closed_form.THEIR_NAMES["num_experts"], 4)
+    others = {"num_experts_per_tok": 2, "n_shared_experts": 1, "n_routed_experts": 4}
+    own = {f.name for f in dataclasses.fields(cls)}
+    raw = {key: value for key, value in (SIZES | experts | others).items() if key in own}
+    try:
+        with quietly():
+            construct(raw | {"model_type": cls.model_type, name: None})
+    except ValueError:
+        return False
     return True
 
 

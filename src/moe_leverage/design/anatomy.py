@@ -135,9 +135,9 @@ class Anatomy:
 
     @property
     def granularity(self) -> float:
-        """G, mean over the MoE layers; 2 d_model / d_ffn for a dense model."""
+        """G, mean over the MoE layers; 2 d_model / d_ffn if dense, 0 where there is no FFN."""
         if not self.experts:
-            return 2 * self.d_model / self.d_ffn
+            return 2 * self.d_model / self.d_ffn if self.d_ffn else 0.0
         return self._mean([one.granularity for one in self.experts])
 
     def forward_flops(self, sequence_length: int, *, causal: bool = False) -> ForwardFlops:

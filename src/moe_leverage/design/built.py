@@ -55,7 +55,7 @@ def build(raw: Mapping[str, Any]) -> Built:
     >>> sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "head_dim": 16,
     ...     "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
     >>> build({"model_type": "gemma2"} | sizes).anatomy.parameters.total
-    17760
+    17696
     """
     version = _version(raw)
     with quietly():

@@ -43,7 +43,7 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
         "output_bias": "attention_bias",
         "expert_width": "intermediate_size",
     },
-    "qwen3_moe": {"qk_norm": "head", "output_bias": "attention_bias"},
+    "qwen3_moe": {"qk_norm": "head", "output_bias": "attention_bias", "may_be_dense": True},
     "ernie4_5_moe": {"renormalise": True},
     "glm4_moe": {"score": "sigmoid"},
     "dots1": {"qk_norm": "head", "score": "sigmoid", "output_bias": "attention_bias"},
@@ -95,7 +95,7 @@ WORDS = (
     "initializer_range",
 )  # fmt: skip
 # Types of makers' own repositories: what their released configs leave out.
-_OWN: Mapping[str, Any] = {
+_OWN: dict[str, Any] = {
     "tie_word_embeddings": False, "num_key_value_heads": None, "head_dim": None,
     "intermediate_size": None, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1,
     "hidden_act": "silu", "norm_topk_prob": False, "routed_scaling_factor": 1.0,
@@ -185,22 +185,32 @@ def read(raw: Mapping[str, Any]) -> Read:
     known = FORMS[kind]
     words, unused = _in_its_words(raw, kind)
     _require_covered(raw, kind, words)
+    notes = [f"model_type = {kind!r} is of its makers' repository; no library checks it"]
+    notes = notes if kind in REPOSITORY else []
+    try:
+        model = ModelConfig(**_sizes(raw, words, known, notes))
+    except ValueError as error:
+        raise ValueError(_in_their_words(str(error), words)) from error
+    windows = _windows(words, model.num_layers, kind)
+    return Read(model=model, windows=windows, notes=tuple(notes), unused=unused)
+
+
+def _sizes(
+    raw: Mapping[str, Any], words: _Words, known: Mapping[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    """The fields of the shape; what had to be said goes to `notes`."""
     sizes = _attention_fields(words, known) | _other_fields(words, known)
-    notes: list[str] = []
     num_experts = words.whole("num_experts", 0) if words.name("num_experts") else 0
     _require_number_of_experts(raw, num_experts)
+    number = words.name("num_experts")
+    rule = "must be above 0: this type has experts in every config"
+    may = number is None or bool(known.get("may_be_dense"))
+    require(num_experts > 0 or may, str(number), 0, rule)
     if num_experts:
         sizes |= _expert_fields(words, known, num_experts, sizes, notes)
     else:
         sizes["d_ffn"] = words.whole("d_ffn")
-    windows = _windows(words, sizes["num_layers"], kind)
-    if kind in REPOSITORY:
-        notes.append(f"model_type = {kind!r} is of its makers' repository; no library checks it")
-    try:
-        model = ModelConfig(**sizes)
-    except ValueError as error:
-        raise ValueError(_in_their_words(str(error), words)) from error
-    return Read(model=model, windows=windows, notes=tuple(notes), unused=unused)
+    return sizes
 
 
 @functools.cache
@@ -244,6 +254,9 @@ def _require_covered(raw: Mapping[str, Any], kind: str, words: _Words) -> None:
         raise NotCovered("use_bias = True: biases all but the experts")
     if kind == "deepseek_v2" and words.flag("mlp_bias"):
         raise NotCovered("mlp_bias = True: biases all but the experts")
+    width = words.whole("d_model") // max(words.whole("num_heads"), 1)
+    if kind == "olmoe" and words.values.get("head_dim", width) != width:
+        raise NotCovered("head_dim: the norms of all heads keep the width of the model")
     act = words.values.get("hidden_act")
     require(act is None or isinstance(act, str), "hidden_act", act, "must be text")
     # The rival spellings of the number of experts are other classes' words: none is guessed at.
@@ -272,10 +285,11 @@ def _attention_fields(words: _Words, known: Mapping[str, Any]) -> dict[str, Any]
         rule = f"must be a multiple of num_attention_heads = {heads}"
         width = words.whole("d_model")
         require(heads > 0 and width % heads == 0, "hidden_size", width, rule)
+    own = words.whole("d_head", 0) if words.name("d_head") else 0
     sizes: dict[str, Any] = {
         "num_heads": heads,
         "num_kv_heads": words.whole("num_kv_heads", heads),
-        "d_head": words.whole("d_head", 0) if words.name("d_head") else 0,
+        "d_head": own or words.whole("d_model") // max(heads, 1),
         "qk_norm": "head" if uses_norm else known.get("qk_norm", "none"),
         "attention_sinks": known.get("attention_sinks", False),
         "attention_bias": known.get("attention_bias", False)
@@ -333,7 +347,6 @@ def _expert_fields(
     d_shared = words.whole("d_shared", 0) if words.name("d_shared") else 0
     if d_shared and d_expert and d_shared % d_expert == 0:
         shared = d_shared // d_expert
-        notes.append(f"shared experts are {d_shared} wide: {shared} of {d_expert}")
     return {
         "num_experts": num_experts,
         "num_active_experts": words.whole("num_active_experts"),

@@ -142,10 +142,14 @@ def _megatron(raw: Mapping[str, Any]) -> dict[str, Any]:
     heads = _size(raw, "num_attention_heads")
     require(bool(raw.get("swiglu")), "swiglu", raw.get("swiglu"), "must be set: else no gated FFN")
     bias = raw.get("disable_bias_linear") or raw.get("add_bias_linear") is False
-    require(bool(bias), "disable_bias_linear", None, "must be set: biases have no plain counterpart")
+    require(
+        bool(bias), "disable_bias_linear", None, "must be set: biases have no plain counterpart"
+    )
     for name in ("multi_latent_attention", "moe_shared_expert_intermediate_size", "moe_layer_freq"):
         value = raw.get(name)
-        require(value in (None, False, 0, 1), name, value, "has no plain counterpart; give a config")
+        require(
+            value in (None, False, 0, 1), name, value, "has no plain counterpart; give a config"
+        )
     vocab = raw.get("padded_vocab_size") or raw.get("vocab_size")
     rule = "is left to the tokenizer by this file; give --vocab"
     require(isinstance(vocab, int) and vocab > 0, "vocab_size", vocab, rule)

@@ -57,6 +57,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in MODELS.glob("*.json"))
 
 
+def closed_names() -> list[str]:
+    """Those of them that closed forms count, for what must do without transformers."""
+    kinds = {name: files.parse(MODELS / f"{name}.json")["model_type"] for name in names()}
+    return [name for name, kind in kinds.items() if kind in closed_form.FORMS]
+
+
 def load(source: str | Path, *, vocab_size: int | None = None) -> OpenModel:
     """The model of a file, a folder or a name of `data/models`, with another vocabulary if given.
 
@@ -124,7 +130,7 @@ def _with_vocabulary(raw: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     if isinstance(nested, Mapping) and "vocab_size" not in raw:
         return {**raw, "text_config": {**nested, "vocab_size": vocab_size}}
     own = {"padded_vocab_size": vocab_size} if "padded_vocab_size" in raw else {}
-    return {**raw, "vocab_size": vocab_size, **own}
+    return {**raw, "vocab_size": vocab_size, "pad_token_id": 0, **own}
 
 
 def _find(source: str) -> Path:

