@@ -45,6 +45,11 @@ Out = Annotated[
     Path | None, typer.Option(help="Write the best design as a config for transformers.")
 ]
 
+Objective = Annotated[
+    str,
+    typer.Option(help="What is sought: leverage, memory, or the weight of leverage from 0 to 1."),
+]
+
 IN_PARENTHESES = (
     "In parentheses: how far rounding lets the published value move; the measured 90 % interval."
 )
@@ -140,7 +145,13 @@ def design(
     max_memory_gb: MaxMemory = None,
     min_activation_ratio: MinRatio = None,
     expert_parallel: Ranks = 1,
+    vocab: Annotated[int, typer.Option("--vocab", min=1, help="Vocabulary size.")] = 126_464,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence-length", min=1, help="Tokens of a sequence.")
+    ] = 4096,
+    objective: Objective = "leverage",
     hf: Out = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search buildable shapes for the highest predicted leverage at a budget.
@@ -150,6 +161,7 @@ def design(
     from dataclasses import asdict
 
     from moe_leverage.design import search
+    from moe_leverage.design.export import require_writable, write_hf
 
     limits = search.Limits(
         compute=compute,
@@ -158,17 +170,25 @@ def design(
         max_memory_gb=max_memory_gb,
         min_activation_ratio=min_activation_ratio,
         expert_parallel=expert_parallel,
+        vocab_size=vocab,
+        sequence_length=sequence_length,
+        objective=_weight(objective),
     )
-    designs = search.design(limits)
     if hf is not None:
-        from moe_leverage.design.export import write_hf
-
-        write_hf(designs[0].model, hf)
+        require_writable(hf, force=force)
+    designs, frontier = search.design(limits), search.frontier(limits)
+    if hf is not None:
+        write_hf(designs[0].model, hf, sequence_length, force=force)
     if as_json:
-        found = {"limits": asdict(limits), "designs": [one.to_dict() for one in designs]}
+        found = {
+            "limits": asdict(limits),
+            "designs": [one.to_dict() for one in designs],
+            "frontier": [_on_frontier(one) for one in frontier],
+        }
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         _print_designs(designs, hf)
+        _print_frontier(frontier)
 
 
 @app.command()
@@ -316,6 +336,49 @@ def _print_designs(designs: list[Design], hf: Path | None) -> None:
     _print_notes(_told(designs[0].explanation), designs[0].explanation.assumptions)
     if hf is not None:
         typer.echo(f"design 1 written to {hf}")
+
+
+def _weight(objective: str) -> float:
+    """The weight of leverage that a word or a number names."""
+    from moe_leverage.config import require
+
+    named = {"leverage": 1.0, "memory": 0.0}
+    if objective in named:
+        return named[objective]
+    try:
+        return float(objective)
+    except ValueError:
+        rule = "must be leverage, memory or a number from 0 to 1"
+        require(False, "objective", objective, rule)
+        raise
+
+
+def _on_frontier(one: Design) -> dict[str, float]:
+    found = one.explanation
+    return {
+        "total_params": found.parameters["total"],
+        "activation_ratio": found.activation_ratio,
+        "granularity": found.granularity,
+        "efficiency_leverage": found.published.value,
+    }
+
+
+def _print_frontier(designs: list[Design]) -> None:
+    """EL against all parameters at this budget."""
+    typer.echo(
+        "What memory buys at this budget, by the published law (the budget fixes M; a limit on "
+        "parameters then fixes A):"
+    )
+    rows = [
+        {
+            "A": f"{one.explanation.activation_ratio:.4g}",
+            "G": f"{one.explanation.granularity:.3g}",
+            "EL": f"{one.explanation.published.value:.3g}",
+        }
+        for one in designs
+    ]
+    _print_table([_billions(one.explanation.parameters["total"]) for one in designs], rows)
+    typer.echo("To check a design, train it and its dense equal small: moe-leverage study --help")
 
 
 def _print_table(names: list[str], rows: list[dict[str, str]]) -> None:

@@ -40,9 +40,11 @@ def to_hf(model: ModelConfig, sequence_length: int = 4096) -> dict[str, Any]:
     return config | _common_form(model) | own
 
 
-def write_hf(model: ModelConfig, path: Path, sequence_length: int = 4096) -> None:
-    """Write `to_hf(model)` to `path`, whole or not at all."""
-    require(not path.is_dir(), "path", str(path), "is a directory; name a file to write")
+def write_hf(
+    model: ModelConfig, path: Path, sequence_length: int = 4096, *, force: bool = False
+) -> None:
+    """Write `to_hf(model)` to `path`, whole or not at all; over a file only with `force`."""
+    require_writable(path, force=force)
     text = json.dumps(to_hf(model, sequence_length), indent=2) + "\n"
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -50,6 +52,14 @@ def write_hf(model: ModelConfig, path: Path, sequence_length: int = 4096) -> Non
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def require_writable(path: Path, *, force: bool) -> None:
+    """ValueError if the path is no place for a new file."""
+    require(not path.is_dir(), "path", str(path), "is a directory; name a file to write")
+    folder = str(path.parent)
+    require(path.parent.is_dir(), "path", str(path), f"the folder {folder} does not exist")
+    require(force or not path.exists(), "path", str(path), "exists; --force writes over it")
 
 
 def _common_form(model: ModelConfig) -> dict[str, Any]:
