@@ -71,7 +71,7 @@ def test_a_config_file_is_answered_and_what_was_assumed_is_said():
     path = str(huggingface.MODELS / "Mixtral-8x7B.json")
     done = CliRunner().invoke(app, ["predict", path, "--law", "abnar-2025"])
     assert "Abnar et al. 2025" in done.output
-    assert "assumed: tokens = " in done.output
+    assert "note: tokens = " in done.output
     assert "Krajewski" not in done.output
 
 

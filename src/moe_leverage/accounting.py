@@ -58,6 +58,7 @@ class ParameterCount:
     mtp: int
     active_routed_experts: int  # the part of routed_experts that serves one token
     active_mtp: int  # the part of mtp that serves one token
+    other: int = 0  # of a built model: what is none of these
 
     @property
     def total(self) -> int:
@@ -72,6 +73,7 @@ class ParameterCount:
             + self.norms
             + self.logits
             + self.mtp
+            + self.other
         )
 
     @property
@@ -104,6 +106,8 @@ class ForwardFlops:
     norms: float  # element-wise work: 0 but in `six_n`, which counts parameters
     logits: float  # of the main head and of every multi-token-prediction layer
     mtp: float  # multi-token-prediction layers without their logits
+    other: float = 0  # of a built model: products that are none of these
+    state_updates: float = 0  # of layers that keep a state in place of scores; an estimate
 
     @property
     def non_embedding(self) -> float:
@@ -117,6 +121,8 @@ class ForwardFlops:
             + self.dense_ffn
             + self.norms
             + self.mtp
+            + self.other
+            + self.state_updates
         )
 
     @property
@@ -202,7 +208,7 @@ def count_training_flops(run: RunConfig, convention: Convention = "exact") -> fl
 def _exact_flops(model: ModelConfig, sequence_length: int) -> ForwardFlops:
     layers, moe_layers, mtp_layers = model.num_layers, model.num_moe_layers, model.num_mtp_layers
     projections = FLOPS_PER_MAC * _attention_weights(model)
-    scores = FLOPS_PER_MAC * sequence_length * _score_width(model)
+    scores = FLOPS_PER_MAC * sequence_length * score_width(model)
     expert_width = model.num_active_experts * model.d_expert
     per_width = FLOPS_PER_MAC * FFN_MATRICES * model.d_model
     router = FLOPS_PER_MAC * model.d_model * model.num_experts
@@ -291,7 +297,7 @@ def _compressed_width(latent: LatentAttentionConfig) -> int:
     return latent.q_rank + latent.kv_rank + latent.d_head_rope
 
 
-def _score_width(model: ModelConfig) -> int:
+def score_width(model: ModelConfig) -> int:
     """Multiply-adds of one token's scores and weighted values for each position it attends to."""
     if model.latent_attention is None:
         return model.num_heads * 2 * model.d_head

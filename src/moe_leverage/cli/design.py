@@ -21,6 +21,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Compute = Annotated[float | None, typer.Option(help="Training compute in FLOPs.")]
 Tokens = Annotated[float | None, typer.Option(help="Training tokens.")]
 
+Length = Annotated[
+    int | None,
+    typer.Option("--sequence-length", min=1, help="Tokens of a sequence; the makers' own or 4096."),
+]
+Causal = Annotated[
+    bool, typer.Option("--causal", help="Count half the square of the scores, and windows as such.")
+]
+Vocab = Annotated[int | None, typer.Option("--vocab", min=1, help="Another vocabulary size.")]
+
 MaxParams = Annotated[
     float | None, typer.Option(help="Limit on all parameters, vocabulary included.")
 ]
@@ -38,12 +47,17 @@ Out = Annotated[
     Path | None, typer.Option(help="Write the best design as a config for transformers.")
 ]
 
+Objective = Annotated[
+    str,
+    typer.Option(help="What is sought: leverage, memory, or the weight of leverage from 0 to 1."),
+]
+
 IN_PARENTHESES = (
     "In parentheses: how far rounding lets the published value move; the measured 90 % interval."
 )
 COMPONENTS = (
     "attention_projections", "attention_scores", "router", "routed_experts", "shared_experts",
-    "dense_ffn", "logits",
+    "dense_ffn", "other", "state_updates", "logits",
 )  # fmt: skip
 
 
@@ -57,7 +71,7 @@ Config = Annotated[
     str,
     typer.Argument(
         metavar="CONFIG",
-        help="A Hugging Face config.json, or a name in data/models.",
+        help="A config.json or params.json, a folder with one, or a name in data/models.",
         autocompletion=_names,
     ),
 ]
@@ -69,6 +83,10 @@ def explain(
     compute: Compute = None,
     tokens: Tokens = None,
     laws: Annotated[bool, typer.Option("--laws", help="Ask every printed law as well.")] = False,
+    sequence_length: Length = None,
+    causal: Causal = False,
+    vocab: Vocab = None,
+    expert_parallel: Ranks = 1,
     as_json: Json = False,
 ) -> None:
     """Count a model and say what the published and the measured law predict of it.
@@ -77,7 +95,14 @@ def explain(
     """
     from moe_leverage.design import designer, huggingface
 
-    found = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
+    found = designer.explain(
+        huggingface.load(config, vocab_size=vocab),
+        compute=compute,
+        tokens=tokens,
+        sequence_length=sequence_length,
+        causal=causal,
+        expert_parallel=expert_parallel,
+    )
     asked = printed.asked_of(found) if laws else ()
     if as_json:
         more = {"laws": [asdict(one) for one in asked]} if laws else {}
@@ -155,7 +180,13 @@ def design(
     max_memory_gb: MaxMemory = None,
     min_activation_ratio: MinRatio = None,
     expert_parallel: Ranks = 1,
+    vocab: Annotated[int, typer.Option("--vocab", min=1, help="Vocabulary size.")] = 126_464,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence-length", min=1, help="Tokens of a sequence.")
+    ] = 4096,
+    objective: Objective = "leverage",
     hf: Out = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search buildable shapes for the highest predicted leverage at a budget.
@@ -164,6 +195,7 @@ def design(
     """
     from moe_leverage import paths
     from moe_leverage.design import search
+    from moe_leverage.design.export import require_writable, write_hf
 
     if hf is not None:
         paths.require_output("hf", hf)
@@ -175,17 +207,25 @@ def design(
         max_memory_gb=max_memory_gb,
         min_activation_ratio=min_activation_ratio,
         expert_parallel=expert_parallel,
+        vocab_size=vocab,
+        sequence_length=sequence_length,
+        objective=_weight(objective),
     )
-    designs = search.design(limits)
     if hf is not None:
-        from moe_leverage.design.export import write_hf
-
-        write_hf(designs[0].model, hf)
+        require_writable(hf, force=force)
+    designs, frontier = search.design(limits), search.frontier(limits)
+    if hf is not None:
+        write_hf(designs[0].model, hf, sequence_length, force=force)
     if as_json:
-        found = {"limits": asdict(limits), "designs": [one.to_dict() for one in designs]}
+        found = {
+            "limits": asdict(limits),
+            "designs": [one.to_dict() for one in designs],
+            "frontier": [_on_frontier(one) for one in frontier],
+        }
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         _print_designs(designs, hf)
+        _print_frontier(frontier)
 
 
 @app.command()
@@ -208,10 +248,13 @@ def compare(
     """
     from moe_leverage.design import designer, huggingface
 
-    found = [
-        designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
-        for config in configs
-    ]
+    found = []
+    for config in configs:
+        try:
+            model = huggingface.load(config)
+            found.append(designer.explain(model, compute=compute, tokens=tokens))
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}") from error
     if as_json:
         typer.echo(json.dumps([one.to_dict() for one in found], indent=2, allow_nan=False))
     else:
@@ -219,6 +262,7 @@ def compare(
         typer.echo(IN_PARENTHESES)
         for one in found:
             _print_notes(_told(one), one.assumptions, one.name)
+            _print_unused(one, one.name)
 
 
 def _summary(found: Explanation) -> dict[str, str]:
@@ -248,14 +292,59 @@ def _summary(found: Explanation) -> dict[str, str]:
 def _print_explanation(found: Explanation) -> None:
     _print_table([found.name], [_summary(found)])
     flops = found.flops_per_token
-    typer.echo(f"Forward FLOPs a token at {found.sequence_length} tokens ({found.convention}):")
+    length, way = found.sequence_length, f"{found.way}, convention {found.convention}"
+    typer.echo(f"Forward FLOPs a token at {length} tokens ({way}):")
     shares = {
         name.replace("_", " "): f"{flops[name]:.4g}  {flops[name] / flops['total']:6.1%}"
         for name in (*COMPONENTS, "total")
+        if flops[name] or name not in ("other", "state_updates")
     }
     _print_table([found.name], [shares])
+    _print_kinds(found)
+    _print_serving(found)
     typer.echo(IN_PARENTHESES)
     _print_notes(_told(found), found.assumptions)
+    _print_unused(found)
+
+
+def _print_kinds(found: Explanation) -> None:
+    """The layers by the way they mix positions, and the experts where layers differ."""
+    for one in found.mixers:
+        seen = f", the last {one['window']} positions" if one["window"] else ""
+        line = f"{one['layers']} layers: {one['kind']}{seen}"
+        if one["score_flops"]:
+            square, causal = one["score_flops"], one["causal_score_flops"]
+            line += f"; scores {square:.4g} FLOPs a token over the square, {causal:.4g} causal"
+        typer.echo(line)
+    for one in found.experts if len(found.experts) > 1 else ():
+        typer.echo(
+            f"{one['layers']} MoE layers: {one['num_active_experts']} of {one['num_experts']} "
+            f"experts {one['d_expert']} wide, {one['num_shared_experts']} shared; "
+            f"A {one['activation_ratio']:.4g}, G {one['granularity']:.3g}"
+        )
+
+
+def _print_serving(found: Explanation) -> None:
+    told = found.serving
+    weights = ", ".join(f"{name} {size:.4g}" for name, size in told.weights_gb.items())
+    typer.echo(f"Weights in GB: {weights}")
+    kinds = ", ".join(f"{kind} {size:.4g}" for kind, size in told.cache_bytes_per_token.items())
+    length = found.sequence_length
+    typer.echo(
+        f"Cache in bytes a token (bf16): {kinds or 'none'}; {told.cache_gb:.4g} GB at {length}"
+    )
+    if told.expert_parallel > 1:
+        typer.echo(
+            f"One of {told.expert_parallel} expert-parallel ranks: {told.experts_per_rank:.4g} "
+            f"experts a layer, weights {told.rank_weights_gb['bf16']:.4g} GB (bf16), "
+            f"training {told.rank_training_gb:.4g} GB"
+        )
+
+
+def _print_unused(found: Explanation, name: str = "") -> None:
+    if found.unused:
+        start = f"{name}: " if name else ""
+        typer.echo(f"{start}not used: {', '.join(found.unused)}")
 
 
 def _print_designs(designs: list[Design], hf: Path | None) -> None:
@@ -286,6 +375,49 @@ def _print_designs(designs: list[Design], hf: Path | None) -> None:
         typer.echo(f"design 1 written to {hf}")
 
 
+def _weight(objective: str) -> float:
+    """The weight of leverage that a word or a number names."""
+    from moe_leverage.config import require
+
+    named = {"leverage": 1.0, "memory": 0.0}
+    if objective in named:
+        return named[objective]
+    try:
+        return float(objective)
+    except ValueError:
+        rule = "must be leverage, memory or a number from 0 to 1"
+        require(False, "objective", objective, rule)
+        raise
+
+
+def _on_frontier(one: Design) -> dict[str, float]:
+    found = one.explanation
+    return {
+        "total_params": found.parameters["total"],
+        "activation_ratio": found.activation_ratio,
+        "granularity": found.granularity,
+        "efficiency_leverage": found.published.value,
+    }
+
+
+def _print_frontier(designs: list[Design]) -> None:
+    """EL against all parameters at this budget."""
+    typer.echo(
+        "What memory buys at this budget, by the published law (the budget fixes M; a limit on "
+        "parameters then fixes A):"
+    )
+    rows = [
+        {
+            "A": f"{one.explanation.activation_ratio:.4g}",
+            "G": f"{one.explanation.granularity:.3g}",
+            "EL": f"{one.explanation.published.value:.3g}",
+        }
+        for one in designs
+    ]
+    _print_table([_billions(one.explanation.parameters["total"]) for one in designs], rows)
+    typer.echo("To check a design, train it and its dense equal small: moe-leverage study --help")
+
+
 def _print_table(names: list[str], rows: list[dict[str, str]]) -> None:
     from rich import box
     from rich.console import Console
@@ -299,7 +431,7 @@ def _print_table(names: list[str], rows: list[dict[str, str]]) -> None:
 
 def _print_notes(warnings: tuple[str, ...], assumptions: tuple[str, ...], name: str = "") -> None:
     start = f"{name}: " if name else ""
-    for kind, lines in (("warning", warnings), ("assumed", assumptions)):
+    for kind, lines in (("warning", warnings), ("note", assumptions)):
         for line in lines:
             typer.echo(f"{start}{kind}: {line}")
 

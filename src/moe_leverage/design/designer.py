@@ -22,6 +22,7 @@ from moe_leverage.accounting import (
     count_parameters,
 )
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
+from moe_leverage.design.anatomy import Anatomy
 from moe_leverage.design.huggingface import OpenModel
 from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage, positive, predict
 from moe_leverage.theory.laws import PUBLISHED
@@ -30,6 +31,8 @@ WEIGHT_BYTES = 2  # bfloat16
 GRADIENT_BYTES = 2  # bfloat16
 OPTIMISER_BYTES = 12  # fp32 master weight and two fp32 moments (ZeRO, arXiv 1910.02054, Sec. 3.1)
 TRAINING_BYTES = WEIGHT_BYTES + GRADIENT_BYTES + OPTIMISER_BYTES
+PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int4": 0.5}  # bytes of a weight
+CACHE_BYTES = 2  # bfloat16
 GIGABYTE = 1e9
 
 DENSE_HEAD = 128
@@ -50,12 +53,25 @@ class DenseEquivalent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes / 1e9 of all parameters, in all; activations and caches come on top."""
+    """Bytes / 1e9 in all; activations come on top."""
 
     weights_gb: float
     gradients_gb: float
     optimiser_gb: float
     training_gb: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What serving one sequence takes: weights by precision, the cache of its keys and values."""
+
+    weights_gb: dict[str, float]  # by precision
+    cache_bytes_per_token: dict[str, float]  # bfloat16, by kind of layer; what grows with s
+    cache_gb: float  # of one whole sequence, states included
+    expert_parallel: int  # ranks over which the experts of a layer are spread
+    experts_per_rank: float  # of one layer; shared experts and all else are on every rank
+    rank_weights_gb: dict[str, float]
+    rank_training_gb: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +86,21 @@ class Explanation:
     active_params: int  # N_a, without vocabulary
     parameters: dict[str, int]  # by component, with `total` and `active`, vocabulary included
     flops_per_token: dict[str, float]  # forward by component, with `total` and `non_embedding`
-    convention: str
+    way: str  # how it was counted: a closed form, or built by which transformers
+    convention: str  # exact, or causal: half the square of the scores
     sequence_length: int
+    mixers: tuple[dict[str, Any], ...]  # equal layers together: kind, window, scores
+    experts: tuple[dict[str, Any], ...]  # equal MoE layers together, with A, G and S
     tokens: float
     compute: float
     published: PublishedLeverage
     measured: MeasuredLeverage
     dense_equivalent: DenseEquivalent  # by the published leverage
     memory: Memory
+    serving: Serving
     warnings: tuple[str, ...]
     assumptions: tuple[str, ...]
+    unused: tuple[str, ...]  # keys of the file that speak of a shape and had no part in the count
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -87,7 +108,13 @@ class Explanation:
 
 
 def explain(
-    found: OpenModel, *, compute: float | None = None, tokens: float | None = None
+    found: OpenModel,
+    *,
+    compute: float | None = None,
+    tokens: float | None = None,
+    sequence_length: int | None = None,
+    causal: bool = False,
+    expert_parallel: int = 1,
 ) -> Explanation:
     """A model on the paper's axes, its counts and what both laws say of it at C or D.
 
@@ -99,47 +126,58 @@ def explain(
     >>> round(mini.total_params / 1e9, 1), round(mini.activation_ratio, 3), f"{mini.compute:.1e}"
     (17.5, 0.034, '1.1e+22')
     """
-    model = replace(found.model, num_mtp_layers=0)
-    length = int(found.published.get("sequence_length", PAPER_SEQUENCE_LENGTH))
-    flops = count_forward_flops(model, length)
-    count = count_parameters(model)
+    anatomy = found.anatomy
+    printed = found.published.get("sequence_length", PAPER_SEQUENCE_LENGTH)
+    length = int(printed) if sequence_length is None else sequence_length
+    flops = anatomy.forward_flops(length, causal=causal)
+    count = anatomy.parameters
     tokens, notes = _tokens(found, flops.total, flops.non_embedding, compute, tokens)
     spent = TRAINING_PASSES * flops.total * tokens
     said = predict(
-        activation_ratio=model.activation_ratio, granularity=model.granularity, compute=spent
+        activation_ratio=anatomy.activation_ratio,
+        granularity=anatomy.granularity or 1.0,  # no FFN, no G: at A = 1 none is asked for
+        compute=spent,
     )
     return Explanation(
         name=found.name,
-        activation_ratio=model.activation_ratio,
-        granularity=model.granularity,
-        shared_ratio=model.shared_ratio,
+        activation_ratio=anatomy.activation_ratio,
+        granularity=anatomy.granularity,
+        shared_ratio=anatomy.shared_ratio,
         total_params=count.non_vocabulary,
         active_params=count.active_non_vocabulary,
         parameters=asdict(count) | {"total": count.total, "active": count.active},
         flops_per_token=asdict(flops)
         | {"total": flops.total, "non_embedding": flops.non_embedding},
-        convention="exact",
+        way=anatomy.way,
+        convention="causal" if causal else "exact",
         sequence_length=length,
+        mixers=_mixer_rows(anatomy, length),
+        experts=_expert_rows(anatomy),
         tokens=tokens,
         compute=spent,
         published=said.published,
         measured=said.measured,
-        dense_equivalent=dense_equivalent(model, length, said.published.value),
+        dense_equivalent=dense_equivalent(
+            flops.non_embedding, anatomy.vocab_size, length, said.published.value
+        ),
         memory=memory(count.total),
+        serving=serving(anatomy, length, expert_parallel),
         warnings=said.warnings,
-        assumptions=(*found.assumptions, *_left_out(found), *notes),
+        assumptions=(*found.assumptions, *_left_out(found), *_axes_notes(anatomy), *notes),
+        unused=found.unused,
     )
 
 
-def dense_equivalent(model: ModelConfig, length: int, leverage: float) -> DenseEquivalent:
-    """The dense model with EL times the FLOPs per token (Section 3, at fixed D), also as a shape.
+def dense_equivalent(
+    flops_per_token: float, vocab_size: int, length: int, leverage: float
+) -> DenseEquivalent:
+    """The dense model with EL times M = `flops_per_token` (Section 3, at fixed D), also as a shape.
 
-    >>> from moe_leverage.design.huggingface import load
-    >>> dense_equivalent(load("Ling-mini-beta").model, 8192, 7.0).shape.d_model
-    4096
+    >>> dense_equivalent(1.5e9, 126_464, 8192, 7.0).shape.d_model
+    3584
     """
-    target = leverage * count_forward_flops(model, length).non_embedding
-    shape = dense_shape(target, model.vocab_size, length)
+    target = leverage * flops_per_token
+    shape = dense_shape(target, vocab_size, length)
     return DenseEquivalent(
         flops_per_token=target,
         shape=shape,
@@ -186,6 +224,76 @@ def memory(total_params: int) -> Memory:
     )
 
 
+def serving(anatomy: Anatomy, sequence_length: int, expert_parallel: int = 1) -> Serving:
+    """Weights by precision, cache by kind of layer, and what one expert-parallel rank holds.
+
+    >>> from moe_leverage.design.huggingface import load
+    >>> found = serving(load("DeepSeek-V3").anatomy, 4096, expert_parallel=64)
+    >>> found.cache_bytes_per_token, found.experts_per_rank
+    ({'full': 70272.0}, 4.0)
+    """
+    rule = "must be from 1 to 65536"
+    require(1 <= expert_parallel <= 65_536, "expert_parallel", expert_parallel, rule)
+    count = anatomy.parameters
+    held = count.total - count.routed_experts * (1 - 1 / expert_parallel)
+    growing: dict[str, float] = {}
+    for one in anatomy.mixers:
+        if one.cached:
+            growing[one.kind] = growing.get(one.kind, 0.0) + CACHE_BYTES * one.layers * one.cached
+    cache = sum(one.cached_numbers(sequence_length) for one in anatomy.mixers) * CACHE_BYTES
+    experts = max((one.num_experts for one in anatomy.experts), default=0)
+    return Serving(
+        weights_gb={name: count.total * size / GIGABYTE for name, size in PRECISIONS.items()},
+        cache_bytes_per_token=growing,
+        cache_gb=cache / GIGABYTE,
+        expert_parallel=expert_parallel,
+        experts_per_rank=experts / expert_parallel,
+        rank_weights_gb={name: held * size / GIGABYTE for name, size in PRECISIONS.items()},
+        rank_training_gb=held * TRAINING_BYTES / GIGABYTE,
+    )
+
+
+def _mixer_rows(anatomy: Anatomy, length: int) -> tuple[dict[str, Any], ...]:
+    """Each kind of layer with its scores over the full square and over what its mask leaves."""
+    return tuple(
+        {
+            "kind": one.kind,
+            "layers": one.layers,
+            "window": one.window,
+            "score_flops": one.score_flops(length),
+            "causal_score_flops": one.score_flops(length, causal=True),
+            "cached_numbers_per_token": one.layers * one.cached,
+            "state_numbers": one.layers * one.state,
+        }
+        for one in anatomy.mixers
+    )
+
+
+def _expert_rows(anatomy: Anatomy) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        asdict(one)
+        | {
+            "activation_ratio": one.activation_ratio,
+            "granularity": one.granularity,
+            "shared_ratio": one.shared_ratio,
+        }
+        for one in anatomy.experts
+    )
+
+
+def _axes_notes(anatomy: Anatomy) -> Sequence[str]:
+    notes = []
+    if len(anatomy.experts) > 1:
+        kinds = len(anatomy.experts)
+        notes.append(f"MoE layers are of {kinds} kinds: A, G and S are means over the layers")
+    for one in anatomy.experts:
+        whole = one.num_shared_experts * one.d_expert
+        if one.num_shared_experts > 1 and one.d_shared == whole:
+            said = f"{one.d_shared} wide: {one.num_shared_experts} of {one.d_expert}"
+            notes.append(f"shared experts are {said}")
+    return tuple(dict.fromkeys(notes))
+
+
 def _tokens(
     found: OpenModel,
     flops: float,
@@ -203,14 +311,14 @@ def _tokens(
     if printed is not None:
         return float(printed), (f"tokens = {printed:g}, as its makers print",)
     laws = (PUBLISHED.moe_model, PUBLISHED.moe_tokens)
-    if not found.model.is_moe:
+    if not found.anatomy.is_moe:
         laws = (PUBLISHED.dense_model, PUBLISHED.dense_tokens)
     best = float(laws[1](laws[0].compute_for(TRAINING_PASSES * model_scale)))
     return best, (f"tokens = {best:.3g}: none printed; Table 1 holds this optimal for this M",)
 
 
 def _left_out(found: OpenModel) -> Sequence[str]:
-    if not found.model.num_mtp_layers:
+    if found.shape is None or not found.shape.num_mtp_layers:
         return ()
-    extra = count_parameters(found.model).mtp
+    extra = count_parameters(found.shape).mtp
     return (f"multi-token prediction is left out: {extra / 1e9:.3g} B parameters in training",)

@@ -41,10 +41,25 @@ def to_hf(model: ModelConfig, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> d
     return config | _common_form(model) | own
 
 
-def write_hf(model: ModelConfig, path: Path, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> None:
-    """Write `to_hf(model)` to `path`, whole or not at all."""
+def write_hf(
+    model: ModelConfig,
+    path: Path,
+    sequence_length: int = PAPER_SEQUENCE_LENGTH,
+    *,
+    force: bool = False,
+) -> None:
+    """Write `to_hf(model)` to `path`, whole or not at all; over a file only with `force`."""
+    require_writable(path, force=force)
     text = json.dumps(to_hf(model, sequence_length), indent=2) + "\n"
     paths.write_atomically(path, text)
+
+
+def require_writable(path: Path, *, force: bool) -> None:
+    """ValueError if the path is no place for a new file."""
+    require(not path.is_dir(), "path", str(path), "is a directory; name a file to write")
+    folder = str(path.parent)
+    require(path.parent.is_dir(), "path", str(path), f"the folder {folder} does not exist")
+    require(force or not path.exists(), "path", str(path), "exists; --force writes over it")
 
 
 def _common_form(model: ModelConfig) -> dict[str, Any]:

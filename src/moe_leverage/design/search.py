@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ from moe_leverage.design.designer import (
     Explanation,
     explain,
 )
-from moe_leverage.design.huggingface import OpenModel
+from moe_leverage.design.huggingface import of_model
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
 
@@ -44,9 +44,11 @@ WIDTHS = (128, *range(256, 2048, 256), *range(2048, 16_385, 512))  # d_model
 WIDE = 2048  # from this d_model on, heads are 128 wide instead of 64 and experts multiples of 64
 EXPERT_MULTIPLES = (16, 64)  # of d_expert, below WIDE and from it on
 KV_GROUP = 4  # query heads for each key-value head, as in both models of Table 3
+KV_RANKS = (8, 4, 2, 1)  # ranks over which key-value heads are to divide, the most first
 NUM_LAYERS = np.arange(4.0, 129.0)
 ASPECT = (48, 160)  # d_model / num_layers: Tables 7 and 8 have 48 to 80, Ling-mini-beta 102
 MAX_ACTIVE = 32
+FRONTIER_FROM = 2.0  # total over active parameters at the lower end of the frontier
 ACTIVE_FFN_RATIO = (2.0, 4.0)  # active FFN width / d_model: the paper's baseline has 3
 NUM_SHARED = 1  # one shared expert is the paper's advice (Section 4.1)
 NUM_DENSE = 1  # first layers with a dense FFN, as in Ling-mini-beta; EL of about 1 (Appendix D)
@@ -71,6 +73,9 @@ class Limits:
     max_memory_gb: float | None = None  # of one rank: weights, gradients, optimiser
     min_activation_ratio: float | None = None  # None: the smallest behind the law
     expert_parallel: int = 1  # ranks over which the experts of a layer are spread
+    vocab_size: int = PAPER_VOCABULARY_SIZE
+    sequence_length: int = PAPER_SEQUENCE_LENGTH
+    objective: float = 1.0  # weight of leverage; the rest is that of few parameters
 
     def __post_init__(self) -> None:
         for name in ("compute", "tokens", "max_total_params", "max_memory_gb"):
@@ -81,6 +86,10 @@ class Limits:
         holds = ratio is None or 0 < ratio <= 1
         require(holds, "min_activation_ratio", ratio, "must be above 0 and at most 1")
         require(1 <= ranks <= 65_536, "expert_parallel", ranks, "must be from 1 to 65536")
+        for name in ("vocab_size", "sequence_length"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        weight = self.objective
+        require(0 <= weight <= 1, "objective", weight, "must be from 0 (memory) to 1 (leverage)")
 
     @property
     def smallest_activation_ratio(self) -> float:
@@ -122,14 +131,15 @@ class Design:
 def design(limits: Limits, count: int = 3) -> list[Design]:
     """The best shapes within `limits`, one a width; equals in leverage by their attention share.
 
-    D = C / (3 x forward); M is within 5 % of Table 1's optimum at C, or C / (3 D) if D is given.
+    D = C / (3 x forward); M is within 5 % of Table 1's optimum at C, or, if D is given, so large
+    that C is spent by at most D tokens and at least 5 % fewer.
     Raises ValueError naming the limit that cannot be met and by how much.
 
     >>> best = design(Limits(compute=1e22, max_total_params=100e9))[0]
     >>> best.explanation.parameters["total"] <= 100e9, best.binding[0].constraint
     (True, 'max_total_params')
     """
-    grid = _of_right_size(_layouts(), limits)
+    grid = _of_right_size(_layouts(limits), limits)
     bounds = _expert_bounds(grid, limits)
     step = math.lcm(EXPERT_STEP, limits.expert_parallel)
     fewest = step * np.ceil(grid.num_active_experts / step)
@@ -139,15 +149,56 @@ def design(limits: Limits, count: int = 3) -> list[Design]:
     size, share = _size(grid, limits)
     feasible = most >= fewest
     _require_near(size[feasible], limits)
-    feasible &= (size <= TOLERANCE) & (size >= 1 / TOLERANCE)
+    low, high = _band(limits)
+    feasible &= (size <= high) & (size >= low)
     narrow = feasible & (share <= MAX_ATTENTION_SHARE)
     feasible = narrow if narrow.any() else feasible
-    leverage = np.where(feasible, _leverage(grid, grid.num_experts, limits.compute), -np.inf)
-    chosen = _ranked(grid, leverage, share, count)
+    leverage = _leverage(grid, grid.num_experts, limits.compute)
+    count_of: Any = count_parameters(cast(ModelConfig, grid))
+    score = leverage**limits.objective / count_of.total ** (1 - limits.objective)
+    chosen = _ranked(grid, np.where(feasible, score, -np.inf), share, count)
     return [_finish(grid, row, bounds, step, limits) for row in chosen]
 
 
-def _layouts() -> SimpleNamespace:
+def frontier(limits: Limits, count: int = 6) -> list[Design]:
+    """The best design under each of several limits on all parameters, the last without one.
+
+    The budget fixes M; what more parameters buy is a smaller A, and so EL.
+
+    >>> sizes = [one.explanation.parameters["total"] for one in frontier(Limits(compute=1e22), 3)]
+    >>> sizes == sorted(sizes)
+    True
+    """
+    (free,) = design(replace(limits, objective=1.0), 1)
+    most = free.explanation.parameters["total"]
+    least = max(free.explanation.parameters["active"] * FRONTIER_FROM, 1.0)
+    found = []
+    for total in np.geomspace(least, most, count)[:-1]:
+        try:
+            found += design(replace(limits, objective=1.0, max_total_params=float(total)), 1)
+        except ValueError:
+            continue  # no shape of this budget is that small
+    sizes = {one.explanation.parameters["total"]: one for one in (*found, free)}
+    return [sizes[size] for size in sorted(sizes)]
+
+
+def _band(limits: Limits) -> tuple[float, float]:
+    """What `_size` may be: within 5 % of Table 1's optimum; a token limit is never exceeded."""
+    return (1 / TOLERANCE, TOLERANCE) if limits.tokens is None else (1.0, TOLERANCE)
+
+
+def _kv_heads(heads: Column) -> Column:
+    """A fourth of the heads, brought down or up to what divides over 2, 4 or 8 ranks."""
+    wanted = np.maximum(heads // KV_GROUP, 1)
+    found = np.ones_like(wanted)
+    for ranks in KV_RANKS[::-1]:
+        nearest = np.maximum(wanted // ranks * ranks, ranks)
+        fits = (heads % nearest == 0) & (wanted >= ranks)
+        found = np.where(fits, nearest, found)
+    return found
+
+
+def _layouts(limits: Limits) -> SimpleNamespace:
     """Every width, expert width and number of active experts, two layers deep, without experts."""
     low, high = PUBLISHED.joint.domain["granularity"]
     found = []
@@ -160,11 +211,16 @@ def _layouts() -> SimpleNamespace:
             if 2 * d_model / d_expert <= high:
                 found += [(d_model, d_expert, int(n)) for n in active[kept]]
     d_model, d_expert, active = np.array(found).T
-    return _as_model(d_model, d_expert, active, np.full_like(active, NUM_DENSE + 1))
+    shallow = np.full_like(active, NUM_DENSE + 1)
+    return _as_model(d_model, d_expert, active, shallow, limits.vocab_size)
 
 
 def _as_model(
-    d_model: Column, d_expert: Column, active: Column, num_layers: Column
+    d_model: Column,
+    d_expert: Column,
+    active: Column,
+    num_layers: Column,
+    vocab_size: int = PAPER_VOCABULARY_SIZE,
 ) -> SimpleNamespace:
     """A model whose sizes are arrays, for `accounting`; E is still 0."""
     d_head = np.where(d_model >= WIDE, 128, 64)
@@ -172,11 +228,11 @@ def _as_model(
     d_active_ffn = (active + NUM_SHARED) * d_expert
     defaults = {f.name: f.default for f in fields(ModelConfig)}
     sizes = {
-        "vocab_size": PAPER_VOCABULARY_SIZE,
+        "vocab_size": vocab_size,
         "num_layers": num_layers,
         "d_model": d_model,
         "num_heads": heads,
-        "num_kv_heads": np.maximum(heads // KV_GROUP, 1),
+        "num_kv_heads": _kv_heads(heads),
         "d_head": d_head,
         "d_ffn": d_active_ffn,
         "num_experts": np.zeros_like(active),
@@ -206,9 +262,14 @@ def _of_right_size(layouts: SimpleNamespace, limits: Limits) -> SimpleNamespace:
     aspect = layouts.d_model[:, None] / NUM_LAYERS
     shaped = (aspect >= ASPECT[0]) & (aspect <= ASPECT[1])
     _require_reachable(ends[0][shaped], ends[1][shaped], limits)
-    rows, depths = np.nonzero(shaped & (ends[0] <= TOLERANCE) & (ends[1] >= 1 / TOLERANCE))
+    low, high = _band(limits)
+    rows, depths = np.nonzero(shaped & (ends[0] <= high) & (ends[1] >= low))
     return _as_model(
-        layouts.d_model[rows], layouts.d_expert[rows], active[rows], NUM_LAYERS[depths]
+        layouts.d_model[rows],
+        layouts.d_expert[rows],
+        active[rows],
+        NUM_LAYERS[depths],
+        limits.vocab_size,
     )
 
 
@@ -218,7 +279,7 @@ def _with(model: SimpleNamespace, **changes: Any) -> SimpleNamespace:
 
 def _size(model: SimpleNamespace, limits: Limits) -> tuple[Column, Column]:
     """3 M over that of Table 1, or C at the D asked over the budget; and attention's share of M."""
-    flops: Any = count_forward_flops(cast(ModelConfig, model), PAPER_SEQUENCE_LENGTH)
+    flops: Any = count_forward_flops(cast(ModelConfig, model), limits.sequence_length)
     share = (flops.attention_projections + flops.attention_scores) / flops.non_embedding
     if limits.tokens is None:
         return TRAINING_PASSES * flops.non_embedding / PUBLISHED.moe_model(limits.compute), share
@@ -283,25 +344,35 @@ def _finish(
         for name, value in sizes.items()
     }
     model = ModelConfig(**sizes)
-    found = OpenModel(name=f"design-d{model.d_model}-l{model.num_layers}", model=model)
-    explanation = explain(found, compute=limits.compute)
+    found = of_model(f"design-d{model.d_model}-l{model.num_layers}", model)
+    explanation = explain(
+        found,
+        compute=limits.compute,
+        sequence_length=limits.sequence_length,
+        expert_parallel=limits.expert_parallel,
+    )
     parameters = explanation.parameters
     elsewhere = parameters["routed_experts"] * (1 - 1 / limits.expert_parallel)
     batch = float(PUBLISHED.batch_tokens(limits.compute))
-    sequences = max(1, round(batch / PAPER_SEQUENCE_LENGTH))
+    sequences = max(1, round(batch / limits.sequence_length))
     return Design(
         explanation=explanation,
         model=model,
         learning_rate=float(PUBLISHED.learning_rate(limits.compute)),
-        batch_tokens=sequences * PAPER_SEQUENCE_LENGTH,
+        batch_tokens=sequences * limits.sequence_length,
         batch_sequences=sequences,
         memory_per_rank_gb=(parameters["total"] - elsewhere) * TRAINING_BYTES / GIGABYTE,
-        binding=_binding(grid, row, bounds, step, limits),
+        binding=_binding(grid, row, bounds, step, limits, explanation.tokens),
     )
 
 
 def _binding(
-    grid: SimpleNamespace, row: int, bounds: Mapping[str, Column], step: int, limits: Limits
+    grid: SimpleNamespace,
+    row: int,
+    bounds: Mapping[str, Column],
+    step: int,
+    limits: Limits,
+    spent: float,
 ) -> tuple[Binding, ...]:
     """Limits that one more step of experts would break."""
     experts = int(grid.num_experts[row])
@@ -317,8 +388,10 @@ def _binding(
         if name == "min_activation_ratio":
             given = limits.min_activation_ratio is not None
             reason += "" if given else "; no run behind the law has a smaller A"
-        elif limits.tokens is None:
-            reason += "; more tokens would leave room for more of them, each smaller"
+        else:
+            reason += "; the budget fixes M, and with M this limit fixes A"
+            if limits.tokens is None:
+                reason += "; --tokens with more of them makes M smaller and leaves room for experts"
         found.append(Binding(constraint=name, limit=limit, value=value, reason=reason))
     if limits.expert_parallel > EXPERT_STEP:
         reason = f"the experts of a layer come in multiples of {step}"
@@ -328,8 +401,8 @@ def _binding(
         )
     if limits.tokens is not None:
         wanted, best = limits.tokens, float(PUBLISHED.moe_tokens(limits.compute))
-        reason = f"fixes M; Table 1 would train on {best:.3g} tokens at this compute"
-        found.append(Binding(constraint="tokens", limit=wanted, value=wanted, reason=reason))
+        reason = f"fixes M from below; Table 1 would train on {best:.3g} tokens at this compute"
+        found.append(Binding(constraint="tokens", limit=wanted, value=spent, reason=reason))
     return tuple(found)
 
 
@@ -348,11 +421,13 @@ def _met(grid: SimpleNamespace, row: int, name: str, limits: Limits) -> tuple[fl
 def _require_reachable(smallest: Column, largest: Column, limits: Limits) -> None:
     """Some shape has the M or D called for; the columns are ratios to it at fewest and most E."""
     name = "compute" if limits.tokens is None else "tokens"
-    for factor, end in ((smallest.min(), "smallest"), (1 / largest.max(), "largest")):
+    low, high = _band(limits)
+    ends = ((smallest.min(), "smallest", high), (1 / largest.max(), "largest", 1 / low))
+    for factor, end, most in ends:
         rule = (
             f"cannot be met: the {end} shape searched is {factor:.3g} times off the size called for"
         )
-        require(factor <= TOLERANCE, name, getattr(limits, name), rule)
+        require(factor <= most, name, getattr(limits, name), rule)
 
 
 def _require_feasible(grid: SimpleNamespace, fewest: Column, limits: Limits) -> None:
@@ -377,7 +452,8 @@ def _require_feasible(grid: SimpleNamespace, fewest: Column, limits: Limits) -> 
 
 def _require_near(size: Column, limits: Limits) -> None:
     """Among shapes within the limits one has, with its experts, the M or D called for."""
+    low, high = _band(limits)
     factor = float(np.exp(np.abs(np.log(size)).min()))
     rule = f"cannot be met: within the other limits the nearest size is {factor:.3g} times off"
     name = "compute" if limits.tokens is None else "tokens"
-    require(factor <= TOLERANCE, name, getattr(limits, name), rule)
+    require(bool(((size >= low) & (size <= high)).any()), name, getattr(limits, name), rule)

@@ -120,8 +120,8 @@ def _bounds(fit: str, law: Law, fits: Path) -> dict[str, Any]:
 
 
 def _open_models() -> list[dict[str, Any]]:
-    """A preset for each model whose training tokens are public."""
-    models = [huggingface.load(name) for name in huggingface.names()]
+    """A preset for each model of a closed form whose training tokens are public."""
+    models = [huggingface.load(name) for name in huggingface.closed_names()]
     return [_preset(m) for m in models if m.model.is_moe and "training_tokens" in m.published]
 
 
