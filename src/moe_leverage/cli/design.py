@@ -85,6 +85,9 @@ def predict(
     ],
     granularity: Annotated[float, typer.Option(help="G = 2 d_model / d_expert.")],
     compute: Annotated[float, typer.Option(help="Training compute in FLOPs.")],
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Answer from the fits that fit --save kept.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the efficiency leverage at one point, by the published and by the measured law.
@@ -92,6 +95,15 @@ def predict(
     Example: moe-leverage predict --activation-ratio 0.031 --granularity 12 --compute 1e22
     """
     from dataclasses import asdict
+
+    if from_file is not None:
+        from moe_leverage.your_runs import saved
+
+        point = {"activation_ratio": activation_ratio, "granularity": granularity}
+        answers = saved.predict(from_file, point | {"compute": compute})
+        lines = [saved.sentence(name, one) for name, one in answers.items()]
+        typer.echo(json.dumps(answers, indent=2) if as_json else "\n".join(lines))
+        return
 
     from moe_leverage.design import prediction
 
