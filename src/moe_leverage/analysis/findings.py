@@ -160,7 +160,7 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             continue
         budget = budgets(runs)
         best = runs.groupby([budget, runs["flops_per_token"]])["loss"].idxmin()
-        points = isoflop_optima(runs.loc[best], seed=seed)
+        points = isoflop_optima(runs.loc[best])
         optima[family] = points
         sound = points[points["reason"] == ""]
         for column, kind in kinds.items():

@@ -23,7 +23,7 @@ from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings, published_leverage
 from moe_leverage.analysis.fitting import Fit
-from moe_leverage.analysis.identification import NOT_IDENTIFIED
+from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
 from moe_leverage.analysis.leverage import FAMILY, family_name
 from moe_leverage.page import theme
 from moe_leverage.theory.law import Array, Law
@@ -162,14 +162,18 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
     printed = None if published is None else dict(zip(names, published.coefficients, strict=True))
     is_whole = fitted.role == "law"
     told: dict[str, str] | None = None
+    found = fitted.interval()
     if is_whole:  # sections of the joint law are too many to profile
-        told = {k: p.verdict for k, p in profile(fitted).items()}
-    ends = {
-        key: None if a == b or (told or {}).get(key) == NOT_IDENTIFIED else [a, b]
-        for key, (a, b) in fitted.interval().items()
-    }
-    if told is not None and told.get("floor", "identified") != "identified":
-        ends["floor"] = None  # bounded on one side only: the sum with another term is what is told
+        profiles = profile(fitted)
+        told = {key: one.verdict for key, one in profiles.items()}
+        found |= {key: one.interval for key, one in profiles.items() if key in found}
+    ends = {key: None if a == b else [a, b] for key, (a, b) in found.items()}
+    for key, verdict in (told or {}).items():
+        # a floor is told by both of its ends or not at all: what is below it is no loss
+        if key in ends and (
+            verdict == NOT_IDENTIFIED or (key == "floor" and verdict != IDENTIFIED)
+        ):
+            ends[key] = None
     if told is not None:  # an interval without width is a bound that was run into, and no finding
         told |= {key: NOT_IDENTIFIED for key, one in ends.items() if one is None}
     return {
@@ -297,6 +301,7 @@ def _fits_part(record: Mapping[str, Any]) -> str:
     for name, fitted in record["fits"].items():
         for key, value in fitted["coefficients"].items():
             verdict = (fitted["identified"] or {}).get(key)
+            value = None if verdict == NOT_IDENTIFIED else value
             printed = (fitted["published"] or {}).get(key)
             ends = fitted["interval"][key]
             rows.append([name, fitted["equation"], key, value, ends, verdict, printed])
