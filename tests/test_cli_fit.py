@@ -25,7 +25,9 @@ def run(monkeypatch, capsys):
     """Runs the verb in this process, as the installed command would."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["moe-leverage", "fit", *map(str, arguments)])
+        verb = arguments[0] if arguments[0] in ("predict",) else "fit"
+        rest = arguments[1:] if arguments[0] == verb else arguments
+        monkeypatch.setattr(sys, "argv", ["moe-leverage", verb, *map(str, rest)])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
@@ -102,9 +104,10 @@ def test_a_table_of_dense_runs_alone_says_what_it_lacks(run, tmp_path):
     path = tmp_path / "dense.csv"
     all_runs().query("not is_moe").drop(columns="true_leverage").to_csv(path, index=False)
     done = run(path, "--json")
-    assert (done.returncode, done.stderr) == (1, "moe-leverage: nothing was fitted\n")
+    assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert record["leverage"] == []
+    assert record["fits"], "L(C) is fitted without mixtures"
     assert record["skipped"]["leverage"].startswith("MoE runs = 0")
 
 
@@ -123,6 +126,45 @@ def test_dense_runs_of_many_sizes_give_the_chinchilla_law(run, tmp_path):
     assert found["coefficients"]["alpha"] == pytest.approx(truth.alpha, abs=0.02)
     assert found["interval"]["floor"][0] < truth.floor < found["interval"]["floor"][1]
     assert record["units"]["compute"] == "six_n"
+
+
+def test_a_saved_fit_answers_predictions(run, tmp_path):
+    path, kept = tmp_path / "runs.csv", tmp_path / "fit.json"
+    table = all_runs(sigma=0.001, experts=(8, 32, 64, 256), scales=(1, 2, 6))
+    table.drop(columns="true_leverage").to_csv(path, index=False)
+    assert run(path, "--save", kept).returncode == 0
+    point = {"activation_ratio": 0.05, "granularity": 4.0, "compute": 5e12}
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in point.items()]
+    done = run("predict", *options, "--from", kept, "--json")
+    told = json.loads(done.stdout)["joint"]
+    assert told["value"] == pytest.approx(JOINT(**point), rel=0.1)
+    assert told["interval"][0] < told["value"] < told["interval"][1]
+    (tmp_path / "other.json").write_text("[]")
+    refused = run("predict", *options, "--from", tmp_path / "other.json")
+    assert refused.returncode == 2
+    assert "is no file that fit --save wrote" in refused.stderr
+
+
+def test_several_files_and_formats_are_one_table(run, tmp_path):
+    table = all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage")
+    dense, moe = tmp_path / "dense.tsv", tmp_path / "moe.jsonl"
+    table[~table["is_moe"]].to_csv(dense, index=False, sep="\t")
+    table[table["is_moe"]].to_json(moe, orient="records", lines=True)
+    record = json.loads(run(dense, moe, "--json").stdout)
+    assert (record["num_dense"], record["num_moe"]) == (21, 5)
+    assert len(record["leverage"]) == 5
+    kept = json.loads(run(dense, moe, "--where", "compute > 5e11", "--json").stdout)
+    assert kept["num_moe"] == 4
+    alone = json.loads(run(dense, "--dense-only", "--json").stdout)
+    assert alone["num_moe"] == 0
+
+
+def test_the_answer_comes_first_in_words(run, tmp_path):
+    path = tmp_path / "runs.csv"
+    all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage").to_csv(path, index=False)
+    first = " ".join(run(path).stdout.split())
+    assert re.match(r"At 3e\+13 FLOPs your mixtures save a factor of [\d.]+ \(", first)
+    assert "ways of reading agree" in first.split("Leverage")[0]
 
 
 def test_one_budget_gives_reasons_and_no_fits(run, tmp_path):

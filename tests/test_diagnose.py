@@ -65,8 +65,8 @@ def test_profile_interval_of_a_straight_line_is_the_textbook_one():
     fitted = fit(PowerLaw, table, "loss", delta=1e3, resamples=0)  # quadratic throughout
     low, high = profile(fitted)["exponent"].interval
     centred = np.log(compute) - np.log(compute).mean()
-    sigma = np.sqrt((fitted.residuals**2).mean())
-    assert (high - low) / 2 == pytest.approx(1.645 * sigma / np.sqrt((centred**2).sum()), rel=0.05)
+    sigma = np.sqrt((fitted.residuals**2).sum() / 38)
+    assert (high - low) / 2 == pytest.approx(1.686 * sigma / np.sqrt((centred**2).sum()), rel=0.02)
 
 
 def test_a_flat_coefficient_is_not_identified():

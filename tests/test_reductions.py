@@ -46,11 +46,11 @@ def test_optima_of_exact_parabolas_are_exact_and_give_the_law():
 def test_intervals_of_noisy_optima_hold_the_truth():
     law, inside = PowerLaw(0.0264, 0.6), []
     for seed in range(40):
-        found = isoflop_optima(isoflop_runs(law, 0.002, seed, sizes=9), seed=seed)
+        found = isoflop_optima(isoflop_runs(law, 0.002, seed, sizes=9))
         sound = found[found["reason"] == ""]
         low, high = sound["flops_per_token_low"], sound["flops_per_token_high"]
         inside += list((low < law(sound["compute"])) & (law(sound["compute"]) < high))
-    assert 0.7 < np.mean(inside) < 0.98
+    assert 0.85 < np.mean(inside) < 0.95
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Neither question is asked in the paper, which prints six coefficients for Equati
 of them 5.28e16, and compares it with no rival.
 
     profile    least objective with one coefficient held at a value, the others free
-    deviance   n ln (profile / minimum): compared with a chi-square of one degree of freedom
+    deviance   n ln (profile / minimum): compared with Student's quantile, squared, at n - P
     K, n, P    problems, rows and coefficients, as in `optimise`
 """
 
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import LEVEL
+from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, student_ratio
 from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, require_column
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.config import require
@@ -66,12 +65,41 @@ class Profile:
 def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
     """The profile likelihood of every coefficient.
 
-    The rows count as independent, so with few clusters the bootstrap interval is the wider one. A
-    coefficient is identified if its deviance passes the chi-square threshold on both sides, weakly
-    if on one.
+    A coefficient is identified if its deviance passes the threshold of Student's quantile, at the
+    degrees of freedom that the runs leave, on both sides; weakly if on one.
     """
     names = fitted.law.theta_names or fitted.law.coefficient_names
     return {name: _profile(fitted, name, number, level) for number, name in enumerate(names)}
+
+
+def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
+    """Whether the profile interval of a coefficient holds a value, without walking the profile.
+
+    >>> from moe_leverage.theory.laws import PowerLaw
+    >>> compute = np.geomspace(1e11, 1e14, 6)
+    >>> noise = 1 + 0.01 * np.array([1, -1, 1, -1, 1, -1])
+    >>> own = fit(PowerLaw, {"compute": compute, "loss": 9 * compute**-0.1 * noise}, "loss")
+    >>> holds(own, "exponent", -0.1), holds(own, "exponent", -0.2)
+    (True, False)
+    """
+    names = fitted.law.theta_names or fitted.law.coefficient_names
+    number = names.index(name)
+    start = np.array(fitted.theta)[None]
+    start[:, number] = np.log(value) if name in fitted.law.positive else value
+    lowest = max(float(minimise(fitted.problem, fitted.theta[None]).objective[0]), SMALLEST)
+    there = _lowest(fitted.problem, number, start)
+    return bool(there.objective[0] <= _limit(fitted, lowest, level))
+
+
+def _limit(fitted: Fit, lowest: float, level: float) -> float:
+    """The objective up to which a value is held: Student's quantile at what freedom is left."""
+    freedom = max(int(fitted.clusters.max()) + 1 - len(fitted.theta), 1)
+    quantile = student_ratio(freedom) * NORMAL_95
+    if level != LEVEL:
+        from scipy.special import stdtrit
+
+        quantile = float(stdtrit(freedom, (1 + level) / 2))
+    return lowest * (1 + quantile**2 / freedom)
 
 
 def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
@@ -85,8 +113,7 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
     starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
     paths = _lowest(fitted.problem, number, starts)
     lowest = max(float(paths.objective.min()), SMALLEST)
-    threshold = NormalDist().inv_cdf((1 + level) / 2) ** 2
-    limit = lowest * np.exp(threshold / len(fitted.log_target))
+    limit = _limit(fitted, lowest, level)
     ends = [
         _crossing(fitted.problem, number, paths.theta[walk], paths.objective[walk] > limit, limit)
         for walk in (slice(POINTS, None, -1), slice(POINTS, None))

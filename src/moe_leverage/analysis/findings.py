@@ -27,7 +27,9 @@ from moe_leverage.analysis.leverage import (
     MIN_SEED_PAIRS,
     RESAMPLES,
     Leverage,
+    best_runs,
     estimate,
+    family_curves,
     family_name,
     table_noise,
 )
@@ -84,16 +86,20 @@ class Findings:
     scores: Mapping[str, list[Score]] = field(default_factory=dict)  # rivals, by kind of test
 
 
-def examine(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
-    """Everything that one table of runs identifies."""
-    measured = leverage_laws(table, resamples=resamples, seed=seed)
+def examine(
+    table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, floor: float | None = None
+) -> Findings:
+    """Everything that one table of runs identifies; `floor` pins that of the dense frontier."""
+    measured = leverage_laws(table, resamples=resamples, seed=seed, floor=floor, screen=True)
     parts = [
         hyperparameters(table, resamples=resamples, seed=seed),
         allocation(table, resamples=resamples, seed=seed),
         chinchilla(table, resamples=resamples, seed=seed),
         measured,
     ]
-    if measured.leverage is not None:
+    if measured.leverage is None:
+        parts.append(lone_curves(table, resamples=resamples, seed=seed))
+    else:
         parts.insert(-1, loss_curves(measured.leverage))
         parts.append(section_laws(measured.leverage, resamples=resamples, seed=seed))
     return merge(parts)
@@ -155,7 +161,7 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             continue
         budget = budgets(runs)
         best = runs.groupby([budget, runs["flops_per_token"]])["loss"].idxmin()
-        points = isoflop_optima(runs.loc[best], seed=seed)
+        points = isoflop_optima(runs.loc[best])
         optima[family] = points
         sound = points[points["reason"] == ""]
         for column, kind in kinds.items():
@@ -191,22 +197,39 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     return found
 
 
-def leverage_laws(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+def leverage_laws(
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    floor: float | None = None,
+    screen: bool = False,
+) -> Findings:
     """Leverage by all estimators, the joint law fitted to it, and the scores of its rivals."""
-    found = joint_law(table, resamples=resamples, seed=seed)
+    found = joint_law(table, resamples=resamples, seed=seed, floor=floor, screen=screen)
     if found.leverage is None:
         return found
     return replace(found, scores=_rival_scores(found.leverage, seed))
 
 
-def joint_law(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+def joint_law(
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    floor: float | None = None,
+    screen: bool = False,
+) -> Findings:
     """Leverage by all estimators, and the joint law fitted to it."""
     found = Findings(fits={}, skipped={}, warnings=[])
     try:
-        measured = estimate(table, resamples=resamples, seed=seed)
+        measured = estimate(table, resamples=resamples, seed=seed, floor=floor, screen=screen)
     except ValueError as error:
         found.skipped["leverage"] = str(error)
         return found
+    found.warnings.extend(measured.warnings)
+    if "optimal frontier" in measured.skipped:
+        found.skipped["optimal frontier"] = measured.skipped["optimal frontier"]
     if "joint" in measured.fits:
         found.fits["joint"] = _described(measured.fits["joint"], "joint")
     else:
@@ -231,6 +254,23 @@ def loss_curves(measured: Leverage) -> Findings:
     return found
 
 
+def lone_curves(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
+    """L(C) where there is no leverage: of dense runs, and of the largest family of mixtures."""
+    found = Findings(fits={}, skipped={}, warnings=[])
+    for family, runs in _largest_families(table):
+        best = best_runs(runs.assign(held_out=False))
+        fits, skipped = family_curves(best, resamples=resamples, seed=seed)
+        for kind, law in (("loss", FlooredPowerLaw), ("loss_power", PowerLaw)):
+            fitted = next(
+                (one for name, one in fits.items() if name.endswith(f", {law.__name__}")), None
+            )
+            if fitted is not None:
+                found.fits[f"{family}_{kind}"] = _described(fitted, "loss", family)
+            else:
+                found.skipped[f"{family}_{kind}"] = next(iter(skipped.values()))
+    return found
+
+
 def section_laws(measured: Leverage, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """The laws (10) to (12) along one axis, at every value of the others that has enough points."""
     found = Findings(fits={}, skipped={}, warnings=[])
@@ -244,8 +284,10 @@ def section_laws(measured: Leverage, *, resamples: int = RESAMPLES, seed: int = 
 
 def published_leverage(points: pd.DataFrame) -> pd.Series:
     """EL by the published law at the points of a table, far outside its range or not."""
-    inputs = {name: points[name].to_numpy(dtype=float) for name in JointLaw.inputs}
-    return pd.Series(PUBLISHED.joint(**inputs), index=points.index)
+    known = points.dropna(subset=list(JointLaw.inputs))
+    inputs = {name: known[name].to_numpy(dtype=float) for name in JointLaw.inputs}
+    value = PUBLISHED.joint(**inputs) if len(known) else []
+    return pd.Series(value, index=known.index, dtype=float).reindex(points.index)
 
 
 def _largest_families(table: pd.DataFrame) -> Iterator[tuple[Family, pd.DataFrame]]:
@@ -330,7 +372,8 @@ def _section_fits(
     points: pd.DataFrame, resamples: int, seed: int
 ) -> Iterator[tuple[str, Fit | str]]:
     points = points.assign(budget=budgets(points) if len(points) else 0.0)
-    for law, kind, fixed in SECTIONS:
+    known = points[["activation_ratio", "granularity"]].notna().all(axis=None)
+    for law, kind, fixed in SECTIONS if known else ():
         fitted_any, reason = False, "no leverage inside the dense frontier"
         for values, group in points.groupby(list(fixed)):
             place = "_".join(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moe_leverage import paths
 
+IDENTIFIED = "identified"
 NOT_IDENTIFIED = "not identified"  # of the verdicts of `diagnose.Profile`: any value fits as well
 
 

@@ -19,15 +19,21 @@ Equation 13.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.bootstrap import LEVEL, small_sample_factor, student_ratio
+from moe_leverage.analysis.envelope import (
+    USUAL_RATIOS,
+    Envelope,
+    fit_envelope,
+    usual_excess,
+)
+from moe_leverage.analysis.fitting import MAD_TO_SIGMA, Fit, UnidentifiedError, fit, refit
 from moe_leverage.analysis.reductions import budgets, seed_noise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
@@ -43,6 +49,10 @@ SIZES = [
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
+MIN_SCREENED = 5  # points of a family that can tell one of them as an outlier
+OUTLYING = 8.0  # robust standard deviations from the curve of its family
+LEAST_OUTLYING = 0.02  # ln loss: nothing nearer is an outlier, however well the others lie
+MOST_OUTLYING = 0.25  # share of a family; more are no outliers but another curve
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +71,14 @@ class Leverage:
     noise_source: str
     fits: Mapping[str, Fit]
     skipped: Mapping[str, str] = field(default_factory=dict)  # estimator or family: reason
+    warnings: list[str] = field(default_factory=list)
+    outliers: pd.DataFrame = field(default_factory=pd.DataFrame)  # points that no law of theirs has
 
     def side_by_side(self) -> pd.DataFrame:
         """A row an MoE point, a column an estimator, and whether all intervals overlap."""
         key = [*(name for name in FAMILY if name != "held_out"), "compute"]
         rows = []
-        for names, group in self.points.groupby(key, sort=False):
+        for names, group in self.points.groupby(key, sort=False, dropna=False):
             row = dict(zip(key, names, strict=True))
             row |= dict(zip(group["estimator"], group["efficiency_leverage"], strict=True))
             known = group.dropna(subset=["low", "high"])
@@ -89,8 +101,8 @@ def best_runs(table: pd.DataFrame) -> pd.DataFrame:
     table = _prepared(table)
     configurations = _mean_over_seeds(table)
     key = [*FAMILY, "budget"]
-    chosen = configurations.loc[configurations.groupby(key)["loss"].idxmin()]
-    counts = table.groupby(key).size().rename("num_runs").reset_index()
+    chosen = configurations.loc[configurations.groupby(key, dropna=False)["loss"].idxmin()]
+    counts = table.groupby(key, dropna=False).size().rename("num_runs").reset_index()
     return chosen.merge(counts, on=key).sort_values([*FAMILY, "compute"], ignore_index=True)
 
 
@@ -108,25 +120,65 @@ def table_noise(table: pd.DataFrame) -> tuple[float, int]:
 
 
 def estimate(
-    table: pd.DataFrame, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    table: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    floor: float | None = None,
+    screen: bool = False,
 ) -> Leverage:
-    """Leverage of every MoE point of a table of runs by all estimators that the table allows."""
-    best = best_runs(table)
+    """Leverage of every MoE point of a table of runs by all estimators that the table allows.
+
+    `floor` pins the loss floor of the dense frontier. With `screen`, points that miss the curve of
+    their family by many robust standard deviations are named and kept from every estimate; what
+    the frontier says with them stands in `with_outliers` of its points.
+    """
+    whole = best_runs(table)
+    found = find_outliers(whole) if screen else whole.iloc[:0]
+    best = whole.drop(index=found.index)
+    optimum: Envelope | str = ""
+    if screen:
+        kept = _without(table, found)
+        optimum = _optimum(kept[~kept["is_moe"].astype(bool)], resamples, seed)
+    measured = _estimate(table, best, optimum, resamples, level, seed, floor)
+    if screen:
+        measured = _beside_the_optimum(measured, kept, optimum)
+    if found.empty:
+        return measured
+    both = _estimate(table, whole, optimum, resamples, level, seed, floor, curves_only=True)
+    return _beside_outliers(measured, both, found)
+
+
+def _estimate(
+    table: pd.DataFrame,
+    best: pd.DataFrame,
+    optimum: Envelope | str,
+    resamples: int,
+    level: float,
+    seed: int,
+    pinned: float | None,
+    *,
+    curves_only: bool = False,
+) -> Leverage:
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
     require(len(dense) >= 2, "dense budgets", len(dense), "the dense frontier needs 2 or more")
     require(len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate")
-    fits, skipped = _curve_fits(best, resamples, seed)
+    useful = best.drop(index=dominated(dense).index)
+    fits, skipped = _curve_fits(useful, resamples, seed)
     floored = fits.get("dense, FlooredPowerLaw")
-    noise, source = _noise(table, floored or fits.get("dense, PowerLaw"))
+    noise, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
     floor = 0.0 if floored is None else float(floored.law.coefficients[0])
+    floor = floor if pinned is None else pinned
     draws = _Draws(noise, resamples, level, np.random.default_rng(seed))
     points = [_frontier_points(dense, moe, floor, draws)]
-    points += _curve_points(moe, fits, level)
-    try:
-        fits["joint"] = _joint_fit(points[0], _dense_draws(dense, moe, floor, draws), seed)
-        points.append(_joint_points(points[0], fits["joint"], level))
-    except UnidentifiedError as error:
-        skipped["joint"] = str(error)
+    if not curves_only:
+        points += _curve_points(moe, fits, level)
+        try:
+            fits["joint"] = _joint_fit(points[0], _dense_draws(dense, moe, floor, draws), seed)
+            points.append(_joint_points(points[0], fits["joint"], level))
+        except UnidentifiedError as error:
+            skipped["joint"] = str(error)
     return Leverage(
         points=pd.concat(points, ignore_index=True),
         best=best,
@@ -134,7 +186,166 @@ def estimate(
         noise_source=source,
         fits=fits,
         skipped=skipped,
+        warnings=_noise_warnings(noise) + _dominated_warnings(dominated(dense)),
     )
+
+
+def family_curves(
+    best: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[dict[str, Fit], dict[str, str]]:
+    """L(C) of every family, with a floor and without, of the points that `best_runs` gives."""
+    dense = best[~best["is_moe"]]
+    return _curve_fits(best.drop(index=dominated(dense).index), resamples, seed)
+
+
+def dominated(dense: pd.DataFrame) -> pd.DataFrame:
+    """Dense points that a cheaper one beats: no part of a frontier, and kept from its curves.
+
+    >>> runs = pd.DataFrame({"compute": [1e18, 1e19, 1e20], "loss": [3.0, 3.1, 2.8]})
+    >>> dominated(runs)["compute"].tolist()
+    [1e+19]
+    """
+    ordered = dense.sort_values("compute")
+    beaten = ordered["loss"] > ordered["loss"].cummin().shift(fill_value=np.inf)
+    found: pd.DataFrame = ordered[beaten]
+    return found
+
+
+def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
+    """Points that the curve of their own family misses by many robust standard deviations."""
+    odd = []
+    for _, runs in best.groupby(FAMILY, dropna=False):
+        law = FlooredPowerLaw if len(runs) > MIN_SCREENED else PowerLaw
+        if len(runs) < MIN_SCREENED:
+            continue
+        try:
+            spread = fit(law, runs, "loss", resamples=0).residuals
+        except UnidentifiedError:
+            continue
+        sigma = MAD_TO_SIGMA * float(np.median(np.abs(spread)))
+        sigma *= small_sample_factor(len(runs), len(law.coefficient_names))
+        far = np.abs(spread) > max(OUTLYING * sigma, LEAST_OUTLYING)
+        if 0 < far.sum() <= MOST_OUTLYING * len(runs):
+            odd += list(runs.index[far])
+    return best.loc[odd]
+
+
+def _beside_outliers(measured: Leverage, both: Leverage, found: pd.DataFrame) -> Leverage:
+    """Without the outliers, and beside it what the frontier says with them where that differs."""
+    key = [*FAMILY, "compute"]
+    of_both = both.points[key].assign(with_outliers=both.points["efficiency_leverage"])
+    points = measured.points.merge(of_both, on=key, how="left")
+    value = points["with_outliers"]
+    moved = ~value.between(points["low"], points["high"]) & points["low"].notna()
+    is_frontier = points["estimator"] == "frontier"
+    points = points.assign(with_outliers=value.where(is_frontier & moved))
+    named = "; ".join(
+        f"{row.get('row', row['family'])} at {row['compute']:.3g} FLOPs, loss {row['loss']:.4g}"
+        for row in found.assign(family=found.apply(family_name, axis=1)).to_dict("records")
+    )
+    moves = f"EL moves at {int((is_frontier & moved).sum())} point(s), given with and without"
+    text = f"outlier: {named} misses the curve of its family by far and is kept from it; {moves}"
+    return replace(measured, points=points, outliers=found, warnings=[text, *measured.warnings])
+
+
+def _without(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that are no outliers, told by the losses and compute of their points."""
+    if found.empty:
+        return table
+    return table[~(table["loss"].isin(found["loss"]) & table["compute"].isin(found["compute"]))]
+
+
+def _optimum(dense: pd.DataFrame, resamples: int, seed: int) -> Envelope | str:
+    """The envelope of the dense runs, or why there is none."""
+    try:
+        return fit_envelope(dense, resamples=resamples, seed=seed)
+    except UnidentifiedError as error:
+        return str(error)
+
+
+def _beside_the_optimum(
+    measured: Leverage, table: pd.DataFrame, envelope: Envelope | str
+) -> Leverage:
+    """Adds leverage over the optimum of a fitted L(N, D); warns where the frontier is off it."""
+    dense = table[~table["is_moe"].astype(bool)]
+    skipped = dict(measured.skipped)
+    if isinstance(envelope, str):
+        skipped["optimal frontier"] = envelope
+        warnings = _usual_warnings(dense) + measured.warnings
+        return replace(measured, skipped=skipped, warnings=warnings)
+    frontier = measured.points[measured.points["estimator"] == "frontier"]
+    points = _optimal_points(frontier, envelope, measured.noise)
+    if points["efficiency_leverage"].notna().sum() == 0:
+        skipped["optimal frontier"] = "no loss of a mixture lies above the floor of L(N, D)"
+        return replace(measured, skipped=skipped)
+    warnings = _frontier_warnings(frontier, points, dense, envelope)
+    return replace(
+        measured,
+        points=pd.concat([measured.points, points], ignore_index=True),
+        fits={**measured.fits, "dense optimum": envelope.fit},
+        warnings=warnings + measured.warnings,
+        skipped=skipped,
+    )
+
+
+def _optimal_points(frontier: pd.DataFrame, envelope: Envelope, noise: float) -> pd.DataFrame:
+    log_loss = np.log(frontier["loss"].to_numpy(float))
+    own = np.log(frontier["compute"].to_numpy(float))
+    value = envelope.log_compute(log_loss)
+    ends = envelope.interval(log_loss, noise) - own[:, None]
+    reached = np.exp(np.where(np.isfinite(value), value, np.nan) - own)
+    first, last = (
+        np.log(envelope.kappa * np.multiply(*ends))
+        for ends in zip(*(envelope.fit.law.domain[n] for n in ("num_params", "num_tokens")),
+                        strict=True)
+    )  # fmt: skip
+    with np.errstate(over="ignore"):
+        low, high = np.exp(ends).T
+    return _points(
+        frontier, "optimal frontier", efficiency_leverage=reached,
+        low=np.where(np.isnan(reached), np.nan, low),
+        high=np.where(np.isnan(reached), np.nan, high),
+        extrapolated=(value < first) | (value > last),
+    )  # fmt: skip
+
+
+def _frontier_warnings(
+    frontier: pd.DataFrame, optimal: pd.DataFrame, dense: pd.DataFrame, envelope: Envelope
+) -> list[str]:
+    """How far the dense runs are off, where the two frontiers differ by more than intervals."""
+    ours, theirs = (one.reset_index(drop=True) for one in (frontier, optimal))
+    gap = np.log(ours["efficiency_leverage"] / theirs["efficiency_leverage"])
+    above, below = (
+        np.log(ours["efficiency_leverage"] / ours["low"]),
+        np.log(theirs["high"] / theirs["efficiency_leverage"]),
+    )
+    apart = gap > np.hypot(above, below)  # of independent errors
+    if not apart.any():
+        return []
+    excess = np.log(dense["compute"].to_numpy(float))
+    excess = excess - envelope.log_compute(np.log(dense["loss"].to_numpy(float)))
+    over = float(np.exp(np.median(excess[np.isfinite(excess)])))
+    ratio = float(np.exp(np.nanmedian(gap)))
+    return [
+        f"the dense runs are not compute-optimal: by their own L(N, D) they need {over:.2g} times "
+        f"the compute of the optimum, and EL over them is {ratio:.2g} times that over the optimum "
+        f"({int(apart.sum())} point(s) differ by more than their intervals; both are given)"
+    ]
+
+
+def _usual_warnings(dense: pd.DataFrame) -> list[str]:
+    """A warning where tokens a parameter lie far from the usual and the runs cannot tell more."""
+    try:
+        ratio, excess = usual_excess(dense)
+    except UnidentifiedError:
+        return []
+    if USUAL_RATIOS[0] <= ratio <= USUAL_RATIOS[1]:
+        return []
+    return [
+        f"the dense runs have {ratio:.3g} tokens a parameter, far from the usual 20: by the law of "
+        f"Besiroglu et al. (2024) they need {excess:.2g} times the compute of optimal ones, and EL "
+        "may be too high by as much"
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +357,11 @@ class _Draws:
 
     def log_losses(self, runs: pd.DataFrame) -> Array:
         """(1 + B, rows) of ln loss: as measured, then with seed noise drawn anew."""
-        scale = self.noise / np.sqrt(runs["num_seeds"].to_numpy(dtype=float))
-        drawn = self.generator.standard_normal((self.count, len(runs))) * scale
+        noise = self.noise if np.isfinite(self.noise) else 0.0
+        scale = noise / np.sqrt(runs["num_seeds"].to_numpy(dtype=float))
+        names = runs["run_id"] if "run_id" in runs else pd.Series(np.arange(len(runs)))
+        run = pd.factorize(names)[0]  # the checkpoints of a run share its noise
+        drawn = self.generator.standard_normal((self.count, int(run.max()) + 1))[:, run] * scale
         measured: Array = np.log(runs["loss"].to_numpy(dtype=float))
         both: Array = measured + np.concatenate([np.zeros((1, len(runs))), drawn])
         return both
@@ -174,7 +388,8 @@ def frontier_compute(compute: Array, log_loss: Array, wanted: Array, floor: floa
     high, low = (np.take_along_axis(heights, right - shift, axis=1) for shift in (1, 0))
     share = (high - levels) / (high - low)
     log_c = np.log(compute)
-    value = np.exp(log_c[right - 1] + share * (log_c[right] - log_c[right - 1]))
+    reached = log_c[right - 1] + share * (log_c[right] - log_c[right - 1])
+    value = np.exp(np.clip(reached, -700, 700))  # beyond the ends it counts as 0 or infinite below
     at_end = np.isclose(levels, heights[:, -1:], rtol=0, atol=1e-11)
     value = np.where((passed == knots.shape[1]) & ~at_end, np.inf, value)
     return np.asarray(np.where(passed == 0, 0.0, value))
@@ -191,6 +406,8 @@ def _frontier_points(
     low, high = np.quantile(leverage[1:], [tail, 1 - tail], axis=0, method="nearest")
     value = leverage[0]
     inside = np.isfinite(value) & (value > 0)
+    if not np.isfinite(draws.noise):  # no freedom, no interval
+        low = high = np.full(len(value), np.nan)
     return _points(
         moe,
         "frontier",
@@ -207,11 +424,14 @@ def _curve_fits(
 ) -> tuple[dict[str, Fit], dict[str, str]]:
     fits: dict[str, Fit] = {}
     skipped: dict[str, str] = {}
-    for family, runs in best.groupby(FAMILY):
+    clusters = "run_id" if "run_id" in best else ""
+    for family, runs in best.groupby(FAMILY, dropna=False):
         for law in (PowerLaw, FlooredPowerLaw):
             name = f"{family_name(dict(zip(FAMILY, family, strict=True)))}, {law.__name__}"
             try:
-                fits[name] = fit(law, runs, "loss", resamples=resamples, seed=seed)
+                fits[name] = fit(
+                    law, runs, "loss", clusters=clusters, resamples=resamples, seed=seed
+                )
             except UnidentifiedError as error:
                 skipped[name] = str(error)
     return fits, skipped
@@ -222,7 +442,7 @@ def _curve_points(moe: pd.DataFrame, fits: Mapping[str, Fit], level: float) -> l
     forms = ((PowerLaw, "power curves"), (FlooredPowerLaw, "floored curves"))
     for law, estimator in forms:
         dense = fits.get(f"dense, {law.__name__}")
-        for family, runs in moe.groupby(FAMILY):
+        for family, runs in moe.groupby(FAMILY, dropna=False):
             name = f"{family_name(dict(zip(FAMILY, family, strict=True)))}, {law.__name__}"
             if dense is not None and name in fits:
                 points.append(_points_of_curves(runs, estimator, dense, fits[name], level))
@@ -277,6 +497,9 @@ def is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
 
 def _joint_fit(points: pd.DataFrame, dense_draws: Array, seed: int) -> Fit:
     fitted_on = points["efficiency_leverage"].notna().to_numpy() & ~is_held_out(points)
+    for name in ("activation_ratio", "granularity"):
+        if points[name].isna().any():
+            raise UnidentifiedError(f"{name}: not in the table")
     if not fitted_on.any():
         raise UnidentifiedError(
             "efficiency_leverage: no point of the plain recipe lies inside the frontier"
@@ -299,32 +522,63 @@ def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFra
 def _points(
     moe: pd.DataFrame, estimator: str, **columns: Array | NDArray[np.bool_]
 ) -> pd.DataFrame:
-    names = [*FAMILY, "compute", "loss", *({"run_id"} & set(moe))]
+    names = [*FAMILY, "compute", "loss", *(name for name in ("run_id", "row") if name in moe)]
     kept = moe[names].reset_index(drop=True)
     blank: dict[str, Any] = {"at_least": np.nan, "at_most": np.nan}
     blank["extrapolated"] = False
     return kept.assign(estimator=estimator, **(blank | columns))
 
 
-def family_name(family: Mapping[str, object]) -> str:
+def family_name(family: Mapping[str, object] | pd.Series) -> str:
     """A short name: `dense`, or the axes of an MoE family."""
     variant = f" {family['variant']}" if family.get("variant") else ""
     if not family["is_moe"]:
         return f"dense{variant}"
-    a, g, s = (family[name] for name in ("activation_ratio", "granularity", "shared_ratio"))
-    return f"A={a:.4g} G={g:.4g} S={s:.4g}{variant}"
+    letters = {"A": "activation_ratio", "G": "granularity", "S": "shared_ratio"}
+    known = {k: float(str(family[name])) for k, name in letters.items()}
+    if np.isnan(known["A"]) and np.isnan(known["G"]):
+        return f"mixtures{variant}"
+    return " ".join(f"{k}={v:.4g}" for k, v in known.items() if not np.isnan(v)) + variant
 
 
-def _noise(table: pd.DataFrame, dense: Fit | None) -> tuple[float, str]:
+def _noise(table: pd.DataFrame, dense: Fit | None, optimum: Envelope | str) -> tuple[float, str]:
+    """Noise of ln loss as wide as its degrees of freedom ask for, and where it is from.
+
+    NaN where nothing tells it: then there is no interval.
+    """
     plain = table[table["variant"].fillna("") == ""] if "variant" in table else table
     sigma, freedom = table_noise(plain)  # a variant has a noise of its own
     if freedom >= MIN_SEED_PAIRS:
         return sigma * student_ratio(freedom), f"between seeds, {freedom} degrees of freedom"
-    if dense is None:
-        return sigma, f"between seeds, only {freedom} degrees of freedom: intervals are too short"
-    spread = dense.residuals
-    sigma = float(np.sqrt((spread**2).sum() / max(len(spread) - len(dense.theta), 1)))
-    return sigma, "residuals of the dense curve, for want of repeated seeds"
+    if isinstance(optimum, Envelope):  # which sizes far from their optimum do not widen
+        sigma, freedom = optimum.noise
+        source = f"residuals of the dense L(N, D), for want of repeated seeds, {freedom} degrees"
+        return sigma * student_ratio(freedom), f"{source} of freedom"
+    spread = np.empty(0) if dense is None else dense.residuals
+    size = 0 if dense is None else len(dense.theta)
+    of_curve = max(len(spread) - size, 0)
+    both = freedom + of_curve
+    if both == 0:
+        return float("nan"), "nothing repeats and no curve is left over: no interval"
+    # the two are of one size where the curve holds; where it does not, the misfit counts as noise
+    pooled = float(np.sqrt((sigma**2 * freedom + (spread**2).sum()) / both))
+    degrees = f"{both} degree{'s' if both > 1 else ''} of freedom"
+    source = f"residuals of the dense curve, for want of repeated seeds, {degrees}"
+    return pooled * student_ratio(both), source
+
+
+def _dominated_warnings(dropped: pd.DataFrame) -> list[str]:
+    """Which dense points are no part of the frontier; those of our own ledger bear no row."""
+    if dropped.empty or "row" not in dropped:
+        return []
+    named = ", ".join(dropped["row"])
+    return [f"dense points dominated by a cheaper one are kept from the curves: {named}"]
+
+
+def _noise_warnings(noise: float) -> list[str]:
+    if np.isfinite(noise):
+        return []
+    return ["no interval: two dense budgets and no repeated seeds leave no degree of freedom"]
 
 
 def _prepared(table: pd.DataFrame) -> pd.DataFrame:
@@ -340,8 +594,7 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         row = int(bad.argmax())
         value = float(table[name].iloc[row])
         require(not bad.any(), f"{name}, row {row}", value, "must be positive and finite")
-    known = {name: table.get(name, 0.0) for name in SIZES}
-    known["configuration"] = _configuration(table)
+    known = {name: table.get(name, 0.0) for name in SIZES if name != "configuration"}
     table = table.assign(**known, variant=table.get("variant", ""))
     for name in ("activation_ratio", "granularity", "shared_ratio"):
         rounded = _significant(table[name].astype(float))
@@ -352,18 +605,25 @@ def _prepared(table: pd.DataFrame) -> pd.DataFrame:
         variant=table["variant"].fillna("").where(table["is_moe"], ""),
         held_out=marked & table["is_moe"],
     )
-    return table.assign(is_moe=table["is_moe"].astype(bool), budget=budgets(table))
+    table = table.assign(is_moe=table["is_moe"].astype(bool), budget=budgets(table))
+    key = table[[*FAMILY, "budget", *(name for name in SIZES if name != "configuration")]]
+    return table.assign(configuration=_configuration(table, key))
 
 
-def _configuration(table: pd.DataFrame) -> pd.Series:
+def _configuration(table: pd.DataFrame, key: pd.DataFrame) -> pd.Series:
     """What tells settings apart beside family, budget and sizes.
 
     The table's own `config_id` if it has one: two runs that differ in anything but seeds are no
-    repeats. Else rows of a table with seeds are repeats, and of one without each is its own.
+    repeats. Else rows of a table with seeds are repeats where their seeds differ, and of one
+    without each is its own.
     """
     if "config_id" in table:
         return table["config_id"]
-    return pd.Series(0 if "seed" in table else np.arange(len(table)), table.index)
+    if "seed" not in table:
+        return pd.Series(np.arange(len(table)), table.index)
+    setting = key.assign(seed=table["seed"])
+    again: pd.Series = setting.groupby(list(setting), dropna=False).cumcount()
+    return again
 
 
 def _significant(column: pd.Series, digits: int = 4) -> pd.Series:
@@ -375,8 +635,10 @@ def _significant(column: pd.Series, digits: int = 4) -> pd.Series:
 
 def _mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     key = [*FAMILY, "budget", *SIZES]
-    named = {"run_id": ("run_id", " ".join)} if "run_id" in table else {}
+    named: dict[str, Any] = {"run_id": ("run_id", " ".join)} if "run_id" in table else {}
+    named |= {"row": ("row", ", ".join)} if "row" in table else {}
     groups = table.groupby(key, as_index=False, dropna=False)  # a size may be unknown
-    return groups.agg(
+    means: pd.DataFrame = groups.agg(
         loss=("loss", "mean"), compute=("compute", "mean"), num_seeds=("loss", "size"), **named
     )
+    return means

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
+from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array
 
@@ -22,7 +22,6 @@ SAME_BUDGET = 0.04  # two budgets closer than this, relatively, are one
 NEAR_LOSS = 1.15  # times a budget's lowest loss: as far as a parabola in ln M is trusted
 MIN_SIZES = 4  # model scales a parabola needs: three coefficients and one to spare
 MIN_FREEDOM = 2  # degrees of freedom, below which no interval is drawn
-RESAMPLES = 1000
 LAW_NAMES = {"compute": "training_flops", "loss": "loss_nats", "budget": "budget_flops"}
 
 
@@ -170,7 +169,7 @@ def redrawn_optima(
     return np.stack(columns, axis=1), np.log(budgets)
 
 
-def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def isoflop_optima(table: pd.DataFrame) -> pd.DataFrame:
     """(M_opt, D_opt) at each budget from a parabola of ln loss in ln M (Section 2.3).
 
     Only runs within 15 % of the budget's lowest loss count, MIN_SIZES at least: loss is a parabola
@@ -178,17 +177,16 @@ def isoflop_optima(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
     M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
-    num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) from a bootstrap
-    over runs, `num_sizes`, and `reason`, empty where the optimum is sound and else it is NaN.
+    num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) by Fieller's
+    theorem, `num_sizes`, and `reason`, empty where the optimum is sound and else it is NaN.
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
-    generator = np.random.default_rng(seed)
     table = table.assign(budget=budgets(table))
-    rows = [_isoflop_optimum(runs, generator) for _, runs in table.groupby("budget")]
+    rows = [_isoflop_optimum(runs) for _, runs in table.groupby("budget")]
     return pd.DataFrame(rows)
 
 
-def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict[str, object]:
+def _isoflop_optimum(runs: pd.DataFrame) -> dict[str, object]:
     sizes = int(runs["flops_per_token"].nunique())
     ends = [
         f"{name}_{end}" for name in ("flops_per_token", "num_tokens") for end in ("low", "high")
@@ -200,17 +198,13 @@ def _isoflop_optimum(runs: pd.DataFrame, generator: np.random.Generator) -> dict
         return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
     runs = near_the_lowest(runs).sort_values("flops_per_token")
     log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
-    weights = np.ones((1 + RESAMPLES, len(runs)))
-    weights[1:] = generator.exponential(size=(RESAMPLES, len(runs)))
-    level, vertices = _parabolas(log_m, np.log(runs["loss"].to_numpy(dtype=float)), weights)
-    vertex = vertices[0]
+    level, vertex, ends_of_vertex = _parabola(log_m, np.log(runs["loss"].to_numpy(dtype=float)))
     if np.isnan(vertex):
         return row | {"reason": "loss does not turn: the parabola opens downwards"}
     if not log_m[0] <= vertex <= log_m[-1]:
         side = "below" if vertex < log_m[0] else "above"
         return row | {"reason": f"the optimum lies {side} the scales tried"}
-    reached = vertices[1:][np.isfinite(vertices[1:])].clip(log_m[0], log_m[-1])  # claim no more
-    low, high = np.exp(np.quantile(reached, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    low, high = np.exp(np.clip(ends_of_vertex, log_m[0], log_m[-1]))  # claim no more
     to_budget = runs["budget"] / runs["compute"]  # tokens that spend the budget exactly
     log_tokens = np.log((runs["num_tokens"] * to_budget).to_numpy(dtype=float))
     return row | {
@@ -232,13 +226,30 @@ def near_the_lowest(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["flops_per_token"].isin(best.index[: max(near, MIN_SIZES)])]
 
 
-def _parabolas(log_m: Array, log_loss: Array, weights: Array) -> tuple[float, Array]:
-    """Ln loss at the first parabola's vertex, and every vertex; NaN where one opens downwards."""
+def _parabola(log_m: Array, log_loss: Array) -> tuple[float, float, tuple[float, float]]:
+    """Ln loss at a parabola's vertex, the vertex, and the ends of its interval; NaN if it has none.
+
+    The slope b + 2 c x of the parabola is Student's t about its estimate, so the x at which it may
+    be zero are the roots of a quadratic (Fieller, 1954). An end is infinite where c may be zero.
+    """
     centre = log_m.mean()
-    features = np.stack([np.ones_like(log_m), log_m - centre, (log_m - centre) ** 2], axis=-1)
-    weighted = np.swapaxes(features * weights[..., None], -1, -2)
-    matrix = weighted @ features + 1e-12 * np.eye(3)
-    a, b, c = np.linalg.solve(matrix, (weighted @ log_loss)[..., None])[..., 0].T
-    with np.errstate(all="ignore"):
-        vertices = np.where(c > 0, centre - b / (2 * c), np.nan)
-        return float(a[0] - b[0] ** 2 / (4 * c[0])), vertices
+    x = log_m - centre
+    features = np.stack([np.ones_like(x), x, x**2], axis=-1)
+    inverse = np.linalg.inv(features.T @ features + 1e-12 * np.eye(3))
+    a, b, c = inverse @ features.T @ log_loss
+    if c <= 0:
+        return np.nan, np.nan, (np.nan, np.nan)
+    freedom = len(x) - 3
+    spread = log_loss - features @ np.array([a, b, c])
+    sigma = float(np.sqrt((spread**2).sum() / freedom))
+    limit = (sigma * student_ratio(freedom) * NORMAL_95) ** 2
+    # (b + 2 c x)^2 <= limit (V_bb + 4 x V_bc + 4 x^2 V_cc)
+    square = 4 * (c**2 - limit * inverse[2, 2])
+    linear = 4 * (b * c - limit * inverse[1, 2])
+    level = b**2 - limit * inverse[1, 1]
+    vertex = -b / (2 * c)
+    if square <= 0:
+        return float(a + b * vertex / 2), float(centre + vertex), (-np.inf, np.inf)
+    reach = np.sqrt(max(linear**2 - 4 * square * level, 0.0))
+    low, high = ((-linear + sign * reach) / (2 * square) for sign in (-1, 1))
+    return float(a + b * vertex / 2), float(centre + vertex), (centre + low, centre + high)

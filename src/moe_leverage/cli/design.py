@@ -133,6 +133,9 @@ def predict(
     law: Annotated[
         str, typer.Option(help="A printed law (a file of data/laws), or all of them: all.")
     ] = "",
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="Answer from the fits that fit --save kept.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the efficiency leverage of a point or a model, by our two laws or by every one.
@@ -157,6 +160,13 @@ def predict(
     for name, given in point.items():
         option = f"--{name.replace('_', '-')}"
         require(given is not None, option, None, "is required without a MODEL")
+    if from_file is not None:
+        from moe_leverage.your_runs import saved
+
+        answers = saved.predict(from_file, point)  # type: ignore[arg-type]  # none is None
+        lines = [saved.sentence(name, answer) for name, answer in answers.items()]
+        typer.echo(json.dumps(answers, indent=2) if as_json else "\n".join(lines))
+        return
     found = prediction.predict(**point)  # type: ignore[arg-type]
     if law:
         printed.say(printed.asked_at(found, law), "the point", found.compute, as_json)

@@ -1,8 +1,8 @@
-"""A reader's CSV of training runs as the table that `findings` examines.
+"""A reader's tables of training runs as the one table that `findings` examines.
 
-Columns are mapped by a file or by their names, units are converted, axes and compute are counted
-from shapes where they are not given, and every bad value is an error with its row and column: the
-row as the file numbers it, the header being row 1. What was assumed is listed in `notes`.
+Columns are mapped as told or by their names, units are converted, axes and compute are counted from
+shapes where they are not given, and every bad value is an error with its file, row and column: the
+row as the file numbers it, a header being row 1. What was assumed is listed in `notes`.
 
     A, G, S   activation ratio, granularity, shared-expert ratio
     M, D, C   FLOPs per token (forward, without logits), tokens, training compute
@@ -10,25 +10,36 @@ row as the file numbers it, the header being row 1. What was assumed is listed i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
+from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig, require
+from moe_leverage.your_runs import conventions
 from moe_leverage.your_runs.columns import (
+    MOE_WORDS,
+    PERPLEXITY,
     UNITS,
     ColumnMap,
-    encoding_rule,
+    checked,
     guess_map,
     load_map,
-    read_headers,
+    told_map,
 )
+from moe_leverage.your_runs.formats import read_cells
+from moe_leverage.your_runs.settings import (
+    row_names,
+    setting_columns,
+    split_checkpoints,
+    with_config_ids,
+)
+from moe_leverage.your_runs.values import numbers
 
-TEXTS = ("status", "variant", "is_moe")
+TEXTS = ("status", "variant", "is_moe", "run", "outlier")
 WHOLE = (
     "num_experts", "num_active_experts", "num_shared_experts", "d_model", "d_expert", "d_ffn",
     "num_layers", "num_dense_layers", "num_heads", "num_kv_heads", "vocab_size", "sequence_length",
@@ -41,10 +52,11 @@ COUNTED_WITHOUT = {  # columns that follow from a shape, and what each leaves ou
 }
 MAY_BE_ZERO = (
     "num_experts", "num_active_experts", "num_shared_experts", "d_expert", "d_ffn",
-    "num_dense_layers", "shared_ratio", "seed",
+    "num_dense_layers", "shared_ratio", "seed", "step", "shared_width",
 )  # fmt: skip
 MAY_BE_EMPTY = (  # what a dense row, or a run that did not finish, need not have
-    *MAY_BE_ZERO, "activation_ratio", "granularity", "variant", "status", "is_moe", "loss",
+    *MAY_BE_ZERO, "activation_ratio", "granularity", "variant", "status", "is_moe", "loss", "run",
+    "outlier", "d_expert", "learning_rate", "batch_tokens", "num_kv_heads",
 )  # fmt: skip
 PLAUSIBLE: dict[str, tuple[float, float, str]] = {  # low, high, and what else the number may be
     "loss": (0.01, 30.0, "nats per token"),
@@ -61,14 +73,25 @@ PLAUSIBLE: dict[str, tuple[float, float, str]] = {  # low, high, and what else t
 }
 SHAPES = ("vocab_size", "num_layers", "d_model", "num_heads", "sequence_length")
 FINISHED = ("", "ok", "finished", "done", "completed", "success", "true", "1")
-AGREEMENT = 0.35  # by which given and counted compute may differ, as conventions do (Appendix C)
 AXIS_TOLERANCE = 0.05  # by which a given axis may differ from the one its sizes give
-FIRST_ROW = 2  # of data, as the file numbers it
 NEIGHBOURS = 5  # runs of about the same compute that a loss is compared with
 BITS_MARGIN = 0.04  # around ln(1 / ln 2), the step from nats to bits
 MOST_ODD = 0.2  # share of losses off their neighbours beyond which the spread is real
 UNIFORM_MARGIN = 1.05  # over ln(vocabulary), which no trained model exceeds in nats
-SHOWN_ROWS = 5
+MOST_PERPLEXITY = 12.0  # median "loss" that is none in nats: over ln of a vocabulary of 160,000
+EXPERT_COLUMNS = ("is_moe", "num_experts", "activation_ratio")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a reader chose: which columns, which units, which rows."""
+
+    column_map: Path | None = None
+    columns: Sequence[str] = ()  # ours=theirs
+    units: Sequence[str] = ()  # ours=unit
+    where: str = ""  # an expression over the columns of the file
+    only: str = ""  # "dense" or "moe"
+    all_checkpoints: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,93 +102,243 @@ class RunsTable:
     mapping: ColumnMap
     notes: list[str]
     warnings: list[str]
+    convention_gap: float = 0.0  # ln of mixtures' FLOPs over dense rows' at equal N_a D; 0: alike
 
 
-def read_runs(path: Path, column_map: Path | None = None) -> RunsTable:
-    """Read, map, convert, check and complete a CSV of runs.
+@dataclass(slots=True)
+class _Log:
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
-    Raises ValueError naming row and column of the first value that cannot be right.
+
+ALL = Choice()
+
+
+def read_runs(paths: Path | Sequence[Path], choice: Choice = ALL) -> RunsTable:
+    """Read, map, convert, check and complete one or several tables of runs.
+
+    Raises ValueError naming file, row and column of the first value that cannot be right.
     """
-    headers, separator = read_headers(path)
-    _check_cells(path, len(headers), separator)
-    mapping = load_map(column_map, headers) if column_map else guess_map(headers)
-    frame, blank = _read_cells(path, headers, separator, mapping)
-    warnings: list[str] = []
-    frame = _drop_unfinished(frame, warnings)
-    notes = [
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    require(bool(files), "RUNS", None, "name a file")
+    log, read = _Log(), []
+    for path in files:
+        own = _Log()
+        try:
+            frame, settings, mapping = _read_one(path, choice, own, several=len(files) > 1)
+        except ValueError as error:
+            raise ValueError(_in_file(path, str(error))) from None
+        read.append((frame, settings, mapping))
+        place = f"{path.name}: " if len(files) > 1 else ""
+        log.notes += [f"{place}{note}" for note in own.notes]
+        log.warnings += [f"{place}{warning}" for warning in own.warnings]
+    shown = files[0].name if len(files) == 1 else "tables"
+    try:
+        return _complete(read, choice, log)
+    except ValueError as error:
+        raise ValueError(_in_file(Path(shown), str(error))) from None
+
+
+def _in_file(path: Path, text: str) -> str:
+    """A message that names its file once."""
+    return text if path.name in text.split(":")[0] else f"{path.name}, {text}"
+
+
+def _read_one(
+    path: Path, choice: Choice, log: _Log, *, several: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, ColumnMap]:
+    """One file in our names and units, the columns that may be settings, and its map."""
+    cells = read_cells(path)
+    blank = cells.isna().all(axis=1)
+    cells = cells[~blank]
+    require(len(cells) > 0, "RUNS", path.name, "has a header and no rows")
+    if blank.any():
+        log.warnings.append(f"{int(blank.sum())} blank line(s) were left out")
+    mapping = _mapped(cells, choice, several=several)
+    cells = _chosen(cells, choice.where, log)
+    log.notes += [
         f"column {theirs} is {ours}" + (f", in {unit}" if (unit := mapping.units.get(ours)) else "")
         for ours, theirs in mapping.columns.items()
     ]
-    if blank:
-        warnings.append(f"{blank} blank line(s) were left out")
+    log.notes += mapping.notes
+    cells, frame = _drop_unfinished(cells, mapping, log.warnings)
+    frame = _in_our_units(cells, frame, mapping)
     for name in mapping.columns:
-        if name not in TEXTS:
+        if name not in TEXTS and name != "seed":
             _check_range(frame, name)
-    frame = _complete_axes(frame, notes)
-    frame = _complete_compute(frame, mapping.units.get("compute", ""), notes)
-    _check_loss_unit(frame, warnings)
-    frame = _drop_duplicates(frame, warnings)
-    return RunsTable(runs=frame, mapping=mapping, notes=notes, warnings=warnings)
+    settings = setting_columns(cells, list(mapping.columns.values()))
+    if several:
+        label = [f"{path.name}:{row}" for row in frame.index]
+        frame.index = settings.index = pd.Index(label)
+    return frame, settings, mapping
 
 
-def _read_cells(
-    path: Path, headers: list[str], separator: str, mapping: ColumnMap
-) -> tuple[pd.DataFrame, int]:
-    """The mapped columns as numbers in our units, indexed by row of the file."""
-    texts = {theirs: str for ours, theirs in mapping.columns.items() if ours in TEXTS}
-    try:
-        frame = pd.read_csv(
-            path, sep=separator, names=headers, header=0, index_col=False, encoding="utf-8-sig",
-            usecols=list(mapping.columns.values()), dtype=texts, skip_blank_lines=False,
-            low_memory=False,
+def _mapped(cells: pd.DataFrame, choice: Choice, *, several: bool) -> ColumnMap:
+    told = told_map(choice.columns, choice.units)
+    if several:  # what is told of one table need not be in the other
+        there = {ours: name for ours, name in told.columns.items() if name in cells}
+        told = replace(told, columns=there)
+    if choice.column_map is None:
+        mapping = guess_map(cells, told)
+    else:
+        given = load_map(choice.column_map)
+        mapping = checked(
+            replace(given, columns={**given.columns, **told.columns},
+                    units={**given.units, **told.units}, told=given.told | told.told),
+            cells,
         )  # fmt: skip
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}, {_undecodable(path, error)}") from None
-    except pd.errors.ParserError as error:
-        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        raise ValueError(f"{path.name}: {reason}") from None
-    frame = frame.rename(columns={theirs: ours for ours, theirs in mapping.columns.items()})
-    frame.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(frame))
-    blank = frame.isna().all(axis=1)
-    frame = frame[~blank].copy()
-    require(len(frame) > 0, "RUNS", path.name, "has a header and no rows")
-    for name in frame.columns:
-        if name in TEXTS:
-            frame[name] = frame[name].fillna("").str.strip()
+    for ours in told.units:
+        rule = "no column is read as this quantity"
+        require(several or ours in mapping.columns, f"--unit {ours}", told.units[ours], rule)
+    units = {ours: unit for ours, unit in mapping.units.items() if ours in mapping.columns}
+    return replace(mapping, units=units)
+
+
+def _chosen(cells: pd.DataFrame, where: str, log: _Log) -> pd.DataFrame:
+    """The rows that an expression over the file's columns keeps."""
+    if not where:
+        return cells
+    try:
+        kept = cells.query(where, engine="python")
+    except Exception as error:  # whatever an expression can do wrong
+        text = " ".join(str(error).split())
+        raise ValueError(f"--where = {where!r}: {text[:160]}") from None
+    require(len(kept) > 0, "--where", where, "keeps no row")
+    log.notes.append(f"--where keeps {len(kept)} of {len(cells)} rows")
+    return kept
+
+
+def _drop_unfinished(
+    cells: pd.DataFrame, mapping: ColumnMap, warnings: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of runs that ended well and that nobody marked, and the texts of those."""
+    texts = {
+        ours: cells[theirs].map(_text).astype(object)
+        for ours, theirs in mapping.columns.items() if ours in TEXTS
+    }  # fmt: skip
+    frame = pd.DataFrame(texts, index=cells.index)
+    if "status" in frame:
+        finished = frame["status"].str.lower().isin(FINISHED)
+        if not finished.all():
+            named = ", ".join(sorted(set(frame.loc[~finished, "status"])))
+            rows = row_names(frame[~finished])
+            warnings.append(f"{(~finished).sum()} run(s) with status {named} were left out: {rows}")
+        require(bool(finished.any()), "status", warnings, "no run has finished")
+        frame = frame[finished]
+    if "outlier" in frame:
+        marked = frame["outlier"].str.lower().isin(("true", "1", "1.0", "yes", "y", "outlier"))
+        if marked.any():
+            rows = row_names(frame[marked])
+            warnings.append(f"{marked.sum()} row(s) marked as outliers were left out: {rows}")
+        require(not marked.all(), "outlier", warnings, "every row is marked")
+        frame = frame[~marked]
+    return cells.loc[frame.index], frame
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, float):
+        return "" if np.isnan(cell) else f"{cell:g}"
+    return "" if cell is None or cell is pd.NA else str(cell).strip()
+
+
+def _in_our_units(cells: pd.DataFrame, frame: pd.DataFrame, mapping: ColumnMap) -> pd.DataFrame:
+    for ours, theirs in mapping.columns.items():
+        if ours in TEXTS:
+            continue
+        read = numbers(cells[theirs])
+        value, shown = read.value, cells[theirs]
+        if ours == "seed" and read.is_bad.any():  # a seed is a label
+            value = pd.Series(pd.factorize(shown)[0].astype(float), index=shown.index)
         else:
-            factor = UNITS[name][mapping.units[name]] if name in UNITS else 1.0
-            frame[name] = _numbers(frame[name]) * factor
-    return frame, int(blank.sum())
+            texts = shown[read.is_bad].astype(str)
+            hint = "; decimals need a point" if texts.str.contains(",").any() else ""
+            bad = pd.Series(read.is_bad, index=shown.index)
+            _refuse(bad, ours, shown, f"is not a number{hint}", theirs)
+        if ours in UNITS:
+            unit = mapping.units[ours]
+            factor = np.where(read.has_unit, 1.0, UNITS[ours][unit])
+            value = np.log(value) if unit == PERPLEXITY else value * factor
+        frame = frame.assign(**{ours: value})
+    return frame
 
 
-def _check_cells(path: Path, num_columns: int, separator: str) -> None:
-    """A row with more or fewer cells than the header is an error; pandas judges quoted rows."""
-    mark = separator.encode()
-    with path.open("rb") as file:
-        for row, line in enumerate(file, start=1):
-            cells = line.count(mark) + 1
-            if cells != num_columns and b'"' not in line and line.strip():
-                require(False, f"row {row}", f"{cells} cells", f"the header has {num_columns}")
+def _complete(
+    read: list[tuple[pd.DataFrame, pd.DataFrame, ColumnMap]], choice: Choice, log: _Log
+) -> RunsTable:
+    """The tables as one, with axes, compute and settings."""
+    mapping = _joined_map([one for _, _, one in read])
+    frame = pd.concat([_with_family(one, read, choice, log) for one, _, _ in read])
+    settings = pd.concat([one for _, one, _ in read]).loc[frame.index]
+    frame = _only(frame, choice.only, log)
+    frame = _drop_duplicates(frame, settings, log.warnings)
+    settings = settings.loc[frame.index]
+    frame = _with_step_compute(frame, log.notes)
+    static = [name for name in frame.columns if name in (*WHOLE, "learning_rate", "batch_tokens")]
+    fixed = pd.concat([frame[[n for n in static if n not in ("seed", "step")]], settings], axis=1)
+    frame, said = split_checkpoints(frame, fixed, keep_all=choice.all_checkpoints)
+    log.warnings += said
+    frame = _complete_axes(frame, log.notes)
+    totals, counts = (
+        _count(frame, log.notes) if set(SHAPES) <= set(frame) and "num_tokens" in frame
+        else (None, pd.DataFrame(index=frame.index))
+    )  # fmt: skip
+    frame, gap = conventions.complete_compute(frame, totals, mapping, log.notes, log.warnings)
+    for name in counts.columns.difference(frame.columns, sort=False):
+        frame = frame.assign(**{name: counts[name]})
+        log.notes.append(f"{name} is counted from the shapes, without {COUNTED_WITHOUT[name]}")
+    _check_loss_unit(frame, mapping, log.warnings)
+    frame, notes, warnings = with_config_ids(frame, settings)
+    log.notes += notes
+    log.warnings += warnings
+    frame = frame.assign(row=[f"row {row}" for row in frame.index])
+    if "run" in frame:
+        frame = frame.rename(columns={"run": "run_id"})
+    return RunsTable(
+        runs=frame.reset_index(drop=True), mapping=mapping, notes=log.notes,
+        warnings=log.warnings, convention_gap=gap,
+    )  # fmt: skip
 
 
-def _numbers(column: pd.Series) -> pd.Series:
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    bad = numbers.isna() & column.notna()
-    hint = "; decimals need a point" if column[bad].astype(str).str.contains(",").any() else ""
-    _refuse(bad, str(column.name), column, f"is not a number{hint}")
-    return numbers
+def _joined_map(maps: list[ColumnMap]) -> ColumnMap:
+    first = maps[0]
+    for other in maps[1:]:
+        first = replace(
+            first, columns={**other.columns, **first.columns}, units={**other.units, **first.units}
+        )
+    return first
 
 
-def _drop_unfinished(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
-    if "status" not in frame:
+def _with_family(
+    frame: pd.DataFrame, read: list[tuple[pd.DataFrame, pd.DataFrame, ColumnMap]],
+    choice: Choice, log: _Log,
+) -> pd.DataFrame:  # fmt: skip
+    """The rows of one table told dense from MoE."""
+    others = [one for one, _, _ in read if one is not frame]
+    if not set(EXPERT_COLUMNS) & set(frame):
+        told = any(set(EXPERT_COLUMNS) & set(one) for one in others)
+        if told or choice.only:
+            is_moe = choice.only == "moe" and not told
+            what = "mixtures" if is_moe else "dense"
+            log.notes.append(f"a table without any column of experts: its rows are {what}")
+            return frame.assign(is_moe=is_moe)
+    return frame.assign(is_moe=_is_moe(frame, log.notes))
+
+
+def _only(frame: pd.DataFrame, only: str, log: _Log) -> pd.DataFrame:
+    if not only:
         return frame
-    finished = frame["status"].str.lower().isin(FINISHED)
-    if not finished.all():
-        named = ", ".join(sorted(set(frame.loc[~finished, "status"])))
-        rows = _rows(frame.index[~finished])
-        warnings.append(f"{(~finished).sum()} run(s) with status {named} were left out: {rows}")
-    require(bool(finished.any()), "status", warnings, "no run has finished")
-    return frame[finished]
+    kept = frame[frame["is_moe"] == (only == "moe")]
+    require(len(kept) > 0, f"--{only}-only", len(frame), "keeps no row of the table")
+    if len(kept) < len(frame):
+        log.notes.append(f"--{only}-only keeps {len(kept)} of {len(frame)} rows")
+    return kept
+
+
+def _with_step_compute(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    if "compute" in frame or not {"flops_per_step", "step"} <= set(frame):
+        return frame
+    notes.append("compute is flops_per_step x step")
+    return frame.assign(compute=frame["flops_per_step"] * frame["step"])
 
 
 def _check_range(frame: pd.DataFrame, name: str) -> None:
@@ -187,8 +360,7 @@ def _check_range(frame: pd.DataFrame, name: str) -> None:
 
 
 def _complete_axes(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Adds is_moe, A, G and S, from the columns of axes or from the counts of experts."""
-    frame = frame.assign(is_moe=_is_moe(frame, notes))
+    """Adds A, G and S, from their columns or from counts of experts; NaN where nothing tells."""
     moe = frame["is_moe"]
     derived = _axes_of_experts(frame)
     for name, dense in (("activation_ratio", 1.0), ("granularity", 2.0), ("shared_ratio", 0.0)):
@@ -196,43 +368,36 @@ def _complete_axes(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         if name in derived:
             counted = derived[name]
             differs = moe & given.notna() & ((given / counted - 1).abs() > AXIS_TOLERANCE)
-            _refuse(
-                differs,
-                name,
-                given,
-                f"differs from what the sizes give by over {AXIS_TOLERANCE:.0%}",
-            )
+            rule = f"differs from what the sizes give by over {AXIS_TOLERANCE:.0%}"
+            _refuse(differs, name, given, rule)
             given = given.fillna(counted)
         if name == "shared_ratio" and given[moe].isna().all():
             notes.append("shared_ratio is not given: taken as 0 throughout")
             given = given.fillna(0.0)
-        rule = "an MoE row needs it, or num_experts, num_active_experts, d_model and d_expert"
-        _refuse(moe & given.isna(), name, given, rule)
+        if moe.any() and given[moe].isna().all():
+            notes.append(f"{name} is not given: leverage is told without it, its laws are not")
+        else:
+            rule = "an MoE row needs it where others have it, or the sizes of its experts"
+            _refuse(moe & given.isna(), name, given, rule)
         frame = frame.assign(**{name: given.where(moe, dense)})
-    return frame.assign(variant=frame.get("variant", ""))
+    variant = frame["variant"] if "variant" in frame else pd.Series("", index=frame.index)
+    return frame.assign(variant=variant.fillna("").where(moe, ""))
 
 
 def _is_moe(frame: pd.DataFrame, notes: list[str]) -> pd.Series:
     if "is_moe" in frame:
-        words = {"true": True, "1": True, "moe": True, "yes": True, "sparse": True}
-        words |= {
-            "1.0": True,
-            "0.0": False,
-            "false": False,
-            "0": False,
-            "dense": False,
-            "no": False,
-            "": False,
-        }
-        known = frame["is_moe"].str.lower().map(words)
-        rule = f"must be one of {', '.join(filter(None, words))}"
+        known = frame["is_moe"].str.lower().map(MOE_WORDS)
+        rule = f"must be one of {', '.join(filter(None, MOE_WORDS))}"
         _refuse(known.isna(), "is_moe", frame["is_moe"], rule)
         return known.astype(bool)
     if "num_experts" in frame:
         notes.append("rows with num_experts above 1 are MoE, the others dense")
         return frame["num_experts"].fillna(0) > 1
-    advice = "nothing tells dense from MoE rows; map is_moe, num_experts or activation_ratio"
-    require("activation_ratio" in frame, "activation_ratio", None, advice)
+    advice = (
+        "nothing tells dense from MoE rows; name a column of is_moe, num_experts or "
+        "activation_ratio with --column, or say --dense-only or --moe-only"
+    )
+    require("activation_ratio" in frame, "is_moe", None, advice)
     notes.append("rows with activation_ratio below 1 are MoE, the others dense")
     return frame["activation_ratio"].fillna(1.0) < 1
 
@@ -240,62 +405,27 @@ def _is_moe(frame: pd.DataFrame, notes: list[str]) -> pd.Series:
 def _axes_of_experts(frame: pd.DataFrame) -> dict[str, pd.Series]:
     derived = {}
     if {"num_experts", "num_active_experts"} <= set(frame):
-        shared = frame["num_shared_experts"].fillna(0) if "num_shared_experts" in frame else 0.0
+        shared = _shared_experts(frame)
         top_k = frame["num_active_experts"]
         excess = frame["is_moe"] & (top_k > frame["num_experts"])
         _refuse(excess, "num_active_experts", top_k, "exceeds num_experts")
-        active = frame["num_active_experts"] + shared
-        derived["activation_ratio"] = active / (frame["num_experts"] + shared)
-        if "num_shared_experts" in frame:
-            derived["shared_ratio"] = shared / active
+        own = pd.Series(0.0, index=frame.index) if shared is None else shared
+        derived["activation_ratio"] = (top_k + own) / (frame["num_experts"] + own)
+        if shared is not None:
+            derived["shared_ratio"] = shared / (top_k + shared)
     if {"d_model", "d_expert"} <= set(frame):
         derived["granularity"] = 2 * frame["d_model"] / frame["d_expert"].replace(0.0, np.nan)
     return derived
 
 
-def _complete_compute(frame: pd.DataFrame, convention: str, notes: list[str]) -> pd.DataFrame:
-    """Adds training compute where the file has none, and tokens and M where they follow."""
-    shaped = set(SHAPES) <= set(frame) and "num_tokens" in frame
-    counted = None
-    if shaped:
-        totals, counts = _count(frame, notes)
-        counted = TRAINING_PASSES * totals * frame["num_tokens"]
-        source = "3 x exact forward FLOPs of the shape x tokens"
-        for name in counts.columns.difference(frame.columns, sort=False):
-            frame = frame.assign(**{name: counts[name]})
-            notes.append(f"{name} is counted from the shapes, without {COUNTED_WITHOUT[name]}")
-    elif {"flops_per_token", "num_tokens"} <= set(frame):
-        counted = TRAINING_PASSES * frame["flops_per_token"] * frame["num_tokens"]
-        source = "3 x flops_per_token x tokens"
-    elif {"active_params", "num_tokens"} <= set(frame):
-        counted = 6 * frame["active_params"] * frame["num_tokens"]
-        source = "6 x active parameters x tokens"
-    if "compute" in frame:
-        if convention == "six_n" and shaped:
-            notes.append(f"compute in 6 N D is counted again as {source}")
-            return frame.assign(compute=counted)
-        if convention == "six_n":
-            notes.append("compute is in 6 N D; the published law counts exact FLOPs")
-        if counted is not None:
-            _check_compute(frame["compute"], counted, source)
-        return frame
-    needs = f"not given, and cannot be counted: map num_tokens and {', '.join(SHAPES)}"
-    require(counted is not None, "compute", None, needs)
-    notes.append(f"compute is {source}")
-    return frame.assign(compute=counted)
-
-
-def _check_compute(given: pd.Series, counted: pd.Series, source: str) -> None:
-    """Given compute that is another convention than it says, or a mixture, is an error."""
-    ratio = given / counted
-    typical = float(ratio.median())
-    odd = (np.log(ratio / typical)).abs() > np.log1p(AGREEMENT)
-    mixed = f"x {source}, other rows {typical:.3g} x: mixed units"
-    _refuse(odd, "compute", given, lambda i: f"is {ratio.iloc[i]:.3g} {mixed}")
-    if not 1 / (1 + AGREEMENT) < typical < 1 + AGREEMENT:
-        guess = "; forward FLOPs? say so under [units]" if 0.2 < typical < 0.5 else ""
-        rule = f"is {typical:.3g} x {source}{guess}"
-        require(False, f"row {given.index[0]}, compute", float(given.iloc[0]), rule)
+def _shared_experts(frame: pd.DataFrame) -> pd.Series | None:
+    """Shared experts in widths of routed ones, counted or from the width of the shared block."""
+    if "num_shared_experts" in frame:
+        return frame["num_shared_experts"].fillna(0)
+    if {"shared_width", "d_expert"} <= set(frame):
+        share = frame["shared_width"] / frame["d_expert"].replace(0.0, np.nan)
+        return share.fillna(0.0)
+    return None
 
 
 def _count(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.Series, pd.DataFrame]:
@@ -326,32 +456,39 @@ def _count(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.Series, pd.DataFra
     return totals, pd.DataFrame(counts[:, 1:], index=frame.index, columns=list(COUNTED_WITHOUT))
 
 
-def _check_loss_unit(frame: pd.DataFrame, warnings: list[str]) -> None:
+def _check_loss_unit(frame: pd.DataFrame, mapping: ColumnMap, warnings: list[str]) -> None:
     """Losses above a uniform guess's are errors; ones 1.44 times their neighbours' are named."""
     loss = frame["loss"]
     if "vocab_size" in frame:
         bad = loss > UNIFORM_MARGIN * np.log(frame["vocab_size"])
         _refuse(bad, "loss", loss, "exceeds ln(vocabulary); in bits?")
+    high = float(loss.median()) > MOST_PERPLEXITY and "loss" not in mapping.told
+    rule = "is the median, too high for nats; a perplexity? say --unit loss=perplexity"
+    require(not high, "loss", float(loss.median()), rule)
     order = np.argsort(frame["compute"].to_numpy(), kind="stable")
     ordered = loss.iloc[order]
     window = ordered.rolling(NEIGHBOURS, center=True, min_periods=NEIGHBOURS)
     ratio = np.abs(np.log(ordered / window.median()))
     odd = ordered.index[np.abs(ratio + np.log(np.log(2))) < BITS_MARGIN]
     if 0 < len(odd) < MOST_ODD * len(loss):
-        warnings.append(
-            f"loss of {_rows(odd)} is 1.44 times off its neighbours': bits and nats mixed?"
-        )
+        rows = row_names(frame.loc[odd])
+        warnings.append(f"loss of {rows} is 1.44 times off its neighbours': bits and nats mixed?")
 
 
-def _drop_duplicates(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
-    again = frame.duplicated(keep="first")
+def _drop_duplicates(
+    frame: pd.DataFrame, settings: pd.DataFrame, warnings: list[str]
+) -> pd.DataFrame:
+    whole = pd.concat([frame, settings], axis=1)
+    again = whole.duplicated(keep="first")
     if again.any():
-        rows = _rows(frame.index[again])
+        rows = row_names(frame[again])
         warnings.append(f"{again.sum()} row(s) repeat another and count once: {rows}")
-    return frame[~again].reset_index(drop=True)
+    return frame[~again]
 
 
-def _refuse(bad: pd.Series, name: str, values: pd.Series, rule: str | Callable[[int], str]) -> None:
+def _refuse(
+    bad: pd.Series, name: str, values: pd.Series, rule: str | Callable[[int], str], column: str = ""
+) -> None:
     """Raise a ValueError naming the first bad row of the file, its value and the rule."""
     if not bad.any():
         return
@@ -359,22 +496,5 @@ def _refuse(bad: pd.Series, name: str, values: pd.Series, rule: str | Callable[[
     value = values.iloc[place]
     text = rule if isinstance(rule, str) else rule(place)
     shown = float(value) if isinstance(value, float) else value
-    require(False, f"row {bad.index[place]}, {name}", shown, text)
-
-
-def _rows(index: pd.Index) -> str:
-    shown = ", ".join(str(row) for row in index[:SHOWN_ROWS])
-    return f"row {shown}" + (
-        f" and {len(index) - SHOWN_ROWS} more" if len(index) > SHOWN_ROWS else ""
-    )
-
-
-def _undecodable(path: Path, error: UnicodeDecodeError) -> str:
-    """The first row that is not UTF-8, and what to do."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as found:
-                return f"row {number}: {encoding_rule(line, found)}"
-    return f"{error}"
+    theirs = f" (column {column})" if column and column != name else ""
+    require(False, f"row {bad.index[place]}, {name}{theirs}", shown, text)

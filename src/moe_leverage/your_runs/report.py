@@ -23,10 +23,12 @@ from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings, published_leverage
 from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
 from moe_leverage.analysis.leverage import FAMILY, family_name
 from moe_leverage.page import theme
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.your_runs import answer
 from moe_leverage.your_runs.reading import RunsTable
 
 MOST_FAMILIES = 12  # drawn; more would not be told apart
@@ -34,6 +36,11 @@ MARKERS = "o^Dv<>Ph"  # of granularity, the smallest first
 SIZE_INCHES = (7.0, 5.4)
 GRID_POINTS = 60
 
+DEFINITION = (
+    "EL, the efficiency leverage, is the dense compute over the mixture's compute at equal loss; "
+    "A is the share of experts that a token activates, G is 2 d_model / d_expert, S the shared "
+    "experts' share of the active ones, C the training compute in FLOPs."
+)
 STYLE = """
 body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif;
   color: var(--fig-ink); background: var(--fig-surface); }
@@ -57,13 +64,15 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
         "units": dict(table.mapping.units),
         "columns_guessed": table.mapping.guessed,
         "notes": table.notes + _sweep_notes(found, "seed" in runs),
-        "leverage": _leverage_rows(found),
+        "next": answer.next_runs(found),
+        "answer": answer.sentences(table, found),
+        "leverage": _leverage_rows(found, table.convention_gap),
         "estimators": _estimator_rows(found),
         "fits": {name: _fit_row(name, fitted) for name, fitted in found.fits.items()},
         "rivals": {test: [asdict(s) for s in scores] for test, scores in found.scores.items()},
         "skipped": found.skipped,
-        "warnings": table.warnings
-        + found.warnings
+        "warnings": found.warnings
+        + table.warnings
         + _fit_warnings(found)
         + _published_warnings(found),
     }
@@ -78,14 +87,17 @@ def page(title: str, table: RunsTable, found: Findings) -> str:
     dark = "".join(f"{name}:{pair[1]};" for name, pair in theme.variables().items())
     colours = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     parts = [
-        f"<h1>{html.escape(title)}</h1><p>{counts}</p>",
-        _section("How the file was read", _list(record["notes"])),
+        f"<h1>{html.escape(title)}</h1>",
+        "".join(f"<p><strong>{html.escape(one)}</strong></p>" for one in record["answer"]),
+        f"<p>{counts} {html.escape(DEFINITION)}</p>",
         _section("Warnings", _list(record["warnings"])),
         _section("Efficiency leverage", _leverage_part(found, record)),
         _section("Loss against compute", _curves_part(found)),
         _section("Fitted laws", _fits_part(record)),
         _section("Rivals of the joint law", _rivals_part(record)),
         _section("What could not be fitted, and why", _skipped_part(record)),
+        _section("What to train next", _list(record["next"])),
+        _section("How the file was read", _list(record["notes"])),
     ]
     head = f"<title>{html.escape(title)}</title><style>{colours}{STYLE}</style>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -94,15 +106,20 @@ def page(title: str, table: RunsTable, found: Findings) -> str:
     return f"{top}\n<body>\n{body}\n</body></html>\n"
 
 
-def _leverage_rows(found: Findings) -> list[dict[str, Any]]:
-    """EL of every MoE configuration by the dense frontier, with its interval or its bound."""
+def _leverage_rows(found: Findings, gap: float) -> list[dict[str, Any]]:
+    """EL of every MoE configuration by the dense frontier, with its interval or its bound.
+
+    Beside it, where they differ: over the optimum of L(N, D), with outliers, and as it would be if
+    mixtures counted FLOPs as dense rows do.
+    """
     if found.leverage is None:
         return []
     points = found.leverage.points
     frontier = points[points["estimator"] == "frontier"]
     frontier = frontier.assign(published=published_leverage(frontier))
+    optimal = points[points["estimator"] == "optimal frontier"].to_dict("records")
     rows = []
-    for point in frontier.to_dict("records"):
+    for place, point in enumerate(frontier.to_dict("records")):
         known = math.isfinite(point["efficiency_leverage"])
         bound = {k: point[k] for k in ("at_least", "at_most") if math.isfinite(point[k])}
         rows.append({
@@ -113,11 +130,22 @@ def _leverage_rows(found: Findings) -> list[dict[str, Any]]:
             "compute": point["compute"],
             "loss": point["loss"],
             "efficiency_leverage": point["efficiency_leverage"] if known else None,
-            "interval": [point["low"], point["high"]] if known else None,
+            "interval": _ends(point) if known else None,
             "bound": bound or None,
             "published": point["published"],
+            "over_optimum": optimal[place]["efficiency_leverage"] if optimal else None,
+            "over_optimum_interval": _ends(optimal[place]) if optimal else None,
+            "with_outliers": point.get("with_outliers"),
+            "same_convention": point["efficiency_leverage"] * math.exp(gap) if gap else None,
+            "row": point.get("row"),
         })  # fmt: skip
     return rows
+
+
+def _ends(point: Mapping[Any, Any]) -> list[float] | None:
+    """The ends of an interval; None where there is no freedom for one."""
+    ends = [point["low"], point["high"]]
+    return None if any(math.isnan(end) for end in ends) else ends
 
 
 def _estimator_rows(found: Findings) -> list[dict[str, Any]]:
@@ -132,7 +160,22 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
     names = law.coefficient_names
     published: Law | None = getattr(PUBLISHED, name, None)
     printed = None if published is None else dict(zip(names, published.coefficients, strict=True))
-    is_whole = fitted.role == "law"  # sections of the joint law are too many to profile
+    is_whole = fitted.role == "law"
+    told: dict[str, str] | None = None
+    found = fitted.interval()
+    if is_whole:  # sections of the joint law are too many to profile
+        profiles = profile(fitted)
+        told = {key: one.verdict for key, one in profiles.items()}
+        found |= {key: one.interval for key, one in profiles.items() if key in found}
+    ends = {key: None if a == b else [a, b] for key, (a, b) in found.items()}
+    for key, verdict in (told or {}).items():
+        # a floor is told by both of its ends or not at all: what is below it is no loss
+        if key in ends and (
+            verdict == NOT_IDENTIFIED or (key == "floor" and verdict != IDENTIFIED)
+        ):
+            ends[key] = None
+    if told is not None:  # an interval without width is a bound that was run into, and no finding
+        told |= {key: NOT_IDENTIFIED for key, one in ends.items() if one is None}
     return {
         "law": type(law).__name__,
         "kind": fitted.kind,
@@ -142,8 +185,8 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
         "target": fitted.target,
         "num_points": len(fitted.log_target),
         "coefficients": dict(zip(names, law.coefficients, strict=True)),
-        "interval": {key: list(ends) for key, ends in fitted.interval().items()},
-        "identified": {k: p.verdict for k, p in profile(fitted).items()} if is_whole else None,
+        "interval": ends,
+        "identified": told,
         "published": printed,
         "range": {key: list(ends) for key, ends in law.domain.items()},
         "note": law.source.note,
@@ -157,7 +200,7 @@ def _sweep_notes(found: Findings, has_seeds: bool) -> list[str]:
     best = found.leverage.best
     swept = int((best["num_runs"] > best["num_seeds"]).sum())
     notes = [f"noise of ln loss {found.leverage.noise:.2g}: {found.leverage.noise_source}"]
-    if not has_seeds:
+    if not has_seeds and found.leverage.best["num_runs"].max() > 1:
         notes.append("there is no column seed: rows at one point count as a sweep, not as repeats")
     if swept:
         most = int(best["num_runs"].max())
@@ -180,6 +223,9 @@ def _published_warnings(found: Findings) -> list[str]:
     if found.leverage is None:
         return []
     points = found.leverage.points
+    points = points[points[["activation_ratio", "granularity"]].notna().all(axis=1)]
+    if points.empty:
+        return []
     beyond = PUBLISHED.joint.outside(**{name: points[name] for name in PUBLISHED.joint.inputs})
     return [f"published law: {text}" for text in beyond]
 
@@ -255,6 +301,7 @@ def _fits_part(record: Mapping[str, Any]) -> str:
     for name, fitted in record["fits"].items():
         for key, value in fitted["coefficients"].items():
             verdict = (fitted["identified"] or {}).get(key)
+            value = None if verdict == NOT_IDENTIFIED else value
             printed = (fitted["published"] or {}).get(key)
             ends = fitted["interval"][key]
             rows.append([name, fitted["equation"], key, value, ends, verdict, printed])
@@ -286,9 +333,9 @@ def _leverage_figure(found: Findings) -> Figure:
         for family, group, look in _families(frontier):
             value = group["efficiency_leverage"]
             high = group["high"].where(np.isfinite(group["high"]), value)
-            ends = np.stack([value - group["low"], high - value]).clip(min=0)
+            ends = np.stack([value - group["low"].fillna(value), high - value]).clip(min=0)
             ax.errorbar(group["compute"], value, yerr=ends, ls="", **look)
-            if joint is not None:
+            if joint is not None and not math.isnan(family["granularity"]):
                 axes = {name: family[name] for name in ("activation_ratio", "granularity")}
                 grid = _grid(group)
                 ax.plot(grid, joint.law.evaluate(**axes, compute=grid), color=look["color"])
@@ -321,15 +368,25 @@ def _families(
     points: pd.DataFrame,
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]]:
     """Each family that is drawn, its points, and its look: hue for A, marker for G."""
-    sizes = sorted(points.loc[points["is_moe"], "granularity"].unique())
-    groups = list(points.groupby(FAMILY))
+    sizes = sorted(points.loc[points["is_moe"], "granularity"].dropna().unique())
+    groups = list(points.groupby(FAMILY, dropna=False))
     for names, group in groups[: MOST_FAMILIES + 1]:
         family: dict[str, Any] = dict(zip(FAMILY, names, strict=True))
         look = {"color": theme.colour("dense"), "marker": "s"}
         if family["is_moe"]:
-            marker = MARKERS[sizes.index(family["granularity"]) % len(MARKERS)]
-            look = {"color": theme.activation_colour(family["activation_ratio"]), "marker": marker}
-        yield family, group, look | {"label": family_name(family)}
+            known = not math.isnan(family["granularity"])
+            place = sizes.index(family["granularity"]) if known else 0
+            share = family["activation_ratio"]
+            colour = theme.colour("moe") if math.isnan(share) else theme.activation_colour(share)
+            look = {"color": colour, "marker": MARKERS[place % len(MARKERS)]}
+        yield (
+            family,
+            group,
+            look
+            | {
+                "label": family_name(family).replace("$", r"\$")  # text, no mathematics
+            },
+        )
 
 
 def _grid(group: pd.DataFrame) -> Array:

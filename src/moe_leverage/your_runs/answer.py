@@ -1,0 +1,145 @@
+"""The answer in words: what the mixtures save, how the readings agree, what to train next.
+
+EL   efficiency leverage: dense compute over the mixture's at equal loss
+C    training compute, FLOPs
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage.analysis.findings import Findings
+from moe_leverage.your_runs.reading import RunsTable
+
+WAYS = ("", "one way", "two ways", "three ways", "four ways", "five ways")
+BEST_AT_EACH = "the best mixture at"
+
+
+def sentences(table: RunsTable, found: Findings) -> list[str]:
+    """The first lines of every output: what a reader came to know."""
+    if found.leverage is None:
+        return _without_leverage(table, found)
+    headline = main_point(found)
+    if headline is None:
+        return [_only_bounds(found)]
+    value, low, high = (headline[k] for k in ("efficiency_leverage", "low", "high"))
+    over = "the optimum of your dense runs" if _is_optimal(headline) else "your dense runs"
+    text = f"At {headline['compute']:.3g} FLOPs your mixtures save a factor of {value:.3g}"
+    if np.isnan(low):
+        text += f" over {over}, for which these runs can give no interval"
+    else:
+        end = "unbounded" if np.isinf(high) else f"{high:.3g}"
+        text += f" ({low:.3g} to {end}) over {over}"
+    return [f"{text}; {_agreement(found, headline)}."]
+
+
+def main_point(found: Findings) -> pd.Series | None:
+    """The point that the answer speaks of: the best EL at the largest compute inside the frontier.
+
+    Over the optimum of L(N, D) where the dense runs are far from it, else over them.
+    """
+    assert found.leverage is not None
+    points = found.leverage.points
+    is_off = any("not compute-optimal" in text for text in found.warnings)
+    wanted = "optimal frontier" if is_off else "frontier"
+    known = points[(points["estimator"] == wanted) & points["efficiency_leverage"].notna()]
+    if known.empty:
+        return None
+    at_top = known[known["compute"] >= 0.9 * known["compute"].max()]
+    place: pd.Series = at_top.loc[at_top["efficiency_leverage"].idxmax()]
+    return place
+
+
+def next_runs(found: Findings) -> list[str]:
+    """Which further run would shorten the interval most, told from how the interval comes about."""
+    if found.leverage is None:
+        lacks = found.skipped.get("leverage", "")
+        return ["train dense models at three or more budgets"] if lacks.startswith("dense") else (
+            ["train a mixture inside the range of the dense losses"] if lacks else []
+        )  # fmt: skip
+    best = found.leverage.best
+    dense, advice = best[~best["is_moe"]].sort_values("compute"), []
+    points = found.leverage.points
+    frontier = points[points["estimator"] == "frontier"]
+    if (frontier["at_least"].notna()).any():
+        beyond = frontier[frontier["at_least"].notna()]
+        advice.append(
+            f"a dense model at {3 * dense['compute'].max():.2g} FLOPs: {len(beyond)} mixture(s) "
+            "are better than every dense run, and have only a bound"
+        )
+    if len(dense) < 4:
+        advice.append(f"dense models at {4 - len(dense)} more budget(s): a curve needs four")
+    head = main_point(found)
+    if head is not None and np.isfinite(head["efficiency_leverage"]):
+        reached = head["efficiency_leverage"] * head["compute"]
+        gaps = np.log(dense["compute"].to_numpy(float))
+        near = float(np.exp(gaps[np.argmin(np.abs(gaps - np.log(reached)))]))
+        what = "another seed of the dense model at" if abs(np.log(near / reached)) < 0.2 else (
+            "a dense model at"
+        )  # fmt: skip
+        advice.append(
+            f"{what} {reached:.2g} FLOPs, where the answer above is read from the dense frontier"
+        )
+    if "want of repeated seeds" in found.leverage.noise_source or np.isnan(found.leverage.noise):
+        advice.append("a second seed of three settings: the noise is now a guess from residuals")
+    return advice
+
+
+def _without_leverage(table: RunsTable, found: Findings) -> list[str]:
+    runs = table.runs
+    kind = "dense" if not runs["is_moe"].any() else "mixtures" if runs["is_moe"].all() else ""
+    lacks = {
+        "dense": "there is no mixture among them, so no leverage",
+        "mixtures": "without dense runs there is no leverage, nor a joint law of it",
+    }.get(kind, found.skipped.get("leverage", "there is no leverage"))
+    names = [name for name, one in found.fits.items() if one.role == "law"]
+    told = f"they tell {', '.join(names)}" if names else "they tell no law"
+    return [f"Your {len(runs)} runs are {kind or 'too few'}: {lacks}; {told}."]
+
+
+def _only_bounds(found: Findings) -> str:
+    assert found.leverage is not None
+    points = found.leverage.points
+    frontier = points[points["estimator"] == "frontier"]
+    least = frontier["at_least"].dropna()
+    if len(least):
+        return (
+            f"Your mixtures save at least a factor of {least.max():.3g}: every loss of theirs is "
+            "below all dense ones, so there is a bound and no number."
+        )
+    most = frontier["at_most"].dropna()
+    return (
+        f"Your mixtures save at most a factor of {most.min():.3g}: every loss of theirs is above "
+        "all dense ones, so there is a bound and no number."
+    )
+
+
+def _is_optimal(point: pd.Series) -> bool:
+    return bool(point["estimator"] == "optimal frontier")
+
+
+def _agreement(found: Findings, headline: pd.Series) -> str:
+    """How many ways of reading stand behind the answer, and whether their intervals meet."""
+    assert found.leverage is not None
+    points = found.leverage.points
+    same = points["compute"] == headline["compute"]
+    same &= np.isclose(points["loss"], headline["loss"])
+    for name in ("activation_ratio", "granularity", "variant"):
+        own = headline[name]
+        same &= points[name].isna() if pd.isna(own) else points[name] == own
+    known = points[same & points["efficiency_leverage"].notna()]
+    if _is_optimal(headline):
+        frontier = known[known["estimator"] == "frontier"]["efficiency_leverage"]
+        said = f"it is {frontier.iloc[0]:.3g}" if len(frontier) else "there is only a bound"
+        return f"over the dense runs as trained {said}"
+    count = len(known)
+    if count == 1:
+        return "one way of reading"
+    ends = known.dropna(subset=["low", "high"])
+    ways = WAYS[count] if count < len(WAYS) else f"{count} ways"
+    agree = len(ends) > 0 and ends["low"].max() <= ends["high"].min()
+    spread = known["efficiency_leverage"]
+    return f"{ways} of reading {'agree' if agree else 'disagree'}" + (
+        "" if agree else f", from {spread.min():.3g} to {spread.max():.3g}"
+    )
