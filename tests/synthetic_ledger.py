@@ -25,6 +25,8 @@ ADOPTED = Laws(
     hyperparameters=RATES,
     allocation={"dense_model": MODEL, "moe_model": MODEL},
     leverage=JOINT,
+    tuning=RATES,
+    isoflop={"dense_model": MODEL, "moe_model": MODEL},
 )
 SIGMA = 0.002
 
@@ -59,6 +61,7 @@ def fill(directory, studies=tuple(STUDIES)):
         for planned in runs:
             described = ledger.describe(planned.run)
             loss = loss_of(planned, described["axes"], generator)
-            outcome = {"study": study, "status": "ok", "validation_loss_nats": loss}
+            outcome = {"study": study, "protocol": about.protocol, "status": "ok"}
+            outcome["validation_loss_nats"] = loss
             ledger.append(directory / f"{study}.jsonl", described | outcome)
     ledger.write_plans(plans, directory)

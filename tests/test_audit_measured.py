@@ -130,10 +130,10 @@ def test_the_frontier_is_that_of_whichever_study_is_of_the_baselines_recipe(
 
 
 def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:
-    runs = [plan(moe(), 1e12, seed=seed) for seed in range(3)]
-    record(directory, "activation", runs[0], 3.0)
-    record(directory, "activation", runs[1], 9.0, excluded="a test")
-    record(directory, "activation", runs[2], 9.0, status="diverged")
+    run = plan(moe(), 1e12)
+    record(directory, "activation", run, 3.0)
+    record(directory, "activation", run.with_seed(1), 9.0, excluded="a test")
+    record(directory, "activation", run.with_seed(2), 9.0, status="diverged")
     assert evidence.runs(["activation"])["loss_nats"].tolist() == [3.0]
 
 

@@ -1,11 +1,13 @@
 """The gates hold on a ladder as it should be, and each fails alone when its own thing is broken."""
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from moe_leverage import ledger
 from moe_leverage.analysis.gates import CHECKS, gates, rests_on
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
@@ -22,8 +24,8 @@ def row(study, role, budget, *, loss, is_moe=False, activation_ratio=1.0, seed=0
         "activation_ratio": activation_ratio, "num_experts": 64 if is_moe else 0,
         "num_layers": layers, "d_model": width, "seed": seed, "loss_nats": loss,
         "learning_rate": 0.004, "batch_tokens": 4096, "flops_per_token": 1e5, "num_tokens": 1e6,
-        "load.max_over_mean": [1.5, 2.0] if is_moe else None,
-        "load.idle_experts": [0, 0] if is_moe else None,
+        "load.max_over_mean": (1.5, 2.0) if is_moe else None,  # tuples, as in the ledger's table
+        "load.idle_experts": (0, 0) if is_moe else None,
     }  # fmt: skip
     return values | more
 
@@ -183,3 +185,10 @@ def test_runs_with_another_balance_loss_are_there_to_study_balance():
 
 def test_without_runs_there_are_no_gates():
     assert gates(sound().head(0)) == []
+
+
+def test_the_ledgers_own_table_says_how_busy_its_experts_were():
+    """As it is read from the files, not as this module makes it up."""
+    found = [gate for gate in gates(ledger.table()) if gate.name in ("balanced", "no expert idle")]
+    assert found
+    assert all(math.isfinite(gate.figure) for gate in found)

@@ -152,6 +152,8 @@ def test_failing_gates_have_a_row_each_with_the_worst_study():
     assert rows["worst figure"].to_dict() == {"balanced": 30.0, "repeated": 1}
     assert rows.loc["balanced", ["in", "of", "studies"]].tolist() == [2, 3, "a, c"]
     assert limits.failing([found[1]]).empty
+    unknown = limits.failing([*found, gate("balanced", "d", np.nan, 4.0, holds=False)])
+    assert np.isnan(unknown.set_index("gate").loc["balanced", "worst figure"])
 
 
 def test_no_number_of_runs_decides_an_effect_on_the_edge_or_none(undecided, verdicts):

@@ -263,7 +263,7 @@ def _difference(dense: pd.DataFrame, whole: pd.DataFrame, sigma: float) -> tuple
 def _worst(runs: pd.DataFrame, column: str) -> pd.Series[float]:
     """The largest of the layers of each run; NaN, which keeps no limit, where none is recorded."""
     layers = runs[column] if column in runs else pd.Series(None, runs.index, dtype=object)
-    return layers.map(lambda found: max(found) if isinstance(found, list) else np.nan)
+    return layers.map(lambda found: max(found) if isinstance(found, list | tuple) else np.nan)
 
 
 def _noise(group: pd.DataFrame, study: pd.DataFrame) -> float:

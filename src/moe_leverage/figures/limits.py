@@ -158,7 +158,8 @@ def failing(found: Sequence[Gate]) -> pd.DataFrame:
 
 
 def _farthest(figures: pd.Series[float], limit: float) -> float:
-    return float(figures.iloc[int((figures - limit).abs().argmax())])
+    """The figure farthest beyond its limit; one that is unknown is farther than any."""
+    return float(figures.iloc[int((figures - limit).abs().fillna(np.inf).argmax())])
 
 
 def runs_needed(verdicts: Iterable[Verdict]) -> pd.DataFrame:
