@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.design.designer import Explanation
+from moe_leverage.design.huggingface import OpenModel, printed_counts
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
@@ -55,6 +56,24 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
                 "dense_equivalent_params": model.dense_equivalent.total_params,
             }
             for model in models
+        ]
+    )
+
+
+def printed_table(models: Sequence[OpenModel]) -> pd.DataFrame:
+    """What the makers print beside what the shape has, a row a quantity, in billions."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model.name,
+                "quantity": quantity.replace("_", " "),
+                "printed": float(printed),
+                "counted": printed_counts(model)[quantity] / 1e9,
+                "difference": printed_counts(model)[quantity] / 1e9 / float(printed) - 1,
+                "reason": model.published.get("difference", "rounding"),
+            }
+            for model in models
+            for quantity, printed in model.published["billions"].items()
         ]
     )
 
@@ -110,7 +129,7 @@ def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:
 def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     """EL over A, one labelled point a model."""
     shown = table.sort_values(["activation_ratio", "efficiency_leverage"]).reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 5.6))
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 8.4))
     ax.scatter(
         shown["activation_ratio"], shown["efficiency_leverage"], s=14 * shown["granularity"],
         facecolors="none", edgecolors=theme.colour("published"), linewidths=1.6,
@@ -121,7 +140,7 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
             arrowprops={"arrowstyle": "-", "color": theme.colour("grid"), "shrinkA": 0},
         )  # fmt: skip
     log_axes(ax, "activation_ratio")
-    ax.set_xlim(0.018, 0.6)
+    ax.set_xlim(0.013, 0.7)
     plain_ticks(ax.xaxis, GALLERY_TICKS)
     ax.set_ylabel(axis_label("efficiency_leverage"))
     low, high = law.domain["compute"]
