@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from moe_leverage.design import closed_form, huggingface
@@ -155,10 +156,15 @@ def class_defaults() -> dict[str, dict[str, Any]]:
         read = {name: fields[name] for name in closed_form.WORDS if name in fields}
         found[kind] = {
             "defaults": read,
-            "aliases": {a: b for a, b in cls.attribute_map.items() if b in read and a != b},
+            "aliases": dict(_alias(a, b, read) for a, b in cls.attribute_map.items()),
             "nullable": [name for name in read if _takes_null(cls, name)],
         }
     return found
+
+
+def _alias(name: str, attribute: str, read: Mapping[str, Any]) -> tuple[str, str]:
+    """Another name and the field it stands for, whichever of the two the class declares."""
+    return (name, attribute) if attribute in read else (attribute, name)
 
 
 def _takes_null(cls: Any, name: str) -> bool:

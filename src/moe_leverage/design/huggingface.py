@@ -108,6 +108,22 @@ def read(raw: Mapping[str, Any], *, vocab_size: int | None = None) -> OpenModel:
     return _built(words, notes)
 
 
+def printed_counts(found: OpenModel) -> dict[str, int]:
+    """Every quantity that a maker prints; multi-token prediction is in none of them.
+
+    >>> printed_counts(load("Mixtral-8x7B"))["active"]
+    12879925248
+    """
+    count = found.anatomy.parameters
+    return {
+        "total": count.total,
+        "active": count.active,
+        "active_without_embedding": count.active - count.embedding,
+        "non_vocabulary": count.non_vocabulary,
+        "active_non_vocabulary": count.active_non_vocabulary,
+    }
+
+
 def _built(raw: Mapping[str, Any], notes: tuple[str, ...]) -> OpenModel:
     from moe_leverage.design.built import build
 

@@ -17,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 
 from moe_leverage.design.designer import Explanation
+from moe_leverage.design.huggingface import OpenModel, printed_counts
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
@@ -56,6 +57,24 @@ def gallery_table(models: Sequence[Explanation]) -> pd.DataFrame:
                 "dense_equivalent_params": model.dense_equivalent.total_params,
             }
             for model in models
+        ]
+    )
+
+
+def printed_table(models: Sequence[OpenModel]) -> pd.DataFrame:
+    """What the makers print beside what the shape has, a row a quantity, in billions."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model.name,
+                "quantity": quantity.replace("_", " "),
+                "printed": float(printed),
+                "counted": printed_counts(model)[quantity] / 1e9,
+                "difference": printed_counts(model)[quantity] / 1e9 / float(printed) - 1,
+                "reason": model.published.get("difference", "rounding"),
+            }
+            for model in models
+            for quantity, printed in model.published["billions"].items()
         ]
     )
 
@@ -111,7 +130,7 @@ def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:
 def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     """EL over A, one labelled point a model."""
     shown = table.sort_values(["activation_ratio", "efficiency_leverage"]).reset_index(drop=True)
-    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 5.6))
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 8.4))
     sns.scatterplot(
         shown, x="activation_ratio", y="efficiency_leverage", size="granularity", sizes=(20, 160),
         facecolor="none", edgecolor=theme.colour("published"), linewidth=1.6, ax=ax,
@@ -125,7 +144,7 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
             arrowprops={"arrowstyle": "-", "color": theme.colour("grid"), "shrinkA": 0},
         )  # fmt: skip
     log_axes(ax, "activation_ratio")
-    ax.set_xlim(0.018, 0.6)
+    ax.set_xlim(0.013, 0.7)
     plain_ticks(ax.xaxis, GALLERY_TICKS)
     ax.set_ylabel(axis_label("efficiency_leverage"))
     low, high = law.domain["compute"]
