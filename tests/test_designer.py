@@ -131,7 +131,7 @@ def test_both_laws_are_named_in_what_is_read(run):
     at = ["predict", "--granularity", 2, "--activation-ratio"]
     out = run(*at, 0.0461, "--compute", 1e12)[1].splitlines()
     assert out[0] == "published law: EL = 0.548 (0.539 to 0.558), extrapolated"
-    assert out[1] == "measured law: EL = 1.15 (0.997 to 1.28)"
+    assert out[1] == "measured law: EL = 1.15 (1 to 1.28)"
     assert "rounding" in out[2]
     out = run(*at, 0.0461, "--compute", 5e12)[1].splitlines()
     assert out[1] == "measured law: EL = 1.31 (1.01 to 1.57), extrapolated"

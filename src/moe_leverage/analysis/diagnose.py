@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, student_ratio
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, require_column
+from moe_leverage.analysis.fitting import MANY_ROWS, Fit, UnidentifiedError, fit, require_column
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
@@ -69,7 +69,27 @@ def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
     degrees of freedom that the runs leave, on both sides; weakly if on one.
     """
     names = fitted.law.theta_names or fitted.law.coefficient_names
+    if len(fitted.log_target) > MANY_ROWS:
+        return {name: _quadratic(fitted, name, number) for number, name in enumerate(names)}
     return {name: _profile(fitted, name, number, level) for number, name in enumerate(names)}
+
+
+def _quadratic(fitted: Fit, name: str, number: int) -> Profile:
+    """The profile of a coefficient by its standard error: what many rows have for a limit."""
+    error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
+    steps = np.linspace(-3.0, 3.0, 2 * POINTS + 1)
+    values = fitted.theta[number] + error * steps
+    low, high = fitted.theta[number] + error * NORMAL_95 * np.array([-1.0, 1.0])
+    if name in fitted.law.positive:
+        values, low, high = np.exp(values), np.exp(low), np.exp(high)
+    told = error < (1.0 if name in fitted.law.positive else np.inf)
+    return Profile(
+        name=name,
+        values=values,
+        deviance=steps**2,
+        interval=(float(low), float(high)),
+        verdict="identified" if told else "not identified",
+    )
 
 
 def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
@@ -99,7 +119,8 @@ def _limit(fitted: Fit, lowest: float, level: float) -> float:
         from scipy.special import stdtrit
 
         quantile = float(stdtrit(freedom, (1 + level) / 2))
-    return lowest * (1 + quantile**2 / freedom)
+    spare = max(len(fitted.log_target) - len(fitted.theta), 1)  # of rows: their noise is lowest's
+    return lowest * (1 + quantile**2 / spare)
 
 
 def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
@@ -135,13 +156,16 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
 
 def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
     """The least objective with the coefficient held at its value in each of a row of starts."""
-    solved = minimise(problem, starts, fixed=number)
     drawn = problem.law.starts(
         problem.inputs, problem.log_target, PROFILE_STARTS, np.random.default_rng(0)
     )
-    for start in drawn:
-        afresh = np.repeat(start[None], len(starts), axis=0)
-        solved = _lower(solved, problem, number, starts, afresh)
+    count = len(starts)
+    begin = np.concatenate([starts, np.repeat(drawn, count, axis=0)])
+    begin[:, number] = np.tile(starts[:, number], 1 + len(drawn))
+    every = minimise(problem, begin, fixed=number)  # all at once: one call, however many starts
+    rows = every.objective.reshape(-1, count).argmin(axis=0) * count + np.arange(count)
+    parts = ("theta", "objective", "converged", "iterations")
+    solved = Solution(**{name: getattr(every, name)[rows] for name in parts})
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
         again = np.roll(solved.theta, inward, axis=0)
         solved = _lower(solved, problem, number, starts, again)
@@ -172,7 +196,7 @@ def _crossing(
         outer = max(int(is_above.argmax()), 1)
         shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
         walk = walk[outer - 1] + shares * (walk[outer] - walk[outer - 1])
-        solved = _lowest(problem, number, walk)
+        solved = minimise(problem, walk, fixed=number)  # from solved points on both sides
         walk, is_above = solved.theta, solved.objective > limit
     return float(walk[max(int(is_above.argmax()), 1), number])
 

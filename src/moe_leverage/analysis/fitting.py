@@ -49,6 +49,8 @@ MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, norm
 SMALLEST_DELTA = 1e-6
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
 SAMPLE_DIGITS = 6
+MANY_ROWS, FEW_ROWS = 1500, 500  # from which on a fit draws samples from its covariance
+POLISHED = 4  # starts that go on from a share of the rows to all
 
 
 Family = Literal["", "dense", "moe"]
@@ -257,11 +259,21 @@ def fit(
     generator = np.random.default_rng(seed)
     begin = law.starts(inputs, log_target, starts, generator)
     problem = Problem(law=law, inputs=inputs, log_target=log_target, delta=delta or np.inf)
+    is_large = len(log_target) > MANY_ROWS
+    if is_large:
+        begin = _polished(problem, begin, generator)
     problem, ended = _minimum(problem, begin)
     best = _best(ended)
-    weights = draw_weights(groups, resamples, generator)
-    minima = distinct_minima(ended, len(log_target))
-    redrawn = resampled(problem, minima, weights)
+    if (
+        is_large
+    ):  # where the bootstrap of so many clusters has the covariance's normal for its limit
+        spread = covariance(problem, best, groups)
+        redrawn = _normal_samples(best, spread, resamples, generator)
+        minima = best[None]
+    else:
+        weights = draw_weights(groups, resamples, generator)
+        minima = distinct_minima(ended, len(log_target))
+        redrawn = resampled(problem, minima, weights)
     fitted = Fit(
         law=law.from_coefficients(law.from_theta(best), _source(target, inputs, log_target)),
         target=target,
@@ -275,6 +287,28 @@ def fit(
         convergence=_convergence(ended, redrawn),
     )
     return replace(fitted, samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening))
+
+
+def _polished(problem: Problem, begin: Array, generator: np.random.Generator) -> Array:
+    """The few best ends of all starts on a share of many rows, from which to start on all."""
+    rows = generator.choice(problem.log_target.shape[-1], FEW_ROWS, replace=False)
+    inputs = {name: column[rows] for name, column in problem.inputs.items()}
+    part = replace(problem, inputs=inputs, log_target=problem.log_target[rows])
+    ended = minimise(part, begin)
+    return np.asarray(ended.theta[np.argsort(ended.objective)[:POLISHED]])
+
+
+def _normal_samples(
+    best: Array, spread: Array, resamples: int, generator: np.random.Generator
+) -> Solution:
+    """Samples of theta from the normal with this covariance."""
+    drawn = generator.multivariate_normal(best, spread, resamples, method="eigh")
+    return Solution(
+        theta=drawn,
+        objective=np.zeros(resamples),
+        converged=np.ones(resamples, dtype=bool),
+        iterations=np.zeros(resamples, dtype=np.int64),
+    )
 
 
 def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:

@@ -26,14 +26,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import LEVEL, small_sample_factor, student_ratio
+from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
 from moe_leverage.analysis.envelope import (
     USUAL_RATIOS,
     Envelope,
     fit_envelope,
     usual_excess,
 )
-from moe_leverage.analysis.fitting import MAD_TO_SIGMA, Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.optimise import Problem, minimise
 from moe_leverage.analysis.reductions import budgets, seed_noise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
@@ -50,7 +51,8 @@ MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
 MIN_SCREENED = 5  # points of a family that can tell one of them as an outlier
-OUTLYING = 8.0  # robust standard deviations from the curve of its family
+OUTLYING = 8.0  # standard deviations from the curve of the others, widened by Student's ratio
+SCREEN_STARTS = 8
 LEAST_OUTLYING = 0.02  # ln loss: nothing nearer is an outlier, however well the others lie
 MOST_OUTLYING = 0.25  # share of a family; more are no outliers but another curve
 
@@ -212,22 +214,40 @@ def dominated(dense: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
-    """Points that the curve of their own family misses by many robust standard deviations."""
-    odd = []
+    """Points that the curve of the others of their family misses by many standard deviations."""
+    odd: list[Any] = []
     for _, runs in best.groupby(FAMILY, dropna=False):
-        law = FlooredPowerLaw if len(runs) > MIN_SCREENED else PowerLaw
-        if len(runs) < MIN_SCREENED:
-            continue
-        try:
-            spread = fit(law, runs, "loss", resamples=0).residuals
-        except UnidentifiedError:
-            continue
-        sigma = MAD_TO_SIGMA * float(np.median(np.abs(spread)))
-        sigma *= small_sample_factor(len(runs), len(law.coefficient_names))
-        far = np.abs(spread) > max(OUTLYING * sigma, LEAST_OUTLYING)
-        if 0 < far.sum() <= MOST_OUTLYING * len(runs):
-            odd += list(runs.index[far])
+        left, limit = runs, int(MOST_OUTLYING * len(runs))
+        while len(runs) - len(left) < limit and len(left) >= MIN_SCREENED:
+            worst = _worst_point(left)
+            if worst is None:
+                break
+            left = left.drop(index=worst)
+            odd.append(worst)
     return best.loc[odd]
+
+
+def _worst_point(runs: pd.DataFrame) -> Any:
+    """The index of the point farthest from the curve of all others, if that is an outlier."""
+    law: type[Law] = FlooredPowerLaw if len(runs) > MIN_SCREENED else PowerLaw
+    if runs["compute"].nunique() <= len(law.coefficient_names) + 1:
+        return None
+    inputs = {"compute": runs["compute"].to_numpy(float)}
+    log_loss, count = np.log(runs["loss"].to_numpy(float)), len(runs)
+    problem = Problem(law=law, inputs=inputs, log_target=log_loss, delta=np.inf)
+    starts = law.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
+    weights = np.tile(1.0 - np.eye(count), (len(starts), 1))  # each point left out in turn
+    ended = minimise(problem, np.repeat(starts, count, axis=0), weights=weights)
+    lowest = ended.objective.reshape(len(starts), count).argmin(axis=0)
+    theta = ended.theta.reshape(len(starts), count, -1)[lowest, np.arange(count)]
+    spread = problem.residuals(theta)
+    missed = np.abs(np.diag(spread))
+    freedom = count - 1 - len(law.coefficient_names)
+    sigma = np.sqrt(((spread**2).sum(axis=1) - missed**2) / freedom)
+    share = missed / np.maximum(sigma, LEAST_OUTLYING / OUTLYING)
+    place = int(share.argmax())
+    is_far = share[place] > OUTLYING * student_ratio(freedom) and missed[place] > LEAST_OUTLYING
+    return runs.index[place] if is_far else None
 
 
 def _beside_outliers(measured: Leverage, both: Leverage, found: pd.DataFrame) -> Leverage:

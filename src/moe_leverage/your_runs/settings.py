@@ -150,8 +150,8 @@ def _budget(frame: pd.DataFrame) -> pd.Series:
 def _codes(table: pd.DataFrame) -> pd.Series:
     """A number for each row, equal where all columns are; blanks equal one another."""
     codes = np.zeros(len(table), dtype=np.int64)
-    for name in table.columns:
-        own = pd.factorize(table[name], use_na_sentinel=False)[0]
+    for place in range(table.shape[1]):  # by place: two columns may bear one name
+        own = pd.factorize(table.iloc[:, place], use_na_sentinel=False)[0]
         _, codes = np.unique(codes * (int(own.max(initial=0)) + 1) + own, return_inverse=True)
     return pd.Series(codes, index=table.index)
 
