@@ -183,6 +183,7 @@ def test_a_second_build_at_the_same_time_waits_and_a_stopped_one_says_so(book: B
         return subprocess.Popen(
             command, cwd=book.root, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job's ignores it
         )  # fmt: skip
 
     with claim(book.root / "build" / ".book.lock") as is_mine:

@@ -78,7 +78,11 @@ def test_make_serve_sends_the_policy_and_ends_quietly(tmp_path: Path) -> None:
     program.write_text((ROOT / "book" / "serving.py").read_text())
     command = [sys.executable, str(program)]
     child = subprocess.Popen(
-        [*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job's ignores it
     )
     assert child.stdout is not None
     address = child.stdout.readline().strip()

@@ -379,14 +379,8 @@ def _families(
             share = family["activation_ratio"]
             colour = theme.colour("moe") if math.isnan(share) else theme.activation_colour(share)
             look = {"color": colour, "marker": MARKERS[place % len(MARKERS)]}
-        yield (
-            family,
-            group,
-            look
-            | {
-                "label": family_name(family).replace("$", r"\$")  # text, no mathematics
-            },
-        )
+        name = family_name(family).replace("$", r"\$")  # text, no mathematics
+        yield family, group, look | {"label": name}
 
 
 def _grid(group: pd.DataFrame) -> Array:
