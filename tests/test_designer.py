@@ -305,3 +305,21 @@ def test_experts_beyond_the_law_are_warned_of():
     assert any(
         line.startswith("published law: activation_ratio = 0.00195") for line in found.warnings
     )
+
+
+def test_length_mask_vocabulary_and_ranks_are_the_readers(run):
+    options = ["--sequence-length", 8192, "--causal", "--vocab", 1000, "--expert-parallel", 8]
+    found = json.loads(run("explain", "gpt-oss-20b", *options, "--json")[1])
+    plain = json.loads(run("explain", "gpt-oss-20b", "--sequence-length", 8192, "--json")[1])
+    sliding, full = found["mixers"]
+    assert (sliding["kind"], sliding["window"], full["kind"]) == ("sliding", 128, "full")
+    assert full["causal_score_flops"] == full["score_flops"] / 2
+    scores = sliding["causal_score_flops"] + full["causal_score_flops"]
+    assert found["flops_per_token"]["attention_scores"] == scores
+    assert plain["flops_per_token"]["attention_scores"] == 2 * full["score_flops"]
+    assert (found["convention"], plain["convention"]) == ("causal", "exact")
+    assert found["parameters"]["embedding"] == 1000 * 2880
+    assert found["serving"]["experts_per_rank"] == 4
+    cached = 2 * 8 * 64 * 2 * 12  # keys and values, heads, width, bytes, layers of a kind
+    assert found["serving"]["cache_bytes_per_token"] == {"sliding": cached, "full": cached}
+    assert found["serving"]["cache_gb"] == pytest.approx(cached * (128 + 8192) / 1e9)

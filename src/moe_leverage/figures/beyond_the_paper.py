@@ -37,7 +37,7 @@ from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import JointLaw
 
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
-LABEL_STEP = 0.55  # of EL, between the names of neighbouring points
+LABEL_COLUMN = 0.42  # A at which the names stand, right of every model
 CROSSING_COLUMNS = ("granularity", "training_flops")
 
 
@@ -140,11 +140,11 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
     )
     for name, ratio, leverage, height in _label_heights(shown):
         ax.annotate(
-            name, (ratio, leverage), (ratio * 1.08, height), fontsize=9.5, va="center",
+            name, (ratio, leverage), (LABEL_COLUMN, height), fontsize=9, va="center",
             arrowprops={"arrowstyle": "-", "color": theme.colour("grid"), "shrinkA": 0},
         )  # fmt: skip
     log_axes(ax, "activation_ratio")
-    ax.set_xlim(0.013, 0.7)
+    ax.set_xlim(0.013, 1.7)
     plain_ticks(ax.xaxis, GALLERY_TICKS)
     ax.set_ylabel(axis_label("efficiency_leverage"))
     low, high = law.domain["compute"]
@@ -241,12 +241,12 @@ def losses_of_routing(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) 
 
 
 def _label_heights(shown: pd.DataFrame) -> list[tuple[str, float, float, float]]:
-    """Name, A, EL and the height of the label of every model, neighbours pushed apart."""
-    placed: list[tuple[str, float, float, float]] = []
+    """Name, A, EL and the height of the label of every model: one column, in the order of EL."""
     columns = shown.sort_values("efficiency_leverage")[
         ["model", "activation_ratio", "efficiency_leverage"]
     ]
-    for name, ratio, leverage in columns.to_numpy().tolist():
-        near = [height for _, other, _, height in placed if 1 / 2.5 < other / ratio < 2.5]
-        placed.append((name, ratio, leverage, max([leverage, *(h + LABEL_STEP for h in near)])))
-    return placed
+    low, high = columns["efficiency_leverage"].min(), columns["efficiency_leverage"].max()
+    heights = np.linspace(low, high, len(columns)).tolist()
+    return [
+        (*row, height) for row, height in zip(columns.to_numpy().tolist(), heights, strict=True)
+    ]
