@@ -73,7 +73,7 @@ def optimal_log_loss(theta: Array, product: Array) -> Array:
 
     >>> law = np.array([np.log([1.69, 406.4, 410.7]).tolist() + [0.34, 0.28]])
     >>> float(np.exp(optimal_log_loss(law, np.array([1e21])))[0, 0].round(3))
-    2.257
+    2.175
     """
     floor, a, b = np.exp(np.clip(theta[:, :3], -700, 700)).T[:, :, None]
     alpha, beta = np.maximum(theta[:, 3:].T, 1e-3)[:, :, None]
