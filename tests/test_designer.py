@@ -134,7 +134,7 @@ def test_both_laws_are_named_in_what_is_read(run):
     assert out[1] == "measured law: EL = 1.15 (1 to 1.28)"
     assert "rounding" in out[2]
     out = run(*at, 0.0461, "--compute", 5e12)[1].splitlines()
-    assert out[1] == "measured law: EL = 1.31 (1.01 to 1.57), extrapolated"
+    assert out[1] == "measured law: EL = 1.31 (1.03 to 1.57), extrapolated"
     out = run(*at, 0.0461, "--compute", 1e20)[1].splitlines()
     assert out[1].startswith("measured law: not at this scale: compute = 1e+20 FLOPs is")
     out = run(*at, 1, "--compute", 1e20)[1].splitlines()

@@ -63,7 +63,7 @@ def test_every_model_is_answered_by_every_law(name):
         assert row["in_domain"] or row["reason"], row
     values = [row["value"] for row in rows if row["law"] in {law.id for law in ANSWERING}]
     assert all(value is not None and 0.1 < value < 1e4 for value in values)
-    if not huggingface.load(name).model.is_moe:
+    if not huggingface.load(name).anatomy.is_moe:
         assert set(values) == {1.0}
 
 

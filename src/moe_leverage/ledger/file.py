@@ -20,10 +20,17 @@ import orjson
 from filelock import lock_descriptor
 
 from moe_leverage import paths
-from moe_leverage.accounting import count_forward_flops, count_parameters, count_training_flops
+from moe_leverage.accounting import (
+    ForwardFlops,
+    ParameterCount,
+    count_forward_flops,
+    count_parameters,
+    count_training_flops,
+)
 from moe_leverage.config import RunConfig, require, shown
 
 SCHEMA = 1  # of a line; a reader refuses any other
+FOREIGN = ("other", "state_updates")  # parts that models of other libraries have alone
 DIRECTORY = paths.DATA / "ledger"
 PLANS = "plans.json"  # beside the studies' files: role and identities of the runs of each
 ROLES = {  # what a study is for, which decides the analyses that read it
@@ -77,9 +84,14 @@ def describe(run: RunConfig) -> dict[str, Any]:
         },
         "num_tokens": run.num_tokens,
         "training_flops": count_training_flops(run),
-        "parameters": asdict(parameters),
-        "forward_flops": asdict(forward),
+        "parameters": _known_parts(parameters),
+        "forward_flops": _known_parts(forward),
     }
+
+
+def _known_parts(count: ParameterCount | ForwardFlops) -> dict[str, Any]:
+    """The parts of a count that a model of ours can have."""
+    return {name: value for name, value in asdict(count).items() if name not in FOREIGN}
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
