@@ -145,6 +145,16 @@ def test_pilots_excluded_and_unfinished_runs_are_not_looked_at():
         assert gates(joined) == gates(table)
 
 
+def test_a_cell_of_a_search_that_is_worse_may_be_out_of_balance():
+    table = sound()
+    cells = table[(table["role"] == "search") & table["is_moe"] & (table["budget_flops"] == 1e12)]
+    for place, holds in ((cells["loss_nats"].idxmax(), True), (cells["loss_nats"].idxmin(), False)):
+        load = [(30.0,) if p == place else old for p, old in table["load.max_over_mean"].items()]
+        found = gates(table.assign(**{"load.max_over_mean": load}))
+        (gate,) = [gate for gate in found if (gate.name, gate.study) == ("balanced", "tuning")]
+        assert gate.holds == holds
+
+
 def test_a_run_that_records_no_load_holds_no_balance():
     table = sound()
     table["load.max_over_mean"] = None

@@ -22,7 +22,12 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger
-from moe_leverage.analysis.reductions import isoflop_optima, widened_noise, with_law_names
+from moe_leverage.analysis.reductions import (
+    isoflop_optima,
+    near_optimal,
+    widened_noise,
+    with_law_names,
+)
 
 LEAST_GROWTH = 2.0  # of d_model^2 x layers, from the smallest budget to the largest
 LEAST_TUNED = 3  # budgets with the best cell inside the grid, in each family
@@ -155,12 +160,17 @@ def control(runs: pd.DataFrame) -> Iterator[Gate]:
 def balanced(runs: pd.DataFrame) -> Iterator[Gate]:
     """No layer of a run of the ladder's own recipe has a busiest expert or idle ones beyond limits.
 
-    Runs with another balance loss than the plain studies have are there to study balance.
+    Runs with another balance loss than the plain studies have are there to study balance; of a
+    search only the near-optimal cells count, since the others are there to be worse.
     """
     routed = runs[runs["is_moe"]]
     recipe = routed.loc[routed["role"] == "plain", "routing.balance_coefficient"].unique()
     if len(recipe):
         routed = routed[routed["routing.balance_coefficient"].isin(recipe)]
+    searched = routed[routed["role"] == "search"]
+    if len(searched):
+        best = near_optimal(with_law_names(searched))["run_id"]
+        routed = routed[(routed["role"] != "search") | routed["run_id"].isin(best)]
     for study, mine in routed.groupby("study"):
         busiest = _worst(mine, "load.max_over_mean")
         idle = _worst(mine, "load.idle_experts") / mine["num_experts"]

@@ -23,6 +23,7 @@ import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis.bootstrap import LEVEL, Groups, student_ratio
+from moe_leverage.analysis.gates import MOST_LOAD
 from moe_leverage.design.every_law import Asked, LawAnswer, answer
 from moe_leverage.evidence.sources import points_table
 from moe_leverage.theory.forms import FIXED_TOKENS, OWN_OPTIMUM, Layout
@@ -34,7 +35,6 @@ from moe_leverage.theory.statements import standing
 OURS = "this-book"
 DRAWS = 2_000
 SEED = 0
-BUSIEST = 4.0  # times the mean load: the gate of a router that uses its experts
 PUBLIC = "public runs"
 RANGES = (  # of training compute, FLOPs
     ("this book, below 1e13", 0.0, 1e13),
@@ -51,7 +51,7 @@ def our_points(fits: Path = paths.FITS) -> pd.DataFrame:
     """Leverages of our own ladder within its gates, read from its dense frontier.
 
     Kept are those that need no extrapolation, of mixtures whose busiest expert, in every layer and
-    run, serves at most `BUSIEST` times the mean: a collapsed router has fewer experts than it has.
+    run, serves at most `MOST_LOAD` times the mean: a collapsed router has fewer experts than it has.
     """
     path = fits / "leverage.csv"
     if not path.is_file():
@@ -60,7 +60,7 @@ def our_points(fits: Path = paths.FITS) -> pd.DataFrame:
     kept = (table["estimator"] == "frontier") & table["variant"].isna() & ~table["extrapolated"]
     kept &= (table["activation_ratio"] < 1) & table["low"].notna() & table["high"].notna()
     found = table[kept]
-    found = found[found["run_id"].map(_busiest) <= BUSIEST]
+    found = found[found["run_id"].map(_busiest) <= MOST_LOAD]
     return pd.DataFrame({
         "source": OURS, "title": "This book's ladder", "basis": OWN_OPTIMUM,
         "layout": found["activation_ratio"].map("{:.3g}".format)

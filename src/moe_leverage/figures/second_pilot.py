@@ -23,12 +23,12 @@ from scipy.stats import chi2, t
 
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import LEVEL
+from moe_leverage.analysis.gates import MOST_LOAD
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import note, percent, plain_ticks, power
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 
-MOST_LOAD = 4.0  # of the gate `balanced`
 MIN_SEEDS = 3  # below which no spread is shown
 COLUMNS = ("run_id", "budget_flops", "design", "recipe", "seed", "loss_nats", "busiest", "idle")
 BASE = "nothing"  # changed: the recipe of the noise pilot, of which the others change one part
