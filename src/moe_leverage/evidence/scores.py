@@ -51,7 +51,7 @@ def our_points(fits: Path = paths.FITS) -> pd.DataFrame:
     """Leverages of our own ladder within its gates, read from its dense frontier.
 
     Kept are those that need no extrapolation, of mixtures whose busiest expert, in every layer and
-    run, serves at most `MOST_LOAD` times the mean: a collapsed router has fewer experts than it has.
+    run, has at most `MOST_LOAD` times the mean: a collapsed router has fewer experts than it has.
     """
     path = fits / "leverage.csv"
     if not path.is_file():
