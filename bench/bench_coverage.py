@@ -55,7 +55,7 @@ def simulated(dense: int, moe: int, noise: float, seeds: int, seed: int) -> pd.D
         rows.append({"is_moe": True, "loss": loss, "truth": value} | axes)
     table = pd.DataFrame(rows).assign(shared_ratio=0.0)
     if seeds > 1:
-        table = pd.concat([table.assign(seed=one) for one in range(seeds)], ignore_index=True)
+        table = pd.concat([table.assign(seed=entry) for entry in range(seeds)], ignore_index=True)
     drawn = np.random.default_rng(seed).standard_normal(len(table))
     return table.assign(loss=table["loss"] * np.exp(noise * drawn))
 
@@ -108,8 +108,8 @@ def optima(sizes: int, sigma: float, seeds: int, seed: int) -> list[bool]:
 def covered(cell: str, simulations: int, workers: int = WORKERS) -> dict[str, float]:
     """The share of intervals of one cell that hold the truth, by quantity."""
     told = Parallel(n_jobs=workers)(delayed(once)(cell, seed) for seed in range(simulations))
-    names = dict.fromkeys(name for one in told for name in one)
-    hits = {name: [hit for one in told for hit in one.get(name, [])] for name in names}
+    names = dict.fromkeys(name for entry in told for name in entry)
+    hits = {name: [hit for entry in told for hit in entry.get(name, [])] for name in names}
     return {name: float(np.mean(hit)) for name, hit in hits.items() if hit}
 
 

@@ -80,8 +80,8 @@ def helps():
 
     def walk(command, path):
         below = getattr(command, "commands", {})
-        for name, one in below.items():
-            yield from walk(one, (*path, name))
+        for name, entry in below.items():
+            yield from walk(entry, (*path, name))
         yield path, [command.help or "", *(getattr(p, "help", "") or "" for p in command.params)]
 
     return list(walk(typer.main.get_command(cli.app), ()))

@@ -98,8 +98,8 @@ def test_gates_are_a_list_with_a_figure_each(here, call):
 def test_run_reports_failures_by_name_and_ends_with_one(here, call, monkeypatch):
     def fails(planned, *, pool, place, report):
         found = [
-            Outcome(study=one.study, run_id=one.run_id, state="failed", reason="disk full")
-            for one in planned
+            Outcome(study=task.study, run_id=task.run_id, state="failed", reason="disk full")
+            for task in planned
         ]
         for outcome in found:
             report(outcome)

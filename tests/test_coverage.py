@@ -19,5 +19,5 @@ def test_every_shape_noise_and_seeding_has_a_cell():
     assert len(CELLS) == len(set(CELLS)) == 16
     hits = once("8+5/1%/single", 0)
     assert len(hits["EL"]) == 5
-    assert all(isinstance(bool(hit), bool) for one in hits.values() for hit in one)
+    assert all(isinstance(bool(hit), bool) for entry in hits.values() for hit in entry)
     assert np.mean(hits["optimum"]) >= 0

@@ -203,8 +203,8 @@ def test_a_floor_that_is_not_identified_has_no_interval(tmp_path):
     fitted = record["fits"]["dense_loss"]
     assert fitted["identified"]["floor"] == "not identified"
     assert fitted["interval"]["floor"] is None
-    for one in record["fits"].values():
-        for ends in one["interval"].values():
+    for fit in record["fits"].values():
+        for ends in fit["interval"].values():
             assert ends is None or ends[0] < ends[1]
 
 

@@ -23,7 +23,7 @@ from moe_leverage.theory.printed import LAWS, Reading, find_law, printed_laws, r
 from moe_leverage.theory.statements import standing, verdict
 
 ANSWERING = [law for law in printed_laws() if law.form]
-STATEMENTS = [(law, one) for law in ANSWERING for one in law.statements]
+STATEMENTS = [(law, statement) for law in ANSWERING for statement in law.statements]
 MIXTRAL = huggingface.load("Mixtral-8x7B").model
 DECIDED = {"layout": Layout(activation_ratio=0.031, granularity=12), "compute": 1e20}
 
@@ -42,11 +42,11 @@ def test_the_readings_follow_from_the_statements():
     } == {10.0}
     assert read["krajewski-2024"]["params"] == "total"
     _, (_, other) = standing(find_law("krajewski-2024")).by_reading
-    assert sum(one.label == "discrepant" for one in other) >= 6
+    assert sum(entry.label == "discrepant" for entry in other) >= 6
 
 
 def test_the_book_audits_twenty_statements_of_other_papers():
-    labels = [one.label for one in audit_statements()]
+    labels = [audit_statement.label for audit_statement in audit_statements()]
     assert len(labels) == len(load_statements()) >= 20
     assert labels.count("discrepant") == 2
 
@@ -133,7 +133,7 @@ def test_what_no_dense_model_reaches_has_no_value():
 def test_a_model_without_a_variable_is_told_so_by_the_law_that_has_it_alone():
     asked = every_law.Asked(layout=Layout(activation_ratio=0.1), compute=1e20)
     said = {law.id: every_law.answer(law, asked) for law in ANSWERING}
-    silent = {name for name, one in said.items() if one.value is None}
+    silent = {name for name, answer in said.items() if answer.value is None}
     assert silent == {"tian-2025", "krajewski-2024"}
     assert all("granularity is a variable" in said[name].reason for name in silent)
 

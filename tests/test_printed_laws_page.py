@@ -85,7 +85,7 @@ def test_a_silent_law_says_why_and_a_dense_model_has_leverage_one(script):
     sparse, dense = said(script, [{"A": 0.1, "G": 2, "C": 1e20}, {"A": 1, "G": 2, "C": 1e20}])
     by_law = dict(zip([law.id for law in all_laws()][1:], sparse, strict=True))
     assert by_law["zhao-2025"]["reason"] == find_law("zhao-2025").missing
-    assert {one["value"] for one in dense} == {1, None}
+    assert {entry["value"] for entry in dense} == {1, None}
 
 
 def test_the_tables_are_light(script):

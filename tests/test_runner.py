@@ -178,8 +178,8 @@ def test_a_line_that_the_disk_cuts_short_costs_no_record(tmp_path):
 
 def test_a_ledger_saved_by_another_writer_is_not_trained_again(tmp_path):
     place, plan = toy_place(tmp_path), toy_plan(2)
-    for one in plan:
-        run_one(one, POOL, place)
+    for task in plan:
+        run_one(task, POOL, place)
     path = place.ledger / "toy.jsonl"
     lines = [json.dumps(json.loads(line), indent=None) for line in path.read_text().splitlines()]
     path.write_text("\n".join(lines))  # spaces after colons, no end of the last line

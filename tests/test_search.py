@@ -115,15 +115,15 @@ def test_the_objective_trades_leverage_for_memory():
     best, between, least = (
         design(Limits(compute=1e22, objective=weight), 1)[0].explanation for weight in (1, 0.5, 0)
     )
-    totals = [one.parameters["total"] for one in (best, between, least)]
+    totals = [entry.parameters["total"] for entry in (best, between, least)]
     assert totals[0] > totals[2]
     assert totals[0] >= totals[1] >= totals[2]
     assert best.published.value >= between.published.value > least.published.value
 
 
 def test_the_frontier_buys_leverage_with_parameters():
-    found = [one.explanation for one in search.frontier(Limits(compute=1e22))]
-    values = [one.published.value for one in found]
+    found = [entry.explanation for entry in search.frontier(Limits(compute=1e22))]
+    values = [entry.published.value for entry in found]
     assert len(found) >= 4
     assert values == sorted(values)
 

@@ -58,7 +58,7 @@ def shown(one):
 
 
 def snapshot():
-    return "".join(shown(one) + "\n" for planned in ALL.values() for one in planned)
+    return "".join(shown(task) + "\n" for planned in ALL.values() for task in planned)
 
 
 def test_the_plans_have_not_moved():
@@ -67,9 +67,9 @@ def test_the_plans_have_not_moved():
 
 
 def test_each_ladder_is_of_hundreds_of_runs_that_two_cores_train_within_a_day():
-    unique = {one.run_id: one for planned in ALL.values() for one in planned}
+    unique = {task.run_id: task for planned in ALL.values() for task in planned}
     for protocol, flops_per_second in ((1, status.ASSUMED_FLOPS_PER_SECOND), (2, COMPILED)):
-        ladder = [one.run for one in unique.values() if one.protocol == protocol]
+        ladder = [task.run for task in unique.values() if task.protocol == protocol]
         assert len(ladder) >= 300
         total = sum(count_training_flops(run) for run in ladder)
         assert total / flops_per_second / 2 < 24 * 3600
@@ -77,9 +77,9 @@ def test_each_ladder_is_of_hundreds_of_runs_that_two_cores_train_within_a_day():
 
 def test_the_dense_frontier_alone_goes_beyond_the_ladder():
     """So that the leverage of a mixture at the last budget is interpolated."""
-    ladder = [one for one in chain(*ALL.values()) if one.protocol == 1 and one.sweep != "dense"]
-    beyond = [one for one in ladder if one.point.budget_flops > BUDGETS[-1]]
-    assert {(one.study, one.sweep, one.point.dense) for one in beyond} == {
+    ladder = [task for task in chain(*ALL.values()) if task.protocol == 1 and task.sweep != "dense"]
+    beyond = [task for task in ladder if task.point.budget_flops > BUDGETS[-1]]
+    assert {(task.study, task.sweep, task.point.dense) for task in beyond} == {
         ("activation", "dense-frontier", True),
         ("activation", "dense-reach", True),
     }
@@ -87,21 +87,21 @@ def test_the_dense_frontier_alone_goes_beyond_the_ladder():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_run_keeps_its_budget_and_survives_its_own_json(name):
-    for one in ALL[name]:
-        if one.sweep != "dense" or name != "nano-beta":
-            spent = count_training_flops(one.run)
-            step = spent / one.run.num_steps
-            assert abs(spent - one.point.budget_flops) <= step
-        assert RunConfig.from_dict(json.loads(json.dumps(one.run.to_dict()))) == one.run
-        assert one.run.num_tokens < 64_000_000
-        assert one.run.model.d_expert % 4 == 0
+    for task in ALL[name]:
+        if task.sweep != "dense" or name != "nano-beta":
+            spent = count_training_flops(task.run)
+            step = spent / task.run.num_steps
+            assert abs(spent - task.point.budget_flops) <= step
+        assert RunConfig.from_dict(json.loads(json.dumps(task.run.to_dict()))) == task.run
+        assert task.run.num_tokens < 64_000_000
+        assert task.run.model.d_expert % 4 == 0
 
 
 def axis(name, quantity, compute):
     return sorted({
-        round(getattr(one.run.model, quantity), 4)
-        for one in ALL[name]
-        if one.point.budget_flops == compute and not one.point.dense
+        round(getattr(task.run.model, quantity), 4)
+        for task in ALL[name]
+        if task.point.budget_flops == compute and not task.point.dense
     })  # fmt: skip
 
 
@@ -110,7 +110,9 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
         assert axis("activation", "num_experts", budget) == [2, 4, 8, 16, 32, 64, 128, 256]
         assert axis("activation", "granularity", budget) == [2.0]
         found = axis("granularity", "granularity", budget)
-        wanted = [g for g in (2, 4, 6, 8, 12, 16) if any(abs(g - one) <= 0.15 * g for one in found)]
+        wanted = [
+            g for g in (2, 4, 6, 8, 12, 16) if any(abs(g - task) <= 0.15 * g for task in found)
+        ]
         assert found == pytest.approx(wanted, rel=0.15)
         assert len(found) >= 4  # not every width has room for all in whole experts
         for ratio in axis("granularity", "activation_ratio", budget):
@@ -119,41 +121,45 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
         assert axis("dense-first", "num_dense_layers", budget) == [0, 1]
     assert axis("activation", "num_experts", BUDGETS[-1]) == [8, 64, 256]
     assert axis("granularity", "granularity", BUDGETS[-1]) == [2, 8]
-    assert {one.run.model.routing.balance_coefficient for one in ALL["balance"]} == {0.001}
-    assert {one.run.model.routing.score for one in ALL["bias-routing"]} == {"softmax", "sigmoid"}
-    assert {one.run.model.num_experts for one in ALL["nano-beta"]} == {0, 384}
+    assert {task.run.model.routing.balance_coefficient for task in ALL["balance"]} == {0.001}
+    assert {task.run.model.routing.score for task in ALL["bias-routing"]} == {"softmax", "sigmoid"}
+    assert {task.run.model.num_experts for task in ALL["nano-beta"]} == {0, 384}
 
 
 def test_dense_first_layers_cost_what_the_experts_they_replace_cost():
     for budget in LADDER:
-        routed = [one.run.model for one in ALL["dense-first"] if one.point.budget_flops == budget]
+        routed = [
+            task.run.model for task in ALL["dense-first"] if task.point.budget_flops == budget
+        ]
         flops = [count_forward_flops(model, SEQUENCE_LENGTH) for model in routed]
-        without_router = [one.total - one.router for one in flops]
+        without_router = [task.total - task.router for task in flops]
         assert max(without_router) == pytest.approx(min(without_router), rel=1e-12)
 
 
 def test_attention_takes_the_share_asked_for_at_equal_cost():
-    for one in ALL["attention"]:
-        flops = count_forward_flops(one.run.model, SEQUENCE_LENGTH)
+    for task in ALL["attention"]:
+        flops = count_forward_flops(task.run.model, SEQUENCE_LENGTH)
         attention = flops.attention_projections + flops.attention_scores
-        assert attention / flops.non_embedding == pytest.approx(one.point.attention_share, abs=0.06)
+        assert attention / flops.non_embedding == pytest.approx(
+            task.point.attention_share, abs=0.06
+        )
     for budget in LADDER:
         costs = [
-            count_forward_flops(one.run.model, SEQUENCE_LENGTH).non_embedding
-            for one in ALL["attention"]
-            if one.point.budget_flops == budget
+            count_forward_flops(task.run.model, SEQUENCE_LENGTH).non_embedding
+            for task in ALL["attention"]
+            if task.point.budget_flops == budget
         ]
         assert max(costs) < 1.05 * min(costs)
 
 
 def test_the_joint_design_fills_its_box_off_the_axes():
-    points = [one.run.model for one in ALL["joint"]]
+    points = [task.run.model for task in ALL["joint"]]
     assert len(points) == 24
     assert min(model.activation_ratio for model in points) < 0.04
     assert max(model.activation_ratio for model in points) > 0.3
-    assert len({one.point.budget_flops for one in ALL["joint"]}) == 24
-    others = {one.run_id for name, runs in ALL.items() if name != "joint" for one in runs}
-    assert not others & {one.run_id for one in ALL["joint"]}
+    assert len({task.point.budget_flops for task in ALL["joint"]}) == 24
+    others = {task.run_id for name, runs in ALL.items() if name != "joint" for task in runs}
+    assert not others & {task.run_id for task in ALL["joint"]}
 
 
 def test_rates_and_batches_come_from_the_law_of_the_family():
@@ -190,9 +196,9 @@ def test_models_of_the_second_ladder_have_the_body_of_their_own_budget(dense):
 
 def test_the_second_ladder_has_one_recipe_but_for_its_pilots():
     """The baseline gets the recipe of what it is compared with; only the text scored is more."""
-    for one in chain(*ALL.values()):
-        if one.protocol == 2 and STUDIES[one.study].role != "pilot":
-            run, routing = one.run, one.run.model.routing
+    for task in chain(*ALL.values()):
+        if task.protocol == 2 and STUDIES[task.study].role != "pilot":
+            run, routing = task.run, task.run.model.routing
             assert run.validation_tokens == 1_000_000
             assert (run.adam_beta2, run.decay, run.model.qk_norm) == (0.95, "exponential", "none")
             if run.model.is_moe:
@@ -223,11 +229,11 @@ def test_studies_refuse_to_plan_before_their_laws_are_measured():
 
 
 def test_later_laws_do_not_move_earlier_studies():
-    early = [one.run_id for one in plan("hparams", Laws())]
-    assert early == [one.run_id for one in ALL["hparams"]]
+    early = [task.run_id for task in plan("hparams", Laws())]
+    assert early == [task.run_id for task in ALL["hparams"]]
     without = Laws(first_hyperparameters=LAWS.first_hyperparameters)
-    assert [one.run_id for one in plan("allocation", without)] == [
-        one.run_id for one in ALL["allocation"]
+    assert [task.run_id for task in plan("allocation", without)] == [
+        task.run_id for task in ALL["allocation"]
     ]
 
 
@@ -255,8 +261,8 @@ def test_a_study_of_a_new_axis_is_one_entry_of_the_catalogue(monkeypatch):
     monkeypatch.setitem(STUDIES, "optimiser", study)
     planned = plan("optimiser", Laws())
     assert len(planned) == 6
-    assert {one.run.adam_beta2 for one in planned} == {0.9, 0.95, 0.99}
-    assert {one.run.model.is_moe for one in planned} == {False, True}
+    assert {task.run.adam_beta2 for task in planned} == {0.9, 0.95, 0.99}
+    assert {task.run.model.is_moe for task in planned} == {False, True}
 
 
 DENSE_TOO = {"dense": (False, True)}
@@ -301,15 +307,15 @@ def test_names_that_some_points_do_without_are_declared():
 
 def synthetic(runs, loss):
     return [
-        ledger.describe(one.run)
+        ledger.describe(task.run)
         | {
-            "study": one.study,
+            "study": task.study,
             "status": "ok",
-            "steps_done": one.run.num_steps,
-            "validation_loss_nats": float(loss(one)),
+            "steps_done": task.run.num_steps,
+            "validation_loss_nats": float(loss(task)),
             "flops_per_second": 1e10,
         }
-        for one in runs
+        for task in runs
     ]
 
 
@@ -343,7 +349,7 @@ def test_best_cells_are_repeated_once_their_grid_is_complete(place):
     write(place, "hparams", synthetic(grid[-1:], bowl))
     repeats = status.plan_now("hparams", place)
     assert len(repeats) == len(grid) + 6 * 2
-    assert {one.run.seed for one in repeats} == {0, 1, 2}
+    assert {task.run.seed for task in repeats} == {0, 1, 2}
 
 
 def test_adoption_binds_the_laws_that_the_runs_follow(place):
@@ -449,7 +455,7 @@ def test_a_study_is_complete_when_all_it_plans_is_recorded(place):
     assert status.verify(place) == []
     assert ledger.standing("hparams", place.ledger).words == "hparams: 120 of 132 runs"
     have = ledger.statuses(place.ledger / "hparams.jsonl")
-    again = [one for one in status.plan_now("hparams", place) if one.run_id not in have]
+    again = [task for task in status.plan_now("hparams", place) if task.run_id not in have]
     write(place, "hparams", synthetic(again, bowl))
     assert ledger.standing("hparams", place.ledger).is_complete
 

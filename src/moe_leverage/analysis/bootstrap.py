@@ -69,13 +69,15 @@ def _apart(samples: Array, minima: Array) -> Array:
 def resampled(problem: Problem, minima: Array, weights: Array) -> Solution:
     """The lowest that each row of weights reaches from any of the minima."""
     found = [
-        minimise(problem, np.repeat(one[None], len(weights), axis=0), weights=weights)
-        for one in minima
+        minimise(problem, np.repeat(entry[None], len(weights), axis=0), weights=weights)
+        for entry in minima
     ]
-    lowest = np.argmin([one.objective for one in found], axis=0)
+    lowest = np.argmin([entry.objective for entry in found], axis=0)
     rows = np.arange(len(weights))
     parts = ("theta", "objective", "converged", "iterations")
-    kept = {name: np.stack([getattr(one, name) for one in found])[lowest, rows] for name in parts}
+    kept = {
+        name: np.stack([getattr(entry, name) for entry in found])[lowest, rows] for name in parts
+    }
     return Solution(**kept)
 
 

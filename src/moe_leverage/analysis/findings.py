@@ -262,7 +262,7 @@ def lone_curves(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
         fits, skipped = family_curves(best, resamples=resamples, seed=seed)
         for kind, law in (("loss", FlooredPowerLaw), ("loss_power", PowerLaw)):
             fitted = next(
-                (one for name, one in fits.items() if name.endswith(f", {law.__name__}")), None
+                (fit for name, fit in fits.items() if name.endswith(f", {law.__name__}")), None
             )
             if fitted is not None:
                 found.fits[f"{family}_{kind}"] = _described(fitted, "loss", family)

@@ -333,7 +333,7 @@ def _frontier_warnings(
     frontier: pd.DataFrame, optimal: pd.DataFrame, dense: pd.DataFrame, envelope: Envelope
 ) -> list[str]:
     """How far the dense runs are off, where the two frontiers differ by more than intervals."""
-    ours, theirs = (one.reset_index(drop=True) for one in (frontier, optimal))
+    ours, theirs = (entry.reset_index(drop=True) for entry in (frontier, optimal))
     gap = np.log(ours["efficiency_leverage"] / theirs["efficiency_leverage"])
     above, below = (
         np.log(ours["efficiency_leverage"] / ours["low"]),

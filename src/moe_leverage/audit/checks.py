@@ -288,7 +288,7 @@ def statement(law: str, statement: str) -> Finding:
     """What another paper's law gives for a statement of that paper, under the reading used."""
     printed = find_law(law)
     stands = standing(printed)
-    found = {one.statement.id: one for one in stands.verdicts}
+    found = {verdict.statement.id: verdict for verdict in stands.verdicts}
     require(statement in found, "statement", statement, f"must be one of {', '.join(found)}")
     one = found[statement]
     says = (stands.reading or printed.readings[0]).says

@@ -170,22 +170,22 @@ def load_statements() -> tuple[Claim, ...]:
     """
     return tuple(
         Claim(
-            id=one.id,
-            locator=one.locator,
-            says=one.says,
+            id=statement.id,
+            locator=statement.locator,
+            says=statement.says,
             kind="law",
             chapter=OTHER_LAWS,
-            published=one.published,
-            unit=one.unit,
-            relation=one.relation,
-            tolerance=one.tolerance,
-            because=one.because,
-            matters=one.matters,
+            published=statement.published,
+            unit=statement.unit,
+            relation=statement.relation,
+            tolerance=statement.tolerance,
+            because=statement.because,
+            matters=statement.matters,
             law=law.id,
-            check={"name": "statement", "law": law.id, "statement": one.id},
+            check={"name": "statement", "law": law.id, "statement": statement.id},
         )
         for law in printed_laws()
-        for one in law.statements
+        for statement in law.statements
     )
 
 

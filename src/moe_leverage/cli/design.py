@@ -105,7 +105,7 @@ def explain(
     )
     asked = printed.asked_of(found) if laws else ()
     if as_json:
-        more = {"laws": [asdict(one) for one in asked]} if laws else {}
+        more = {"laws": [asdict(answer) for answer in asked]} if laws else {}
         typer.echo(json.dumps(found.to_dict() | more, indent=2, allow_nan=False))
         return
     _print_explanation(found)
@@ -229,8 +229,8 @@ def design(
     if as_json:
         found = {
             "limits": asdict(limits),
-            "designs": [one.to_dict() for one in designs],
-            "frontier": [_on_frontier(one) for one in frontier],
+            "designs": [design.to_dict() for design in designs],
+            "frontier": [_on_frontier(entry) for entry in frontier],
         }
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
@@ -266,13 +266,13 @@ def compare(
         except ValueError as error:
             raise ValueError(f"{config}: {error}") from error
     if as_json:
-        typer.echo(json.dumps([one.to_dict() for one in found], indent=2, allow_nan=False))
+        typer.echo(json.dumps([entry.to_dict() for entry in found], indent=2, allow_nan=False))
     else:
-        _print_table([one.name for one in found], [_summary(one) for one in found])
+        _print_table([entry.name for entry in found], [_summary(entry) for entry in found])
         typer.echo(IN_PARENTHESES)
-        for one in found:
-            _print_notes(_told(one), one.assumptions, one.name)
-            _print_unused(one, one.name)
+        for entry in found:
+            _print_notes(_told(entry), entry.assumptions, entry.name)
+            _print_unused(entry, entry.name)
 
 
 def _summary(found: Explanation) -> dict[str, str]:
@@ -319,18 +319,19 @@ def _print_explanation(found: Explanation) -> None:
 
 def _print_kinds(found: Explanation) -> None:
     """The layers by the way they mix positions, and the experts where layers differ."""
-    for one in found.mixers:
-        seen = f", the last {one['window']} positions" if one["window"] else ""
-        line = f"{one['layers']} layers: {one['kind']}{seen}"
-        if one["score_flops"]:
-            square, causal = one["score_flops"], one["causal_score_flops"]
+    for mixer in found.mixers:
+        seen = f", the last {mixer['window']} positions" if mixer["window"] else ""
+        line = f"{mixer['layers']} layers: {mixer['kind']}{seen}"
+        if mixer["score_flops"]:
+            square, causal = mixer["score_flops"], mixer["causal_score_flops"]
             line += f"; scores {square:.4g} FLOPs a token over the square, {causal:.4g} causal"
         typer.echo(line)
-    for one in found.experts if len(found.experts) > 1 else ():
+    for expert in found.experts if len(found.experts) > 1 else ():
         typer.echo(
-            f"{one['layers']} MoE layers: {one['num_active_experts']} of {one['num_experts']} "
-            f"experts {one['d_expert']} wide, {one['num_shared_experts']} shared; "
-            f"A {one['activation_ratio']:.4g}, G {one['granularity']:.3g}"
+            f"{expert['layers']} MoE layers: {expert['num_active_experts']} of "
+            f"{expert['num_experts']} experts {expert['d_expert']} wide, "
+            f"{expert['num_shared_experts']} shared; "
+            f"A {expert['activation_ratio']:.4g}, G {expert['granularity']:.3g}"
         )
 
 
@@ -359,8 +360,8 @@ def _print_unused(found: Explanation, name: str = "") -> None:
 
 def _print_designs(designs: list[Design], hf: Path | None) -> None:
     rows = []
-    for one in designs:
-        model = one.model
+    for design in designs:
+        model = design.model
         rows.append(
             {
                 "layers": f"{model.num_layers}, {model.num_dense_layers} dense",
@@ -369,15 +370,15 @@ def _print_designs(designs: list[Design], hf: Path | None) -> None:
                 "experts": f"{model.num_active_experts} of {model.num_experts}, "
                 f"{model.num_shared_experts} shared",
                 "d_expert": f"{model.d_expert}",
-                "learning rate": f"{one.learning_rate:.3g}",
-                "batch": f"{one.batch_sequences} x {one.explanation.sequence_length}",
+                "learning rate": f"{design.learning_rate:.3g}",
+                "batch": f"{design.batch_sequences} x {design.explanation.sequence_length}",
             }
-            | _summary(one.explanation)
-            | {"a rank": f"{one.memory_per_rank_gb:.4g} GB"}
+            | _summary(design.explanation)
+            | {"a rank": f"{design.memory_per_rank_gb:.4g} GB"}
         )
     _print_table([f"design {i + 1}" for i in range(len(designs))], rows)
-    for i, one in enumerate(designs):
-        for bound in one.binding:
+    for i, design in enumerate(designs):
+        for bound in design.binding:
             typer.echo(f"design {i + 1}: {bound.constraint} binds: {bound.reason}")
     typer.echo(IN_PARENTHESES)
     _print_notes(_told(designs[0].explanation), designs[0].explanation.assumptions)
@@ -418,13 +419,13 @@ def _print_frontier(designs: list[Design]) -> None:
     )
     rows = [
         {
-            "A": f"{one.explanation.activation_ratio:.4g}",
-            "G": f"{one.explanation.granularity:.3g}",
-            "EL": f"{one.explanation.published.value:.3g}",
+            "A": f"{design.explanation.activation_ratio:.4g}",
+            "G": f"{design.explanation.granularity:.3g}",
+            "EL": f"{design.explanation.published.value:.3g}",
         }
-        for one in designs
+        for design in designs
     ]
-    _print_table([_billions(one.explanation.parameters["total"]) for one in designs], rows)
+    _print_table([_billions(design.explanation.parameters["total"]) for design in designs], rows)
     typer.echo("To check a design, train it and its dense equal small: moe-leverage study --help")
 
 

@@ -136,7 +136,7 @@ def _print(record: dict[str, Any], table: RunsTable, report: Path | None) -> Non
     if record["leverage"]:
         console.print(_leverage_table(record["leverage"]))
     fits = Table("fit", "equation", "points", "coefficients", title="Fitted laws")
-    whole = {name: one for name, one in record["fits"].items() if one["role"] == "law"}
+    whole = {name: fit for name, fit in record["fits"].items() if fit["role"] == "law"}
     for name, fitted in whole.items():
         cells = (name, fitted["equation"], str(fitted["num_points"]), _coefficients(fitted))
         fits.add_row(*map(Text, cells))

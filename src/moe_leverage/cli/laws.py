@@ -36,11 +36,13 @@ def laws(
         typer.echo(f"{law.id}: {law.title} (arXiv {law.arxiv}, {law.locator})")
         read = f"read so: {stands.reading.says}" if stands.reading else "no reading returns all"
         typer.echo(f"    {law.missing or read}")
-        for one in stands.verdicts:
-            published = one.statement.published
-            sign = "" if one.statement.relation == "equals" else f"{one.statement.relation} "
-            said = f"{one.statement.says}: {one.value:.4g}, printed {sign}{published}"
-            typer.echo(f"    {one.label}: {said}")
+        for verdict in stands.verdicts:
+            published = verdict.statement.published
+            sign = (
+                "" if verdict.statement.relation == "equals" else f"{verdict.statement.relation} "
+            )
+            said = f"{verdict.statement.says}: {verdict.value:.4g}, printed {sign}{published}"
+            typer.echo(f"    {verdict.label}: {said}")
 
 
 def asked_of(found: Explanation, law: str = "all") -> Answers:
@@ -62,7 +64,7 @@ def asked_at(found: Prediction, law: str) -> Answers:
 def say(answers: Answers, name: str, compute: float, as_json: bool) -> None:
     """Print the answers as JSON or as a table."""
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in answers], indent=2, allow_nan=False))
+        typer.echo(json.dumps([asdict(answer) for answer in answers], indent=2, allow_nan=False))
     else:
         show(answers, name, compute)
 
@@ -75,15 +77,15 @@ def show(answers: Answers, name: str, compute: float) -> None:
 
     head = ("law", "EL", "on", "at its tokens")
     table = Table(*head, box=box.SIMPLE_HEAD, title=f"{name} at {compute:.3g} FLOPs")
-    for one in answers:
-        mark = "" if one.in_domain or one.value is None else " *"
-        cells = (_number(one.value) + mark, one.basis or "-", _number(one.at_its_tokens))
-        table.add_row(one.title, *cells)
+    for answer in answers:
+        mark = "" if answer.in_domain or answer.value is None else " *"
+        cells = (_number(answer.value) + mark, answer.basis or "-", _number(answer.at_its_tokens))
+        table.add_row(answer.title, *cells)
     Console().print(table)
     typer.echo("*: extrapolated beyond the runs behind the law.")
-    for one in answers:
-        if one.reason:
-            typer.echo(f"{one.title}: {one.reason}")
+    for answer in answers:
+        if answer.reason:
+            typer.echo(f"{answer.title}: {answer.reason}")
 
 
 def _number(value: float | None) -> str:

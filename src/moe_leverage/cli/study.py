@@ -69,11 +69,11 @@ def plan(study: str, as_json: Json = False) -> None:
     seconds = status.predicted_seconds(planned, place)
     have = ledger.statuses(place.ledger / f"{study}.jsonl")
     rows = [
-        _described(one) | {
-            "predicted_minutes": round(seconds[one.run_id] / 60, 2),
-            "state": have.get(one.run_id, "missing"),
+        _described(task) | {
+            "predicted_minutes": round(seconds[task.run_id] / 60, 2),
+            "state": have.get(task.run_id, "missing"),
         }
-        for one in planned
+        for task in planned
     ]  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows))
@@ -140,20 +140,22 @@ def run(
         typer.echo(_power(yours), err=True)
     outcomes = rounds.run_rounds(names or studies or (), pool, place, progress=_progress)
     status.pin(place, *names)
-    failures = [one for one in outcomes if one.state == "failed"]
+    failures = [outcome for outcome in outcomes if outcome.state == "failed"]
     if as_json:
-        rows = [{name: getattr(one, name) for name in one.__slots__} for one in outcomes]
+        rows = [
+            {name: getattr(outcome, name) for name in outcome.__slots__} for outcome in outcomes
+        ]
         typer.echo(json.dumps({"tally": runner.tally(outcomes), "runs": rows}))
     else:
         counts = [f"{count} {state}" for state, count in runner.tally(outcomes).items()]
         typer.echo(", ".join(counts) or "nothing was missing")
-        for one in failures:
-            typer.echo(f"{one.study} {one.run_id} failed: {one.reason}", err=True)
+        for outcome in failures:
+            typer.echo(f"{outcome.study} {outcome.run_id} failed: {outcome.reason}", err=True)
         if yours:
             _report(yours)
     if failures:
         raise typer.Exit(1)
-    if any(one.state == "stopped" for one in outcomes):
+    if any(outcome.state == "stopped" for outcome in outcomes):
         raise typer.Exit(130)
 
 
@@ -327,24 +329,24 @@ def _report(found: YourStudy) -> None:
             )
 
 
-def _described(one: Planned) -> dict[str, Any]:
+def _described(task: Planned) -> dict[str, Any]:
     from moe_leverage.accounting import count_training_flops
 
-    model = one.run.model
+    model = task.run.model
     axes = ("activation_ratio", "granularity", "shared_ratio", "num_experts", "num_active_experts")
     sizes = ("num_shared_experts", "d_model", "d_expert", "num_layers", "num_dense_layers")
     return {
-        "study": one.study,
-        "sweep": one.sweep,
-        "run_id": one.run_id,
-        "budget_flops": one.point.budget_flops,
-        "training_flops": count_training_flops(one.run),
+        "study": task.study,
+        "sweep": task.sweep,
+        "run_id": task.run_id,
+        "budget_flops": task.point.budget_flops,
+        "training_flops": count_training_flops(task.run),
         **{name: getattr(model, name) for name in axes + sizes},
-        "learning_rate": one.run.learning_rate,
-        "batch_tokens": one.run.batch_tokens,
-        "num_steps": one.run.num_steps,
-        "num_tokens": one.run.num_tokens,
-        "seed": one.run.seed,
+        "learning_rate": task.run.learning_rate,
+        "batch_tokens": task.run.batch_tokens,
+        "num_steps": task.run.num_steps,
+        "num_tokens": task.run.num_tokens,
+        "seed": task.run.seed,
     }
 
 
@@ -359,7 +361,7 @@ def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcom
 
     console = Console(stderr=True)
     costs = predicted_seconds(waiting, place)
-    left = {one.run_id: one for one in waiting}
+    left = {task.run_id: task for task in waiting}
     columns = (
         TextColumn("{task.fields[runs]} of {task.fields[planned]} runs"),
         BarColumn(),
@@ -369,8 +371,8 @@ def _progress(waiting: list[Planned], place: Place) -> Iterator[Callable[[Outcom
 
     def rest() -> float:
         return sum(
-            costs[one.run_id] * (1 - steps_done(one, place) / one.run.num_steps)
-            for one in list(left.values())
+            costs[task.run_id] * (1 - steps_done(task, place) / task.run.num_steps)
+            for task in list(left.values())
         )
 
     begun, whole, rest_at_first = time.monotonic(), sum(costs.values()), rest()

@@ -126,31 +126,35 @@ class Anatomy:
     @property
     def activation_ratio(self) -> float:
         """A, mean over the MoE layers; 1 for a dense model."""
-        return self._mean([one.activation_ratio for one in self.experts]) if self.experts else 1.0
+        return (
+            self._mean([expert.activation_ratio for expert in self.experts])
+            if self.experts
+            else 1.0
+        )
 
     @property
     def shared_ratio(self) -> float:
         """S, mean over the MoE layers; 0 for a dense model."""
-        return self._mean([one.shared_ratio for one in self.experts]) if self.experts else 0.0
+        return self._mean([expert.shared_ratio for expert in self.experts]) if self.experts else 0.0
 
     @property
     def granularity(self) -> float:
         """G, mean over the MoE layers; 2 d_model / d_ffn if dense, 0 where there is no FFN."""
         if not self.experts:
             return 2 * self.d_model / self.d_ffn if self.d_ffn else 0.0
-        return self._mean([one.granularity for one in self.experts])
+        return self._mean([expert.granularity for expert in self.experts])
 
     def forward_flops(self, sequence_length: int, *, causal: bool = False) -> ForwardFlops:
         """FLOPs of one token's forward pass, exact, or with half the square under `causal`."""
         whole = isinstance(sequence_length, int) and sequence_length >= 1
         require(whole, "sequence_length", sequence_length, "must be a whole number >= 1")
-        scores = sum(one.score_flops(sequence_length, causal=causal) for one in self.mixers)
+        scores = sum(mixer.score_flops(sequence_length, causal=causal) for mixer in self.mixers)
         return replace(self.products, attention_scores=scores)
 
     def _mean(self, values: Sequence[float]) -> float:
         if len(values) == 1:
             return values[0]
-        layers = [one.layers for one in self.experts]
+        layers = [expert.layers for expert in self.experts]
         return sum(v * n for v, n in zip(values, layers, strict=True)) / sum(layers)
 
 

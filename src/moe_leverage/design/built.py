@@ -72,12 +72,12 @@ def build(raw: Mapping[str, Any]) -> Built:
         d_model=d_model,
         vocab_size=int(embedding.shape[0]),
         parameters=parameters_of(parts, shares),
-        products=products_of(parts, shares, sum(one.layers * one.state for one in mixers)),
+        products=products_of(parts, shares, sum(mixer.layers * mixer.state for mixer in mixers)),
         mixers=mixers,
         experts=experts,
         d_ffn=dense_width(parts),
     )
-    if any(one.state for one in mixers):
+    if any(mixer.state for mixer in mixers):
         notes.append(f"state_updates is an estimate: {STATE_FLOPS} FLOPs a number of each state")
     return Built(anatomy=anatomy, notes=(*notes, *said), unused=unused)
 
@@ -177,7 +177,7 @@ def _unused(raw: Mapping[str, Any], config: Any, model: Any) -> tuple[str, ...]:
     A class takes what it does not know without a word; some of it, older spellings, it reads.
     """
     strange = [key for key in unknown(raw, config) if is_structural(key)]
-    modules = (inspect.getmodule(type(one)) for one in (config, model))
+    modules = (inspect.getmodule(type(entry)) for entry in (config, model))
     source = "\n".join(inspect.getsource(module) for module in modules if module and strange)
     return tuple(key for key in strange if not re.search(rf"\b{re.escape(key)}\b", source))
 

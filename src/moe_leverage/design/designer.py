@@ -237,11 +237,13 @@ def serving(anatomy: Anatomy, sequence_length: int, expert_parallel: int = 1) ->
     count = anatomy.parameters
     held = count.total - count.routed_experts * (1 - 1 / expert_parallel)
     growing: dict[str, float] = {}
-    for one in anatomy.mixers:
-        if one.cached:
-            growing[one.kind] = growing.get(one.kind, 0.0) + CACHE_BYTES * one.layers * one.cached
-    cache = sum(one.cached_numbers(sequence_length) for one in anatomy.mixers) * CACHE_BYTES
-    experts = max((one.num_experts for one in anatomy.experts), default=0)
+    for mixer in anatomy.mixers:
+        if mixer.cached:
+            growing[mixer.kind] = (
+                growing.get(mixer.kind, 0.0) + CACHE_BYTES * mixer.layers * mixer.cached
+            )
+    cache = sum(mixer.cached_numbers(sequence_length) for mixer in anatomy.mixers) * CACHE_BYTES
+    experts = max((expert.num_experts for expert in anatomy.experts), default=0)
     return Serving(
         weights_gb={name: count.total * size / GIGABYTE for name, size in PRECISIONS.items()},
         cache_bytes_per_token=growing,
@@ -257,27 +259,27 @@ def _mixer_rows(anatomy: Anatomy, length: int) -> tuple[dict[str, Any], ...]:
     """Each kind of layer with its scores over the full square and over what its mask leaves."""
     return tuple(
         {
-            "kind": one.kind,
-            "layers": one.layers,
-            "window": one.window,
-            "score_flops": one.score_flops(length),
-            "causal_score_flops": one.score_flops(length, causal=True),
-            "cached_numbers_per_token": one.layers * one.cached,
-            "state_numbers": one.layers * one.state,
+            "kind": mixer.kind,
+            "layers": mixer.layers,
+            "window": mixer.window,
+            "score_flops": mixer.score_flops(length),
+            "causal_score_flops": mixer.score_flops(length, causal=True),
+            "cached_numbers_per_token": mixer.layers * mixer.cached,
+            "state_numbers": mixer.layers * mixer.state,
         }
-        for one in anatomy.mixers
+        for mixer in anatomy.mixers
     )
 
 
 def _expert_rows(anatomy: Anatomy) -> tuple[dict[str, Any], ...]:
     return tuple(
-        asdict(one)
+        asdict(expert)
         | {
-            "activation_ratio": one.activation_ratio,
-            "granularity": one.granularity,
-            "shared_ratio": one.shared_ratio,
+            "activation_ratio": expert.activation_ratio,
+            "granularity": expert.granularity,
+            "shared_ratio": expert.shared_ratio,
         }
-        for one in anatomy.experts
+        for expert in anatomy.experts
     )
 
 
@@ -286,10 +288,10 @@ def _axes_notes(anatomy: Anatomy) -> Sequence[str]:
     if len(anatomy.experts) > 1:
         kinds = len(anatomy.experts)
         notes.append(f"MoE layers are of {kinds} kinds: A, G and S are means over the layers")
-    for one in anatomy.experts:
-        whole = one.num_shared_experts * one.d_expert
-        if one.num_shared_experts > 1 and one.d_shared == whole:
-            said = f"{one.d_shared} wide: {one.num_shared_experts} of {one.d_expert}"
+    for expert in anatomy.experts:
+        whole = expert.num_shared_experts * expert.d_expert
+        if expert.num_shared_experts > 1 and expert.d_shared == whole:
+            said = f"{expert.d_shared} wide: {expert.num_shared_experts} of {expert.d_expert}"
             notes.append(f"shared experts are {said}")
     return tuple(dict.fromkeys(notes))
 

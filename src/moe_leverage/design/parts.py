@@ -133,7 +133,7 @@ def experts_of(
         shares[layer] = chosen / number
         d_expert = _expert_width(routed, config, d_model)
         d_shared = _shared_width(own)
-        one = Experts(
+        experts = Experts(
             layers=1,
             num_experts=number,
             num_active_experts=chosen,
@@ -144,8 +144,8 @@ def experts_of(
             d_shared=d_shared,
             d_model=d_model,
         )
-        found[one] = found.get(one, 0) + 1
-    return tuple(replace(one, layers=layers) for one, layers in found.items()), shares
+        found[experts] = found.get(experts, 0) + 1
+    return tuple(replace(experts, layers=layers) for experts, layers in found.items()), shares
 
 
 def shared_number(d_shared: int, d_expert: int, said: int) -> int:

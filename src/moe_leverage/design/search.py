@@ -178,7 +178,7 @@ def frontier(limits: Limits, count: int = 6) -> list[Design]:
             found += design(replace(limits, objective=1.0, max_total_params=float(total)), 1)
         except ValueError:
             continue  # no shape of this budget is that small
-    sizes = {one.explanation.parameters["total"]: one for one in (*found, free)}
+    sizes = {entry.explanation.parameters["total"]: entry for entry in (*found, free)}
     return [sizes[size] for size in sorted(sizes)]
 
 

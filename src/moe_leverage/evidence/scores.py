@@ -129,7 +129,7 @@ def score_table() -> pd.DataFrame:
             part = of_law[(of_law["compute"] >= low) & (of_law["compute"] < high)]
             if part.empty:
                 continue
-            size, leaning = (interval(part, one) for one in (mean_size, mean_error))
+            size, leaning = (interval(part, entry) for entry in (mean_size, mean_error))
             rows.append({
                 "law": law, "law_title": part["law_title"].iloc[0], "range": name,
                 "sources": part["source"].nunique(), "points": len(part),
@@ -213,7 +213,7 @@ def _sparser_gain() -> tuple[pd.DataFrame, Estimate]:
     points = points[points["activation_ratio"] < 0.05].sort_values("compute")
     rows = []
     for (source, _), group in points.groupby(["source", "granularity"]):
-        by_ratio = [one for _, one in group.groupby("activation_ratio")]
+        by_ratio = [entry for _, entry in group.groupby("activation_ratio")]
         for sparse, other in itertools.pairwise(by_ratio):
             layout = sparse["layout"].iloc[0]
             rows += [

@@ -67,7 +67,7 @@ def laws_table() -> pd.DataFrame:
     rows = []
     for law in printed_laws():
         stands = standing(law)
-        returned = sum(one.label != "discrepant" for one in stands.verdicts)
+        returned = sum(verdict.label != "discrepant" for verdict in stands.verdicts)
         reading = stands.reading or law.readings[0]
         rows.append({
             "law": law.title,
@@ -93,7 +93,7 @@ def readings_table() -> pd.DataFrame:
                 "law": law.title,
                 "reading": reading.says,
                 "statements": len(verdicts),
-                "returned": sum(one.label != "discrepant" for one in verdicts),
+                "returned": sum(verdict.label != "discrepant" for verdict in verdicts),
                 "used": "yes" if standing(law).reading is reading else "no",
             }
             for law in printed_laws()
@@ -107,7 +107,7 @@ def gallery_under_every_law(models: Sequence[Explanation]) -> pd.DataFrame:
     """EL of each model by each law at the model's own compute; an asterisk: extrapolated."""
     rows = []
     for model in models:
-        said = {one.law: one for one in answers(model)}
+        said = {answer.law: answer for answer in answers(model)}
         row = {"model": model.name, "activation_ratio": model.activation_ratio,
                "granularity": model.granularity, "training_flops": model.compute}  # fmt: skip
         row |= {law.title: written(said[law.id]) for law in answering()}
@@ -121,15 +121,17 @@ def spread(layouts: dict[str, Layout], computes: Sequence[float]) -> pd.DataFram
     for name, layout in layouts.items():
         for compute in computes:
             said = [_said(law, layout, compute) for law in answering()]
-            values = np.array([one.value for one in said if one.value is not None])
-            optimal = [one.value for one in said if one.value and one.basis == OWN_OPTIMUM]
+            values = np.array([answer.value for answer in said if answer.value is not None])
+            optimal = [
+                answer.value for answer in said if answer.value and answer.basis == OWN_OPTIMUM
+            ]
             least, most = values.min(), values.max()
             rows.append({
                 "layout": name, "activation_ratio": layout.activation_ratio,
                 "training_flops": compute, "least": least, "median": float(np.median(values)),
                 "most": most, "most over least": most / least,
                 "at own optimum": max(optimal) / min(optimal),
-                "inside its runs": sum(one.in_domain for one in said),
+                "inside its runs": sum(answer.in_domain for answer in said),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

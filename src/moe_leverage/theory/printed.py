@@ -166,8 +166,8 @@ def _entry(kind: Any, values: Mapping[str, Any], place: str) -> Any:
     known = {f.name: f for f in fields(kind)}
     for name in values:
         require(name in known, f"{place}.{name}", values[name], "is not known")
-    for name, one in known.items():
-        is_given = name in values or one.default is not one.default_factory
+    for name, entry in known.items():
+        is_given = name in values or entry.default is not entry.default_factory
         require(is_given, f"{place}.{name}", None, "is required")
     return kind(**values)
 

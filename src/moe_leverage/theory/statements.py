@@ -62,11 +62,13 @@ def standing(law: PrintedLaw) -> Standing:
     'N counts all parameters'
     """
     by_reading = tuple(
-        (reading, tuple(verdict(law, reading, one) for one in law.statements))
+        (reading, tuple(verdict(law, reading, statement) for statement in law.statements))
         for reading in law.readings
     )
     for reading, verdicts in by_reading:
-        if not any(one.label == "discrepant" and one.statement.decides for one in verdicts):
+        if not any(
+            verdict.label == "discrepant" and verdict.statement.decides for verdict in verdicts
+        ):
             return Standing(reading=reading, verdicts=verdicts, by_reading=by_reading)
     return Standing(reading=None, verdicts=by_reading[0][1], by_reading=by_reading)
 
@@ -175,8 +177,8 @@ def margin(
 ) -> float:
     """Nats by which a mixture of (N_a, D) beats a dense model of (N, D)."""
     layout = Layout(activation_ratio=1 / expansion)
-    sparse = sides.mixture.loss(layout, *(np.array([one]) for one in mixture))
-    whole = sides.dense.loss(Layout(), *(np.array([one]) for one in dense))
+    sparse = sides.mixture.loss(layout, *(np.array([entry]) for entry in mixture))
+    whole = sides.dense.loss(Layout(), *(np.array([entry]) for entry in dense))
     return float((whole - sparse)[0])
 
 

@@ -93,7 +93,7 @@ def _without_leverage(table: RunsTable, found: Findings) -> list[str]:
         "dense": "there is no mixture among them, so no leverage",
         "mixtures": "without dense runs there is no leverage, nor a joint law of it",
     }.get(kind, found.skipped.get("leverage", "there is no leverage"))
-    names = [name for name, one in found.fits.items() if one.role == "law"]
+    names = [name for name, fit in found.fits.items() if fit.role == "law"]
     told = f"they tell {', '.join(names)}" if names else "they tell no law"
     return [f"Your {len(runs)} runs are {kind or 'too few'}: {lacks}; {told}."]
 

@@ -350,4 +350,6 @@ def _are_equal(cells: pd.DataFrame, names: list[str]) -> bool:
     if not len(cells):
         return False
     columns = [numbers(cells[name]).value.to_numpy() for name in names]
-    return all(np.allclose(columns[0], one, rtol=SAME, atol=0, equal_nan=True) for one in columns)
+    return all(
+        np.allclose(columns[0], column, rtol=SAME, atol=0, equal_nan=True) for column in columns
+    )

@@ -158,7 +158,7 @@ def _check(
     log_size = np.log(size[known].to_numpy(float))
     rest = log_ratio - _slope(log_size, log_ratio, moe) * (log_size - np.median(log_size))
     level = {is_moe: float(np.median(rest[moe == is_moe])) for is_moe in set(moe)}
-    own = np.array([level[one] for one in moe])
+    own = np.array([level[entry] for entry in moe])
     typical = float(np.exp(np.median(log_ratio)))
     gap = level[True] - level[False] if len(level) == 2 else 0.0
     odd = np.abs(rest - own) > APART

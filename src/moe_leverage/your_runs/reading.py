@@ -266,9 +266,9 @@ def _complete(
     read: list[tuple[pd.DataFrame, pd.DataFrame, ColumnMap]], choice: Choice, log: _Log
 ) -> RunsTable:
     """The tables as one, with axes, compute and settings."""
-    mapping = _joined_map([one for _, _, one in read])
-    frame = pd.concat([_with_family(one, read, choice, log) for one, _, _ in read])
-    settings = pd.concat([one for _, one, _ in read]).loc[frame.index]
+    mapping = _joined_map([entry for _, _, entry in read])
+    frame = pd.concat([_with_family(entry, read, choice, log) for entry, _, _ in read])
+    settings = pd.concat([entry for _, entry, _ in read]).loc[frame.index]
     frame = _only(frame, choice.only, log)
     frame = _drop_duplicates(frame, settings, log.warnings)
     settings = settings.loc[frame.index]
@@ -313,9 +313,9 @@ def _with_family(
     choice: Choice, log: _Log,
 ) -> pd.DataFrame:  # fmt: skip
     """The rows of one table told dense from MoE."""
-    others = [one for one, _, _ in read if one is not frame]
+    others = [entry for entry, _, _ in read if entry is not frame]
     if not set(EXPERT_COLUMNS) & set(frame):
-        told = any(set(EXPERT_COLUMNS) & set(one) for one in others)
+        told = any(set(EXPERT_COLUMNS) & set(other) for other in others)
         if told or choice.only:
             is_moe = choice.only == "moe" and not told
             what = "mixtures" if is_moe else "dense"

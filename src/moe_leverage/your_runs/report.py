@@ -88,7 +88,7 @@ def page(title: str, table: RunsTable, found: Findings) -> str:
     colours = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        "".join(f"<p><strong>{html.escape(one)}</strong></p>" for one in record["answer"]),
+        "".join(f"<p><strong>{html.escape(entry)}</strong></p>" for entry in record["answer"]),
         f"<p>{counts} {html.escape(DEFINITION)}</p>",
         _section("Warnings", _list(record["warnings"])),
         _section("Efficiency leverage", _leverage_part(found, record)),
@@ -165,8 +165,8 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
     found = fitted.interval()
     if is_whole:  # sections of the joint law are too many to profile
         profiles = profile(fitted)
-        told = {key: one.verdict for key, one in profiles.items()}
-        found |= {key: one.interval for key, one in profiles.items() if key in found}
+        told = {key: profile.verdict for key, profile in profiles.items()}
+        found |= {key: profile.interval for key, profile in profiles.items() if key in found}
     ends = {key: None if a == b else [a, b] for key, (a, b) in found.items()}
     for key, verdict in (told or {}).items():
         # a floor is told by both of its ends or not at all: what is below it is no loss
@@ -175,7 +175,7 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
         ):
             ends[key] = None
     if told is not None:  # an interval without width is a bound that was run into, and no finding
-        told |= {key: NOT_IDENTIFIED for key, one in ends.items() if one is None}
+        told |= {key: NOT_IDENTIFIED for key, end in ends.items() if end is None}
     return {
         "law": type(law).__name__,
         "kind": fitted.kind,

@@ -22,11 +22,11 @@ def save(path: Path, found: Findings) -> None:
     """Write every law that was fitted, with its samples, as one JSON file."""
     record: dict[str, Any] = {"format": FORMAT, "fits": {}}
     with tempfile.TemporaryDirectory() as folder:
-        one = Path(folder) / "fit.json"
+        beside = Path(folder) / "fit.json"
         for name, fitted in found.fits.items():
             if fitted.role == "law" and np.isfinite(fitted.samples).all():
-                fitted.save(one)
-                record["fits"][name] = json.loads(one.read_text("utf-8"))
+                fitted.save(beside)
+                record["fits"][name] = json.loads(beside.read_text("utf-8"))
     require(
         bool(record["fits"]), "--save", path.name, "no law was fitted, so there is none to keep"
     )
@@ -45,10 +45,10 @@ def load(path: Path) -> dict[str, Fit]:
         raise ValueError(f"--from = {path.name!r}: is no file that fit --save wrote")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        one = Path(folder) / path.name
+        beside = Path(folder) / path.name
         for name, record in fits.items():
-            one.write_text(json.dumps(record), "utf-8")
-            found[name] = Fit.load(one)
+            beside.write_text(json.dumps(record), "utf-8")
+            found[name] = Fit.load(beside)
     return found
 
 

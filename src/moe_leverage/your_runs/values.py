@@ -46,10 +46,10 @@ def numbers(column: pd.Series) -> Numbers:
     if pd.api.types.is_numeric_dtype(column):
         return Numbers(column.astype(float), nothing, nothing)
     parsed = {cell: _number(str(cell)) for cell in column.dropna().unique()}
-    value = column.map({cell: one[0] for cell, one in parsed.items()}).astype(float)
-    units = column.map({cell: one[1] for cell, one in parsed.items()}).fillna(False)
+    value = column.map({cell: entry[0] for cell, entry in parsed.items()}).astype(float)
+    units = column.map({cell: entry[1] for cell, entry in parsed.items()}).fillna(False)
     bad = column.notna() & column.map(
-        {cell: one[0] is None for cell, one in parsed.items()}
+        {cell: entry[0] is None for cell, entry in parsed.items()}
     ).fillna(False).astype(bool)
     return Numbers(value, units.to_numpy(dtype=bool), bad.to_numpy(dtype=bool))
 
