@@ -121,12 +121,17 @@ def _read_json(path: Path) -> pd.DataFrame:
     except json.JSONDecodeError as error:
         place = f"row {len(rows) + 1}: " if rows else ""
         raise ValueError(f"{path.name}, {place}is not JSON ({error.msg})") from None
+    except RecursionError:
+        raise ValueError(f"{path.name}: is nested too deep for a table") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path.name}: is not UTF-8; save the file as UTF-8") from None
     for number, record in rows.items():
         shown = type(record).__name__
         require(isinstance(record, dict), f"{path.name}, row {number}", shown, "must be an object")
-    frame = pd.json_normalize(list(rows.values()))
+    try:
+        frame = pd.json_normalize(list(rows.values()))
+    except RecursionError:
+        raise ValueError(f"{path.name}: is nested too deep for a table") from None
     frame.index = pd.Index(list(rows))
     return _tidy(frame, path)
 

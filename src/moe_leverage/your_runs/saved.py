@@ -39,7 +39,7 @@ def load(path: Path) -> dict[str, Fit]:
     try:
         record = json.loads(path.read_text("utf-8"))
         fits = record["fits"] if record["format"] == FORMAT else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         fits = None
     if not isinstance(fits, dict):
         raise ValueError(f"--from = {path.name!r}: is no file that fit --save wrote")
