@@ -19,11 +19,12 @@ from bench.bench_ledger import record
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.studies.backends import Pool
-from moe_leverage.studies.catalogue import STUDIES, Planned
+from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.studies.place import Place
 from moe_leverage.studies.protocol import Point
 from moe_leverage.studies.runner import run as run_planned
 from moe_leverage.studies.status import status
+from moe_leverage.studies.sweeps import Planned
 
 RUNS, STATUS_SECONDS = 100_000, 3.0
 SPEED_UP, OVERHEAD = 1.8, 0.02

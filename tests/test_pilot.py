@@ -8,7 +8,7 @@ from moe_leverage.figures import pilot
 from moe_leverage.page.chapter import runs_of
 from moe_leverage.page.registry import draw
 from moe_leverage.studies import catalogue as studies
-from moe_leverage.studies import protocol
+from moe_leverage.studies import first_ladder, protocol
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_what_the_page_says_of_batches_and_rates(runs):
         rates = sorted(mine["learning_rate"].unique())
         best = mine.loc[mine["loss_nats"].idxmin()]
         assert rates[0] < best["learning_rate"] < rates[-1]
-        assert best["learning_rate"] == pytest.approx(studies.LEARNING_RATES[2], rel=0.1)
-        assert studies.BATCHES[0] < best["batch_tokens"]
+        assert best["learning_rate"] == pytest.approx(first_ladder.LEARNING_RATES[2], rel=0.1)
+        assert first_ladder.BATCHES[0] < best["batch_tokens"]
 
 
 def test_what_the_page_says_of_init(runs, noise):
@@ -82,7 +82,7 @@ def test_what_the_page_says_of_init(runs, noise):
     same = same[(same["learning_rate"] == small["learning_rate"]) & same["routing.renormalise"]]
     assert found["init_paper_moe"] == pytest.approx(small["loss_nats"] - same["loss_nats"].item())
     assert found["init_most"] >= -min(found.values())
-    assert {point.init_std for point in (protocol.Point(budget_flops=1e12), studies.BASE)} == {
+    assert {point.init_std for point in (protocol.Point(budget_flops=1e12), first_ladder.BASE)} == {
         pilot.INIT_STD
     }
 

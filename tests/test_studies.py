@@ -10,10 +10,10 @@ import pytest
 from moe_leverage import ledger, paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
 from moe_leverage.config import RunConfig
-from moe_leverage.studies import adoption, status
-from moe_leverage.studies import catalogue as studies
+from moe_leverage.studies import adoption, second_ladder, status
 from moe_leverage.studies.adoption import adopt
-from moe_leverage.studies.catalogue import LADDER, STUDIES, Sweep, get, plan
+from moe_leverage.studies.catalogue import STUDIES, get, plan
+from moe_leverage.studies.first_ladder import BASE, LADDER
 from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.protocol import (
     BUDGETS,
@@ -26,6 +26,7 @@ from moe_leverage.studies.protocol import (
     derive,
     derive_partner,
 )
+from moe_leverage.studies.sweeps import Study, Sweep
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 RATE = PowerLaw(0.2, -0.16)
@@ -43,6 +44,7 @@ LAWS = Laws(
     isoflop={f"{family}_model": STARTING_MODEL for family in FAMILIES},
 )
 COMPILED = 5e10  # FLOPs a second and worker, compiled, at the bodies of the second ladder
+BALANCES = (("routing.balance_coefficient",), ("routing.score",))  # what some studies are about
 SNAPSHOT = Path(__file__).parent / "plans.txt"
 ALL = {name: plan(name, LAWS) for name in STUDIES}
 
@@ -126,6 +128,43 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
     assert {task.run.model.num_experts for task in ALL["nano-beta"]} == {0, 384}
 
 
+def test_the_second_ladder_walks_the_axes_of_the_paper_at_four_budgets_and_looks_in_at_a_fifth():
+    for budget in second_ladder.LADDER:
+        assert axis("activation-second", "num_experts", budget) == [2, 4, 8, 16, 32, 64, 128, 256]
+        assert axis("activation-second", "granularity", budget) == [2.0]
+        assert len(axis("granularity-second", "granularity", budget)) >= 5
+    assert axis("activation-second", "num_experts", second_ladder.TOP) == [8, 64, 256]
+    for budget in (1e12, 1e13):
+        assert axis("shared-second", "num_shared_experts", budget) == [0, 1, 4, 6, 8, 10]
+        assert axis("dense-first-second", "num_dense_layers", budget) == [0, 1]
+    routings = {name: [task.run.model.routing for task in ALL[name]] for name in STUDIES}
+    assert {routing.balance_coefficient for routing in routings["balance-second"]} == {0.001}
+    assert {routing.score for routing in routings["bias-routing-second"]} == {"softmax", "sigmoid"}
+    assert {task.run.decay for task in ALL["merge"]} == {"exponential", "none"}
+
+
+def test_whole_mixtures_of_the_second_ladder_have_the_body_and_the_rates_of_their_dense_twin():
+    """Else the control, A = 1 against dense, would compare two bodies."""
+    laws = Laws(
+        tuning={
+            "dense_learning_rate": PowerLaw(0.004, 0.0), "moe_learning_rate": PowerLaw(0.008, 0.0),
+            "dense_batch_tokens": PowerLaw(2048.0, 0.0), "moe_batch_tokens": PowerLaw(4096.0, 0.0),
+        },
+        isoflop={"dense_model": PowerLaw(0.02, 0.6), "moe_model": PowerLaw(0.2, 0.6)},
+    )  # fmt: skip
+    points = {(task.point.dense, task.point.activation_ratio): task.point for task in ALL[
+        "activation-second"] if task.point.budget_flops == 1e13}  # fmt: skip
+    twin, whole, sparse = (
+        derive(points[key], laws) for key in ((True, 3 / 65), (False, 1.0), (False, 3 / 257))
+    )
+    for name in ("learning_rate", "batch_tokens"):
+        assert getattr(whole, name) == getattr(twin, name) != getattr(sparse, name)
+    for name in ("num_layers", "d_model"):
+        assert getattr(whole.model, name) == getattr(twin.model, name)
+    assert sparse.model.d_model > whole.model.d_model
+    assert whole.model.activation_ratio == 1
+
+
 def test_dense_first_layers_cost_what_the_experts_they_replace_cost():
     for budget in LADDER:
         routed = [
@@ -200,8 +239,10 @@ def test_the_second_ladder_has_one_recipe_but_for_its_pilots():
         if task.protocol == 2 and STUDIES[task.study].role != "pilot":
             run, routing = task.run, task.run.model.routing
             assert run.validation_tokens == 1_000_000
-            assert (run.adam_beta2, run.decay, run.model.qk_norm) == (0.95, "exponential", "none")
-            if run.model.is_moe:
+            assert (run.adam_beta2, run.model.qk_norm) == (0.95, "none")
+            if task.study != "merge":
+                assert run.decay == "exponential"
+            if run.model.is_moe and STUDIES[task.study].varies[:1] not in BALANCES:
                 assert routing.balance_coefficient == 0.1
 
 
@@ -257,7 +298,7 @@ def test_a_study_of_a_new_axis_is_one_entry_of_the_catalogue(monkeypatch):
         base=Point(budget_flops=1e12),
         axes={"adam_beta2": (0.9, 0.95, 0.99), "design": ({"dense": True}, {"granularity": 4.0})},
     )
-    study = studies.Study(name="optimiser", answers="is 0.95 best?", sweeps=(sweep,), needs=())
+    study = Study(name="optimiser", answers="is 0.95 best?", sweeps=(sweep,), needs=())
     monkeypatch.setitem(STUDIES, "optimiser", study)
     planned = plan("optimiser", Laws())
     assert len(planned) == 6
@@ -389,7 +430,6 @@ def test_laws_that_the_runs_do_not_tell_are_refused(place):
     table = ledger.table("allocation", directory=place.ledger)
     with pytest.raises(ValueError, match=r"law = 'dense_model': cannot be fitted: isoFLOP optima"):
         adoption.measure("allocation", table)
-    assert set(adoption.STUDIES_BEHIND) == set(adoption.MEASURES)
 
 
 def model_flops(one):
@@ -478,7 +518,7 @@ def test_the_ladder_rises():
         for i in range(len(GEOMETRIES))
     ]
     assert flops == sorted(flops)
-    assert studies.BASE.activation_ratio == 3 / 65
+    assert BASE.activation_ratio == 3 / 65
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import holder
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
-from moe_leverage.studies.catalogue import Planned
 from moe_leverage.studies.place import Place, missing, recorded, steps_done
 from moe_leverage.studies.protocol import Point
+from moe_leverage.studies.sweeps import Planned
 from moe_leverage.training import machine as execution
 
 VOCABULARY = 32

@@ -17,9 +17,9 @@ import typer
 from moe_leverage.cli import app
 
 if TYPE_CHECKING:
-    from moe_leverage.studies.catalogue import Planned
     from moe_leverage.studies.place import Place
     from moe_leverage.studies.runner import Outcome
+    from moe_leverage.studies.sweeps import Planned
     from moe_leverage.studies.yours import YourStudy
 
 group = typer.Typer(

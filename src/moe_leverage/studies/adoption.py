@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -28,14 +29,15 @@ from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.status import plan_now
 
 LOOK_RESAMPLES = 200  # where an interval is only looked at, not printed to its third digit
-STUDIES_BEHIND = {
-    "first_hyperparameters": ("hparams",),
-    "hyperparameters": ("hparams-second",),
-    "allocation": ("allocation",),
-    "leverage": ("activation", "granularity"),
-    "tuning": ("tuning",),
-    "isoflop": ("isoflop",),
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How a law is measured: the studies it is fitted to, what fits them, what it consists of."""
+
+    studies: tuple[str, ...]
+    examine: Callable[..., Findings]
+    laws: tuple[str, ...]
 
 
 def adopt(name: str, place: Place) -> Path:
@@ -46,14 +48,15 @@ def adopt(name: str, place: Place) -> Path:
     require(name in MEASURES, "law", name, f"must be one of {', '.join(MEASURES)}")
     path = paths.DATA / "fits" / "adopted" / f"{name}.json"
     require(not path.exists(), "law", name, f"adopted already; {path.name} binds the runs planned")
-    for study in STUDIES_BEHIND[name]:
+    studies = MEASURES[name].studies
+    for study in studies:
         absent = missing(plan_now(study, place), place)
         rule = f"cannot be adopted: {len(absent)} runs of study {study} are missing"
         require(not absent, "law", name, rule)
-    table = _usable(STUDIES_BEHIND[name], place)
+    table = _usable(studies, place)
     found = measure(name, table)
     record = {
-        "studies": list(STUDIES_BEHIND[name]),
+        "studies": list(studies),
         "num_runs": len(table),
         "runs_sha256": _digest(table),
         "laws": {
@@ -70,14 +73,14 @@ def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> dict[
 
     Raises ValueError saying which cannot be, and why.
     """
-    examine, laws = MEASURES[name]
-    found = examine(measured.runs_table(table), resamples=resamples)
+    measure_of = MEASURES[name]
+    found = measure_of.examine(measured.runs_table(table), resamples=resamples)
     fits = measured.named(found.fits)
     reasons = measured.named(found.skipped)
-    for law in laws:
+    for law in measure_of.laws:
         reason = reasons.get(law, reasons.get("leverage", "its runs are missing"))
         require(law in fits, "law", law, f"cannot be fitted: {reason}")
-    return {law: fits[law] for law in laws}
+    return {law: fits[law] for law in measure_of.laws}
 
 
 def moved(place: Place) -> list[str]:
@@ -126,11 +129,12 @@ def _digest(table: pd.DataFrame) -> str:
 RATES = tuple(
     f"{family}_{name}" for family in ("dense", "moe") for name in ("learning_rate", "batch_tokens")
 )
-MEASURES: dict[str, tuple[Callable[..., Findings], tuple[str, ...]]] = {
-    "first_hyperparameters": (findings.hyperparameters, RATES),
-    "hyperparameters": (findings.hyperparameters, RATES),
-    "allocation": (findings.allocation, ("dense_model", "moe_model")),
-    "leverage": (findings.joint_law, ("joint",)),
-    "tuning": (findings.hyperparameters, RATES),
-    "isoflop": (findings.allocation, ("dense_model", "moe_model")),
+SIZES = ("dense_model", "moe_model")
+MEASURES = {
+    "first_hyperparameters": Measure(("hparams",), findings.hyperparameters, RATES),
+    "hyperparameters": Measure(("hparams-second",), findings.hyperparameters, RATES),
+    "allocation": Measure(("allocation",), findings.allocation, SIZES),
+    "leverage": Measure(("activation", "granularity"), findings.joint_law, ("joint",)),
+    "tuning": Measure(("tuning",), findings.hyperparameters, RATES),
+    "isoflop": Measure(("isoflop",), findings.allocation, SIZES),
 }

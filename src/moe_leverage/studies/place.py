@@ -19,7 +19,7 @@ from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import read_object
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import is_claimed
-from moe_leverage.studies.catalogue import Planned
+from moe_leverage.studies.sweeps import Planned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -236,7 +236,7 @@ def has_few_experts(point: Point, run: RunConfig) -> bool:
 def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
     """A model trained at the budget of a point."""
     compute = point.budget_flops
-    family = "dense" if point.dense else "moe"
+    family = _law_family(point, laws)
     starting = {"learning_rate": PUBLISHED.learning_rate, "batch_tokens": PUBLISHED.batch_tokens}
     measured = laws.tuning or laws.hyperparameters or laws.first_hyperparameters or {}
     rate_law = measured.get(f"{family}_learning_rate", starting["learning_rate"])
@@ -261,7 +261,7 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
     """The geometry asked for, or the one whose M comes closest to the allocation law's."""
     if point.size >= 0:
         return GEOMETRIES[point.size]
-    family = "dense_model" if point.dense else "moe_model"
+    family = f"{_law_family(point, laws)}_model"
     if laws.isoflop is not None:  # EL is defined at the lowest loss of a budget: Definition 3.1
         target = laws.isoflop[family](point.budget_flops)
     elif laws.allocation is not None:
@@ -270,6 +270,16 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
         target = STARTING_MODEL(point.budget_flops)
     deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= LEAST_LAYERS]
     return min(deep_enough, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
+
+
+def _law_family(point: Point, laws: Laws) -> str:
+    """Whose rates, batches and sizes a point takes.
+
+    On the second ladder a mixture whose experts are all active has those of its dense twin: what
+    else would tell the two apart is the router alone, and their losses must be the same.
+    """
+    is_whole = laws.isoflop is not None and point.activation_ratio >= 1
+    return "dense" if point.dense or is_whole else "moe"
 
 
 @functools.cache

@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from moe_leverage.studies import runner, status
 from moe_leverage.studies.backends import Pool
-from moe_leverage.studies.catalogue import STUDIES, Planned
+from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.protocol import adopted_laws
 from moe_leverage.studies.runner import Outcome, Report
+from moe_leverage.studies.sweeps import Planned
 
 Progress = Callable[[list[Planned], Place], AbstractContextManager[Report]]
 

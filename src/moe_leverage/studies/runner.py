@@ -26,8 +26,8 @@ from moe_leverage import ledger
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies.backends import Pool, connected, deaths_of
-from moe_leverage.studies.catalogue import Planned
 from moe_leverage.studies.place import Place, ledger_path, lock_path, missing, recorded
+from moe_leverage.studies.sweeps import Planned
 from moe_leverage.training import loop
 from moe_leverage.training.checkpoint import CheckpointError
 from moe_leverage.training.machine import Execution

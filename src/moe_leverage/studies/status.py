@@ -15,8 +15,9 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.studies.catalogue import STUDIES, Planned, get, plan
+from moe_leverage.studies.catalogue import STUDIES, get, plan
 from moe_leverage.studies.place import Place, in_progress
+from moe_leverage.studies.sweeps import Planned
 
 ASSUMED_FLOPS_PER_SECOND = 1e10  # of one core, until the ledger knows better
 

@@ -30,7 +30,7 @@ import pandas as pd
 
 from moe_leverage import corpus, ledger
 from moe_leverage.config import require
-from moe_leverage.studies.catalogue import Study, Sweep, cells, register
+from moe_leverage.studies.catalogue import cells, register
 from moe_leverage.studies.place import Place
 from moe_leverage.studies.protocol import (
     POINT_FIELDS,
@@ -39,6 +39,7 @@ from moe_leverage.studies.protocol import (
     feasible,
     require_axis,
 )
+from moe_leverage.studies.sweeps import Study, Sweep
 
 KEYS = (
     "name", "answers", "against", "budgets_flops", "reach_flops", "seeds", "sizes", "rates", "base",

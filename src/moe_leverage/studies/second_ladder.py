@@ -1,0 +1,331 @@
+"""The second ladder: bodies that grow, a baseline that is tuned, routers that balance.
+
+Pilots settle the recipe, `tuning` its rates and batches, `isoflop` its bodies; then the paper's
+axes are walked at 3e11 to 1e13 FLOPs, and at 3e13 in a few places. `analysis.gates` says what must
+hold before any of it decides a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from moe_leverage.studies.first_ladder import BASE
+from moe_leverage.studies.protocol import Point, has_few_experts
+from moe_leverage.studies.sweeps import (
+    ATTENTION_SHARES,
+    DENSE,
+    EXPERTS,
+    GRANULARITIES,
+    SEEDS,
+    SHARED,
+    Study,
+    Sweep,
+    joint_points,
+    study,
+)
+
+# The second ladder's pilots: bodies, batches and rates by hand, since their laws come after them.
+# All validation tokens are scored at every budget: one yardstick for losses of all budgets.
+PILOT_BASE = replace(BASE, settings={"validation_tokens": 1_000_000})
+PILOT_BUDGETS = (
+    {"budget_flops": 1e12, "size": 3, "batch_tokens": 2048, "learning_rate": 0.0055},
+    {"budget_flops": 1e13, "size": 5, "batch_tokens": 4096, "learning_rate": 0.0055},
+)
+BIAS_BALANCING = {"balance_coefficient": 0.0, "z_coefficient": 0.0, "bias_update_rate": 1e-3}
+ROUTING_RECIPES = (
+    *({"balance_coefficient": coefficient} for coefficient in (0.01, 0.03, 0.1, 0.3)),
+    {"bias_routing": True},
+    {"renormalise": True, **BIAS_BALANCING},
+)
+PILOT_DESIGNS = (  # E 64 and 256 at G = 2, and 256 experts of a quarter of the width at G = 8
+    {"activation_ratio": 3 / 65},
+    {"activation_ratio": 3 / 257},
+    {"activation_ratio": 3 / 65, "granularity": 8.0},
+)
+NOISE_BASE = replace(PILOT_BASE, balance_coefficient=0.1)
+NOISE_DESIGNS = ({"dense": True}, *PILOT_DESIGNS[:2])
+NOISE_RECIPES: tuple[
+    dict[str, Any], ...
+] = (  # one change each of the paper's recipe, which is the first
+    {},
+    {"learning_rate_factor": 0.5},
+    {"warmup_fraction": 0.05},
+    {"decay": "linear", "final_rate_fraction": 0.01},
+    {"merge_checkpoints": 8, "merge_interval": 20},
+    {"adam_beta2": 0.99},
+    {"qk_norm": "head"},
+)
+NOISE_SEEDS = (0, 1, 2, 3, 4, 5)
+
+# The second ladder keeps the paper's recipe but for the coefficient of the balance loss: 0.1 is the
+# least at which the pilot's routers stay balanced with 256 experts. Of what the noise pilot tried
+# nothing brings the spread between seeds down, so nothing else is changed.
+SECOND_BASE = NOISE_BASE
+TUNING_GRIDS = (  # training FLOPs, body, powers of two of the rate and of the batch in tokens
+    (3e11, 3, range(-9, -4), range(9, 13)),
+    (1e12, 3, range(-9, -4), range(10, 14)),
+    (3e12, 5, range(-9, -4), range(10, 14)),
+    (1e13, 5, range(-9, -5), range(11, 15)),
+)
+ISOFLOP_SIZES = (  # training FLOPs, bodies; an odd one or two on either side of the trials' best
+    (3e11, range(1, 7)),
+    (1e12, range(1, 7)),
+    (3e12, range(2, 8)),
+    (1e13, range(3, 9)),
+    (3e13, range(6, 9)),
+)
+LADDER = (3e11, 1e12, 3e12, 1e13)  # training FLOPs, walked whole; 3e13 in a few places
+TOP = 3e13
+DENSE_ENDS = (1e11, 1e14)  # beyond the mixtures at both ends: their loss is another's budget
+AT_THE_TOP = (EXPERTS[2], EXPERTS[5], EXPERTS[7], DENSE)  # E 8, 64 and 256
+TWO_PLACES = (  # of what is not the law's: three seeds where they are cheap, two above
+    {"budget_flops": 1e12, "seed": 0},
+    {"budget_flops": 1e12, "seed": 1},
+    {"budget_flops": 1e12, "seed": 2},
+    {"budget_flops": 1e13, "seed": 0},
+    {"budget_flops": 1e13, "seed": 1},
+)
+CROSS = (
+    {},
+    {"learning_rate_factor": 0.5},
+    {"learning_rate_factor": 2.0},
+    {"batch_factor": 0.5},
+    {"batch_factor": 2.0},
+)
+CHECKED = {  # Fig. 3's activation ratios, and the sparsest and the finest design of the ladder
+    "active-2": {},
+    "active-4": {"activation_ratio": 5 / 65, "shared_ratio": 1 / 5, "active_ffn_ratio": 5.0},
+    "active-6": {"activation_ratio": 7 / 65, "shared_ratio": 1 / 7, "active_ffn_ratio": 7.0},
+    "experts-256": EXPERTS[7],
+    "granularity-8": {"granularity": 8.0},
+}
+WEAK_BALANCE = 0.001  # a hundredth of the ladder's; the paper's 0.01 lies between
+MERGING = (  # checkpoints averaged at a constant rate, over two windows, in place of the decay
+    {},
+    {"decay": "none"},
+    {"decay": "none", "merge_checkpoints": 8, "merge_interval": 20},
+    {"decay": "none", "merge_checkpoints": 16, "merge_interval": 25},
+)
+
+
+def _second_ladder(budget: float, **axes: Sequence[Any]) -> Iterator[Sweep]:
+    """A grid at one budget of the second ladder, for the dense model and for the baseline."""
+    for family in ("dense", "moe"):
+        yield Sweep(
+            name=f"{family}-{budget:.0e}",
+            base=replace(SECOND_BASE, dense=family == "dense", budget_flops=budget),
+            axes=axes,
+        )
+
+
+def _after_sizes(name: str, answers: str, *sweeps: Sweep, **more: Any) -> Study:
+    """A study whose rates, batches and bodies are those that the ladder measured."""
+    return study(name, answers, *sweeps, needs=("tuning", "isoflop"), protocol=2, **more)
+
+
+def _variants(
+    name: str, answers: str, base: Point, axes: Mapping[str, Sequence[Any]], **more: Any
+) -> Study:
+    """A study of something that the laws do not vary, at a cheap budget and at a dear one."""
+    sweep = Sweep(name="ladder", base=base, axes={"place": TWO_PLACES, **axes})
+    return _after_sizes(name, answers, sweep, role="variant", **more)
+
+
+STUDIES = (
+    study(
+        "routing-pilot",
+        "which routing recipe balances the experts at the lowest loss",
+        Sweep(
+            name="recipes",
+            base=PILOT_BASE,
+            axes={
+                "budget": PILOT_BUDGETS,
+                "design": PILOT_DESIGNS,
+                "recipe": ROUTING_RECIPES,
+                "seed": (0, 1),
+            },
+        ),
+        needs=(),
+        protocol=2,
+        role="pilot",
+    ),
+    study(
+        "noise-pilot",
+        "where the spread between seeds comes from, and which recipe brings it down",
+        Sweep(
+            name="recipes",
+            base=NOISE_BASE,
+            axes={
+                "budget": PILOT_BUDGETS[:1],
+                "design": NOISE_DESIGNS,
+                "recipe": NOISE_RECIPES,
+                "seed": NOISE_SEEDS,
+            },
+        ),
+        Sweep(
+            name="weights",  # the same text in the same order
+            base=NOISE_BASE,
+            axes={
+                "budget": PILOT_BUDGETS[:1],
+                "design": NOISE_DESIGNS,
+                "order_seed": (0,),
+                "seed": NOISE_SEEDS,
+            },
+        ),
+        Sweep(
+            name="order",  # the same weights at the start
+            base=NOISE_BASE,
+            axes={
+                "budget": PILOT_BUDGETS[:1],
+                "design": NOISE_DESIGNS,
+                "order_seed": NOISE_SEEDS[1:],
+            },
+        ),
+        Sweep(
+            name="reach",
+            base=NOISE_BASE,
+            axes={
+                "budget": PILOT_BUDGETS[1:],
+                "design": NOISE_DESIGNS,
+                "recipe": tuple(NOISE_RECIPES[place] for place in (0, 1, 3, 6)),
+                "seed": NOISE_SEEDS[:3],
+            },
+        ),
+        needs=(),
+        protocol=2,
+        role="pilot",
+    ),
+    study(
+        "tuning",
+        "Eq. 3, Fig. 2, on the second ladder",
+        *(
+            sweep
+            for budget, size, rates, batches in TUNING_GRIDS
+            for sweep in _second_ladder(
+                budget,
+                size=(size,),
+                learning_rate=tuple(2.0**power for power in rates),
+                batch_tokens=tuple(2**power for power in batches),
+            )
+        ),
+        needs=(),
+        repeat_best=(1, 2),
+        protocol=2,
+        role="search",
+    ),
+    study(
+        "isoflop",
+        "Eq. 4, Table 1, Fig. 4, on the second ladder",
+        *(
+            sweep
+            for budget, sizes in ISOFLOP_SIZES
+            for sweep in _second_ladder(budget, size=tuple(sizes))
+        ),
+        needs=("tuning",),
+        repeat_best=(1, 2),
+        protocol=2,
+        role="sizes",
+    ),
+    _after_sizes(
+        "activation-second",
+        "Eq. 7, Eq. 10, Fig. 5, 8a, on the second ladder",
+        Sweep(
+            name="ladder",
+            base=SECOND_BASE,
+            axes={"budget_flops": LADDER, "experts": (*EXPERTS, DENSE), "seed": SEEDS},
+        ),
+        Sweep(
+            name="reach",
+            base=replace(SECOND_BASE, budget_flops=TOP),
+            axes={"experts": AT_THE_TOP, "seed": SEEDS[:2]},
+        ),
+        Sweep(
+            name="dense-frontier",
+            base=replace(SECOND_BASE, dense=True),
+            axes={"budget_flops": DENSE_ENDS, "seed": SEEDS[:2]},
+        ),
+        role="plain",
+    ),
+    _after_sizes(
+        "granularity-second",
+        "Eq. 8, Eq. 11, Fig. 6, 8b, on the second ladder",
+        Sweep(
+            name="ladder",
+            base=SECOND_BASE,
+            axes={"budget_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
+        ),
+        Sweep(
+            name="reach",
+            base=replace(SECOND_BASE, budget_flops=TOP),
+            axes={"granularity": GRANULARITIES, "seed": SEEDS[:1]},
+        ),
+        role="plain",
+    ),
+    _after_sizes(
+        "joint-second",
+        "does the separable law predict interactions? held out from every fit",
+        Sweep(
+            name="halton",
+            base=SECOND_BASE,
+            axes={"design": joint_points(LADDER[1], TOP)},
+            where=has_few_experts,
+        ),
+        role="held out",
+    ),
+    _after_sizes(
+        "tuning-check",
+        "Fig. 3: do the laws of rate and batch hold for sparse and for fine designs?",
+        *(
+            Sweep(
+                name=name,
+                base=replace(SECOND_BASE, budget_flops=3e12, **design),
+                axes={"cross": CROSS},
+            )
+            for name, design in CHECKED.items()
+        ),
+        role="check",
+    ),
+    _variants(
+        "balance-second",
+        "Fig. 12, on the second ladder",
+        replace(SECOND_BASE, balance_coefficient=WEAK_BALANCE),
+        {"granularity": GRANULARITIES},
+        varies=("routing.balance_coefficient",),
+    ),
+    _variants(
+        "shared-second",
+        "Eq. 9, Fig. 7, on the second ladder",
+        replace(SECOND_BASE, granularity=8.0),
+        {"experts": SHARED},
+    ),
+    _variants(
+        "dense-first-second",
+        "Fig. 13ab, on the second ladder",
+        SECOND_BASE,
+        {"num_dense_layers": (0, 1)},
+        varies=("num_dense_layers",),
+    ),
+    _variants(
+        "attention-second",
+        "Fig. 13cd, on the second ladder",
+        SECOND_BASE,
+        {"attention_share": ATTENTION_SHARES},
+        varies=("attention_share",),
+    ),
+    _variants(
+        "bias-routing-second",
+        "balance without an auxiliary loss, as in Ling 2.0, on the second ladder",
+        SECOND_BASE,
+        {"experts": (EXPERTS[4], EXPERTS[6]), "bias_routing": (False, True)},
+        varies=("routing.score",),
+    ),
+    _variants(
+        "merge",
+        "checkpoints merged in place of a decaying rate, as in Ling 2.0 (arXiv 2510.22115)",
+        SECOND_BASE,
+        {"recipe": MERGING},
+        varies=("decay", "merge_checkpoints"),
+    ),
+)
