@@ -87,14 +87,16 @@ TWO_PLACES = (  # of what is not the law's: three seeds where they are cheap, tw
     {"budget_flops": 1e13, "seed": 0},
     {"budget_flops": 1e13, "seed": 1},
 )
-CROSS = (
+CROSS: tuple[dict[str, Any], ...] = (
     {},
     {"learning_rate_factor": 0.5},
     {"learning_rate_factor": 2.0},
     {"batch_factor": 0.5},
     {"batch_factor": 2.0},
 )
-CHECKED = {  # Fig. 3's activation ratios, and the sparsest and the finest design of the ladder
+CHECKED: dict[
+    str, dict[str, Any]
+] = {  # Fig. 3's activation ratios, and the sparsest and the finest design of the ladder
     "active-2": {},
     "active-4": {"activation_ratio": 5 / 65, "shared_ratio": 1 / 5, "active_ffn_ratio": 5.0},
     "active-6": {"activation_ratio": 7 / 65, "shared_ratio": 1 / 7, "active_ffn_ratio": 7.0},
@@ -102,7 +104,9 @@ CHECKED = {  # Fig. 3's activation ratios, and the sparsest and the finest desig
     "granularity-8": {"granularity": 8.0},
 }
 WEAK_BALANCE = 0.001  # a hundredth of the ladder's; the paper's 0.01 lies between
-MERGING = (  # checkpoints averaged at a constant rate, over two windows, in place of the decay
+MERGING: tuple[
+    dict[str, Any], ...
+] = (  # checkpoints averaged at a constant rate, over two windows, in place of the decay
     {},
     {"decay": "none"},
     {"decay": "none", "merge_checkpoints": 8, "merge_interval": 20},
