@@ -22,6 +22,7 @@ from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.studies import runner
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.place import Place, in_progress, missing, recorded, steps_done
+from moe_leverage.studies.protocol import Laws, Point, derive
 from moe_leverage.studies.runner import run_one
 from moe_leverage.training import checkpoint, loop
 from moe_leverage.training.loop import train
@@ -56,6 +57,15 @@ def undisturbed(run):
 
 
 @pytest.mark.slow
+def test_a_run_is_compiled_where_that_repays_unless_it_is_said_otherwise(monkeypatch):
+    long_run = derive(Point(budget_flops=1e12), Laws())
+    assert runner._repays_compiling(long_run)
+    assert not runner._repays_compiling(derive(Point(budget_flops=3e11), Laws()))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not runner._repays_compiling(long_run)
+    assert Pool().compile is None
+
+
 def test_fifty_kills_lose_nothing_double_nothing_and_change_nothing(tmp_path):
     found = toy_program("storm", tmp_path, KILLS, 1)
     kills = found["kills"]

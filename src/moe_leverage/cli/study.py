@@ -104,7 +104,12 @@ def run(
     backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
     address: Annotated[str, typer.Option(help="Of an existing Dask or Ray cluster.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile each run's steps.")] = False,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Compile the steps; unsaid, where it repays."
+        ),
+    ] = None,
     max_minutes: Annotated[float, typer.Option(help="Start no run later.")] = float("inf"),
     as_json: Json = False,
 ) -> None:
@@ -132,7 +137,7 @@ def run(
     from moe_leverage.studies.place import Place
     from moe_leverage.training.machine import Execution
 
-    Execution.from_dict({"device": device, "threads": threads, "compile": compiled})
+    Execution.from_dict({"device": device, "threads": threads, "compile": bool(compiled)})
     place = yours.place if yours else Place()
     names = (yours.study.name,) if yours else ()
     if yours:

@@ -33,7 +33,7 @@ class Pool:
     backend: Backend = "local"
     address: str = ""  # of an existing Dask or Ray cluster; "": one on this machine
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    compile: bool = False  # every run; a result's last digits depend on it
+    compile: bool | None = None  # None: where it repays; a result's last digits depend on it
     checkpoint_seconds: float = 60.0  # between two checkpoints of a run
     max_seconds: float = float("inf")  # no run is started later than this
 

@@ -23,8 +23,11 @@ from typing import Any, Literal
 from joblib import Parallel, delayed
 
 from moe_leverage import ledger
+from moe_leverage.accounting import count_training_flops
+from moe_leverage.config import RunConfig
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
+from moe_leverage.model.native import door
 from moe_leverage.studies.backends import Pool, connected, deaths_of
 from moe_leverage.studies.place import Place, ledger_path, lock_path, missing, recorded
 from moe_leverage.studies.sweeps import Planned
@@ -33,6 +36,7 @@ from moe_leverage.training.checkpoint import CheckpointError
 from moe_leverage.training.machine import Execution
 
 State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
+COMPILED_FROM_FLOPS = 7e11  # at 3e11 compiling costs more than it saves: `bench_runner`
 LONGEST_REASON = 240  # characters
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
@@ -236,7 +240,7 @@ def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str
     execution = Execution(
         device=pool.device,
         threads=pool.threads,
-        compile=pool.compile,
+        compile=_repays_compiling(task.run) if pool.compile is None else pool.compile,
         checkpoint_seconds=pool.checkpoint_seconds,
     )
     again = functools.partial(
@@ -252,6 +256,15 @@ def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str
     except CheckpointError as error:
         _clear(directory)
         return again(), f"begun again, since its checkpoint could not be read: {error}"
+
+
+def _repays_compiling(run: RunConfig) -> bool:
+    """Whether a run is long enough to win back the seconds that compiling its step takes.
+
+    A rule of the run alone, so that a run trained again is trained in the same way; a machine
+    without a C++ compiler trains all runs as they are.
+    """
+    return count_training_flops(run) >= COMPILED_FROM_FLOPS and door.has_compiler()
 
 
 @functools.cache

@@ -112,14 +112,18 @@ def why() -> str:
     )
 
 
+def has_compiler() -> bool:
+    """Whether the C++ compiler of this machine, or the one that CXX names, can be found."""
+    return shutil.which(name_of_compiler()) is not None
+
+
 def require_compiler(device: str) -> None:
     """There is a C++ compiler, and where `functions` is called it builds them.
 
     Raises ValueError if not: now, and not after a first step has begun.
     """
-    compiler = name_of_compiler()
-    rule = f"needs a C++ compiler, and there is no {compiler}; the variable CXX names another"
-    require(shutil.which(compiler) is not None, "compile", True, rule)
+    rule = f"needs a C++ compiler, and there is no {name_of_compiler()}; CXX names another"
+    require(has_compiler(), "compile", True, rule)
     if _is_reached(torch.device(device)):
         library("routing")
 
