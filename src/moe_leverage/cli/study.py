@@ -106,9 +106,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     compiled: Annotated[
         bool | None,
-        typer.Option(
-            "--compile/--no-compile", help="Compile the steps; unsaid, where it repays."
-        ),
+        typer.Option("--compile/--no-compile", help="Compile the steps; unsaid, where it repays."),
     ] = None,
     max_minutes: Annotated[float, typer.Option(help="Start no run later.")] = float("inf"),
     as_json: Json = False,
