@@ -14,10 +14,11 @@ from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
+from moe_leverage.design.search import Limits
 from moe_leverage.evidence import scores
 from moe_leverage.evidence.sources import points_table
 from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot
-from moe_leverage.figures.beyond_the_paper import gallery_table
+from moe_leverage.figures.beyond_the_paper import frontier_table, gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
@@ -154,6 +155,13 @@ INPUTS = {
         (
             gallery_table([explain(huggingface.load(n)) for n in ("DeepSeek-V3", "OLMoE-1B-7B")]),
             JOINT,
+        ),
+        None,
+    ),
+    "design-frontier": (
+        (
+            frontier_table({"as Table 1": Limits(compute=1e22)}),
+            explain(huggingface.load("Ling-mini-beta")),
         ),
         None,
     ),

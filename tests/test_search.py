@@ -128,6 +128,20 @@ def test_the_frontier_buys_leverage_with_parameters():
     assert values == sorted(values)
 
 
+def test_the_frontier_shows_what_lies_beyond_the_limit():
+    limits = Limits(compute=1e22, max_total_params=20e9)
+    (best,) = design(limits, 1)
+    found = search.frontier(limits)
+    within = [entry.explanation.published.value for entry in found if limits.hold(entry)]
+    beyond = [entry.explanation.published.value for entry in found if not limits.hold(entry)]
+    assert max(within) == best.explanation.published.value < min(beyond)
+    assert len(beyond) >= 2
+    ranks = Limits(compute=1e22, max_memory_gb=150.0, expert_parallel=8)
+    held = [ranks.hold(entry) for entry in search.frontier(ranks)]
+    assert True in held
+    assert False in held
+
+
 def test_no_shape_at_random_within_the_limits_does_better():
     limits = Limits(compute=1e22, max_total_params=60e9, min_activation_ratio=0.02)
     (best,) = design(limits, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,7 @@ from moe_leverage.cli import laws as printed
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation
     from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage
-    from moe_leverage.design.search import Design
+    from moe_leverage.design.search import Design, Limits
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Compute = Annotated[float | None, typer.Option(help="Training compute in FLOPs.")]
@@ -235,7 +236,7 @@ def design(
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         _print_designs(designs, hf)
-        _print_frontier(frontier)
+        _print_frontier(frontier, limits)
 
 
 @app.command()
@@ -411,30 +412,31 @@ def _on_frontier(one: Design) -> dict[str, float]:
     }
 
 
-def _print_frontier(designs: list[Design]) -> None:
+def _print_frontier(designs: list[Design], limits: Limits) -> None:
     """EL against all parameters at this budget."""
     typer.echo(
         "What memory buys at this budget, by the published law (the budget fixes M; a limit on "
         "parameters then fixes A):"
     )
-    rows = [
-        {
-            "A": f"{design.explanation.activation_ratio:.4g}",
-            "G": f"{design.explanation.granularity:.3g}",
-            "EL": f"{design.explanation.published.value:.3g}",
-        }
-        for design in designs
-    ]
-    _print_table([_billions(design.explanation.parameters["total"]) for design in designs], rows)
+    columns: dict[str, Callable[[Design], str]] = {
+        "A": lambda design: f"{design.explanation.activation_ratio:.4g}",
+        "G": lambda design: f"{design.explanation.granularity:.3g}",
+        "EL": lambda design: f"{design.explanation.published.value:.3g}",
+        "a rank": lambda design: f"{design.memory_per_rank_gb:.4g} GB",
+        "within the limits": lambda design: "yes" if limits.hold(design) else "no",
+    }
+    sizes = [_billions(design.explanation.parameters["total"]) for design in designs]
+    cells = [dict(zip(sizes, map(value, designs), strict=True)) for value in columns.values()]
+    _print_table([*columns], cells, "all parameters")
     typer.echo("To check a design, train it and its dense equal small: moe-leverage study --help")
 
 
-def _print_table(names: list[str], rows: list[dict[str, str]]) -> None:
+def _print_table(names: list[str], rows: list[dict[str, str]], corner: str = "") -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", *names, box=box.SIMPLE_HEAD)
+    table = Table(corner, *names, box=box.SIMPLE_HEAD)
     for label in rows[0]:
         table.add_row(label, *(row[label] for row in rows))
     Console().print(table)

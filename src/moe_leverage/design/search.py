@@ -98,6 +98,11 @@ class Limits:
             return self.min_activation_ratio
         return PUBLISHED.joint.domain["activation_ratio"][0]
 
+    def hold(self, found: Design) -> bool:
+        """Whether a design keeps the limits on parameters and memory."""
+        total, rank = found.explanation.parameters["total"], found.memory_per_rank_gb
+        return total <= (self.max_total_params or total) and rank <= (self.max_memory_gb or rank)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
@@ -163,19 +168,22 @@ def design(limits: Limits, count: int = 3) -> list[Design]:
 def frontier(limits: Limits, count: int = 6) -> list[Design]:
     """The best design under each of several limits on all parameters, the last without one.
 
-    The budget fixes M; what more parameters buy is a smaller A, and so EL.
+    The budget fixes M; what more parameters buy is a smaller A, and so EL. The limits on parameters
+    and memory that were given are one of its points; the others show what lies on either side.
 
     >>> sizes = [one.explanation.parameters["total"] for one in frontier(Limits(compute=1e22), 3)]
     >>> sizes == sorted(sizes)
     True
     """
-    (free,) = design(replace(limits, objective=1.0), 1)
+    asked = replace(limits, objective=1.0)
+    unbound = replace(asked, max_total_params=None, max_memory_gb=None)
+    (free,) = design(unbound, 1)
     most = free.explanation.parameters["total"]
     least = max(free.explanation.parameters["active"] * FRONTIER_FROM, 1.0)
-    found = []
+    found = design(asked, 1)
     for total in np.geomspace(least, most, count)[:-1]:
         try:
-            found += design(replace(limits, objective=1.0, max_total_params=float(total)), 1)
+            found += design(replace(unbound, max_total_params=float(total)), 1)
         except ValueError:
             continue  # no shape of this budget is that small
     sizes = {entry.explanation.parameters["total"]: entry for entry in (*found, free)}

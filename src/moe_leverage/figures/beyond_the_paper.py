@@ -8,7 +8,7 @@ EL   efficiency leverage
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -18,6 +18,7 @@ import seaborn as sns
 
 from moe_leverage.design.designer import Explanation
 from moe_leverage.design.huggingface import OpenModel, printed_counts
+from moe_leverage.design.search import Limits, frontier
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
@@ -38,6 +39,8 @@ from moe_leverage.theory.laws import JointLaw
 
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
 LABEL_COLUMN = 0.42  # A at which the names stand, right of every model
+FRONTIER_POINTS = 7  # designs of a line, from the smallest that is a mixture to the largest
+FRONTIER_STYLES = ("o-", "s--", "^:")
 CROSSING_COLUMNS = ("granularity", "training_flops")
 
 
@@ -160,6 +163,61 @@ def open_models(table: pd.DataFrame, law: JointLaw) -> Drawing:
         f"behind the law."
     )
     return Drawing(fig, shown, finding)
+
+
+def frontier_table(readings: Mapping[str, Limits]) -> pd.DataFrame:
+    """The best designs of a budget by their size, a row a design, for each way of naming D."""
+    return pd.DataFrame(
+        [
+            {
+                "reading": reading,
+                "total_params": found.explanation.total_params,
+                "active_params": found.explanation.active_params,
+                "activation_ratio": found.explanation.activation_ratio,
+                "granularity": found.explanation.granularity,
+                "num_tokens": found.explanation.tokens,
+                "efficiency_leverage": found.explanation.published.value,
+            }
+            for reading, limits in readings.items()
+            for found in frontier(limits, FRONTIER_POINTS)
+        ]
+    )
+
+
+@figure(
+    "design-frontier",
+    paper="Beyond the paper: Equation 13 over all shapes of one budget",
+    data=("paper/coefficients.toml", "models"),
+    caption="The largest leverage that a shape of a given size can have at the budget of "
+    "Ling-mini-beta, by the published law, with the tokens that Table 1 calls optimal and with "
+    "the paper's own. The budget and the tokens fix what a token costs; a limit on parameters then "
+    "fixes the activation ratio. The star is Ling-mini-beta.",
+)
+def design_frontier(table: pd.DataFrame, built: Explanation) -> Drawing:
+    """EL over N, a line for each way of naming D, and the model that was built."""
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.1, 4.4))
+    for (reading, group), style in zip(
+        table.groupby("reading", sort=False), FRONTIER_STYLES, strict=False
+    ):
+        x, y = group["total_params"], group["efficiency_leverage"]
+        ax.plot(x, y, style, color=theme.colour("published"), lw=1.6, ms=5, label=reading)
+    place = built.total_params, built.published.value
+    ax.plot(*place, "*", ms=13, color=theme.colour("accent"), label=built.name)
+    log_axes(ax, "total_params")
+    ax.set_ylabel(axis_label("efficiency_leverage"))
+    ax.legend(loc="upper left")
+    parts = []
+    for reading, rows in table.groupby("reading", sort=False):
+        least, most = rows.iloc[0], rows.iloc[-1]
+        ends = (f"{row['efficiency_leverage']:.1f} at {row['total_params'] / 1e9:.0f} B"
+                for row in (least, most))  # fmt: skip
+        parts.append(f"from {' to '.join(ends)} ({reading})")
+    note(fig, f"Published: fitted to {STUDY_RANGE}; all points lie beyond.")
+    finding = (
+        f"At one budget the law's best leverage grows with the parameters that memory allows, "
+        f"{' and '.join(parts)}. {built.name} has {place[1]:.1f} at {place[0] / 1e9:.1f} B."
+    )
+    return Drawing(fig, table, finding)
 
 
 @figure(
