@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from moe_leverage.design import flavours
 from moe_leverage.design.huggingface import load
 
 LLAMA = {
@@ -83,8 +84,40 @@ def test_what_is_no_config_is_told_what_it_looks_like(tmp_path, raw, looks):
         load(path)
 
 
-def test_a_flavour_kept_in_code_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "flavour", "total"),
+    [
+        ("llama3", "8B", 8_030_261_248),
+        ("llama3", "70B_flex", 70_553_706_496),
+        ("llama3", "405B", 405_853_388_800),
+        ("deepseek_v3", "16B", 15_706_484_224),
+        ("deepseek_v3", "236B", 235_741_434_880),
+        ("deepseek_v3", "671B", 671_026_404_352),
+        ("qwen3", "0.6B", 596_049_920),
+        ("qwen3", "8B", 8_190_735_360),
+        ("qwen3", "30B-A3B", 30_532_122_624),
+        ("qwen3", "235B-A22B", 235_093_634_560),
+    ],
+)
+def test_torchtitans_flavours_are_the_models_they_are_named_for(tmp_path, name, flavour, total):
     path = tmp_path / "train.toml"
-    path.write_text('[model]\nname = "llama3"\nflavor = "8B"\n')
-    with pytest.raises(ValueError, match="keeps in its code"):
+    path.write_text(f'[model]\nname = "{name}"\nflavor = "{flavour}"\n')
+    assert load(path).anatomy.parameters.total == total
+
+
+def test_every_flavour_is_counted_and_takes_a_vocabulary(tmp_path):
+    path = tmp_path / "train.toml"
+    for name, shapes in flavours.FLAVOURS.items():
+        for flavour in shapes:
+            path.write_text(f'[model]\nname = "{name}"\nflavor = "{flavour}"\n')
+            found = load(path, vocab_size=5000).anatomy
+            assert found.vocab_size == 5000
+            assert found.is_moe == ("n_routed_experts" in shapes[flavour]
+                                    or "num_experts" in shapes[flavour])  # fmt: skip
+
+
+def test_a_flavour_that_is_not_known_is_refused_with_those_that_are(tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text('[model]\nname = "llama4"\nflavor = "17bx16e"\n')
+    with pytest.raises(ValueError, match=r"model.flavor = 'llama4 17bx16e': .* llama3 debugmodel"):
         load(path)

@@ -59,9 +59,6 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path.name}: is not TOML: {error}") from error
     model = raw.get("model")
-    if isinstance(model, Mapping) and "flavor" in model:
-        rule = "names a shape that torchtitan keeps in its code; give the sizes as JSON"
-        require(False, "model.flavor", model["flavor"], rule)
     return dict(model) if isinstance(model, Mapping) else raw
 
 

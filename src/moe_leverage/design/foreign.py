@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moe_leverage.config import require
+from moe_leverage.design import flavours
 
 # Words by which a file that is no model is known for what it is.
 LOOKS_LIKE: Mapping[str, tuple[str, ...]] = {
@@ -178,6 +179,16 @@ def _megatron(raw: Mapping[str, Any]) -> dict[str, Any]:
     } | ({"moe_intermediate_size": expert} if raw.get("qk_layernorm") else {})  # fmt: skip
 
 
+def _torchtitan(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A flavour of torchtitan's, with another vocabulary if one is given."""
+    shape = flavours.sizes(raw.get("name"), raw["flavor"])
+    if raw.get("vocab_size") is not None:
+        shape["vocab_size"] = _size(raw, "vocab_size")
+    if "model_type" in shape:
+        return shape
+    return _deepseek(shape) if "inter_dim" in shape else _meta(shape)
+
+
 def _size(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value = raw.get(name)
     if value is None and default is not None:
@@ -204,4 +215,5 @@ FORMATS: tuple[
     (_has("dim", "n_layers", "n_heads", "hidden_dim"), _mistral, "Mistral's params.json"),
     (_has("dim", "n_layers", "n_heads"), _meta, "Meta's params.json"),
     (_is_megatron, _megatron, "arguments of Megatron-LM"),
+    (_has("name", "flavor"), _torchtitan, "a flavour of torchtitan's"),
 )

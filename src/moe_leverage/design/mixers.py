@@ -102,7 +102,7 @@ def _attention(module: Any, path: str, config: Any) -> Mixer | None:
     if head is None and value is not None:
         heads = first_whole(config, "num_attention_heads", "n_heads", "n_head")
         head = value // heads if heads else None
-    if head is None or value is None:
+    if not head or value is None or value < head:
         return None
     heads = value // head
     key = first_whole(module, "qk_head_dim") or first_whole(module, "head_dim") or head
