@@ -15,18 +15,16 @@ import pytest
 from synthetic_fits import synthetic_fits
 
 from moe_leverage import paths
-from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.analysis.bootstrap import central_interval
-from moe_leverage.config import ModelConfig
-from moe_leverage.design import huggingface
 from moe_leverage.design.prediction import REACH, Prediction, predict
 from moe_leverage.instruments import calculator
+from moe_leverage.theory import allocation
 from moe_leverage.theory.laws import PUBLISHED, JointLaw
 from moe_leverage.theory.leverage import efficiency_leverage
 
 STATIC = paths.DATA.parent / "book" / "_static"
-SCRIPTS = ("leverage.js", "calculator.js")
-LIMIT_BYTES = 16_000  # as a server sends it, compressed; so the layout of the scripts is free
+SCRIPTS = ("leverage.js", "parts.js", "calculator.js", "landscape.js", "calculator_page.js")
+LIMIT_BYTES = 24_000  # as a server sends it, compressed; so the layout of the scripts is free
 RELATIVE = 1e-9
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
@@ -84,32 +82,6 @@ def test_the_joint_law_and_its_inverses_are_equal():
     )
     got = np.array(got, dtype=float)  # null, JSON's NaN, becomes NaN
     np.testing.assert_allclose(got, wanted, rtol=RELATIVE)
-
-
-def test_counts_of_shapes_are_equal_up_to_the_norms_inside_attention():
-    models = {name: huggingface.load(name).model for name in huggingface.closed_names()}
-    shapes = {name: m for name, m in models.items() if calculator._is_counted_by_the_page(m)}
-    assert len(shapes) >= 8
-    fields = [{f: getattr(m, f) for f in calculator.SHAPE_FIELDS} for m in shapes.values()]
-    got = in_javascript("values.map((m) => ml.count(m, 4096))", fields)
-    for model, counted in zip(shapes.values(), got, strict=True):
-        wanted = count_parameters(model)
-        inner = extras_of_attention(model)
-        assert counted["total"] == wanted.non_vocabulary - inner
-        assert counted["active"] == wanted.active_non_vocabulary - inner
-        assert counted["flopsPerToken"] == count_forward_flops(model, 4096).total
-        assert counted["nonEmbedding"] == count_forward_flops(model, 4096).non_embedding
-
-
-def extras_of_attention(model: ModelConfig) -> int:
-    """Gains, biases and sinks of attention, which the page's shape does not ask for."""
-    heads = model.num_heads + model.num_kv_heads
-    norms = {"none": 0, "head": 2 * model.d_head, "width": model.d_head * heads}[model.qk_norm]
-    biases = model.attention_bias * model.d_head * (heads + model.num_kv_heads)
-    output = model.attention_output_bias * model.d_model
-    sinks = model.attention_sinks * model.num_heads
-    router = model.router_bias * model.num_experts * model.num_moe_layers
-    return model.num_layers * (norms + biases + output + sinks) + router
 
 
 def test_intervals_are_those_of_the_fits():
@@ -190,12 +162,18 @@ def test_the_page_s_measured_interval_is_that_of_its_samples():
 
 ROWS = """values.map((m) => {
   const state = ml.calculator.located(m), by = ml.calculator.sides(state);
-  return Object.fromEntries(ml.calculator.answers(state, by, true));
+  const rows = Object.fromEntries(ml.calculator.answers(state, by, true));
+  const splits = Object.fromEntries(ml.calculator.allocations(state, by));
+  return { rows, splits };
 })"""
+MAP = "values.map((C) => ml.landscape.squares(ml.data.measured, C).map(({ A, G }) => [A, G]))"
 
 
-def test_no_row_of_the_table_has_a_measured_law_beyond_its_reach():
-    near, far = in_javascript(ROWS, [{"A": 0.0461, "G": 4, "C": c} for c in (1e12, 1e22)])
+def test_a_measured_law_stands_beside_the_published_one_near_its_runs_and_not_far_off():
+    near, far = (
+        found["rows"]
+        for found in in_javascript(ROWS, [{"A": 0.0461, "G": 4, "C": c} for c in (1e12, 1e22)])
+    )
     for name, (published, measured) in near.items():
         if name != "Granularity of highest EL":  # 1.25, where our runs say nothing
             assert measured["value"] > 0, name
@@ -206,6 +184,69 @@ def test_no_row_of_the_table_has_a_measured_law_beyond_its_reach():
     assert all(far[name][0]["value"] > 0 for name in far)
     leverage, compute = (near[n][0] for n in ("Efficiency leverage EL", *list(near)[1:2]))
     np.testing.assert_allclose(compute["range"], np.multiply(leverage["range"], 1e12))
+
+
+def test_no_cell_of_the_page_has_a_measured_law_beyond_one_decade_of_its_runs():
+    """Every row of both tables and every square of the map, over a grid of points."""
+    side = calculator.payload()["measured"]
+
+    def is_near(domain: dict[str, list[float]], **point: float) -> bool:
+        return all(
+            domain[name][0] / REACH <= value <= domain[name][1] * REACH
+            for name, value in point.items()
+        )
+
+    points = [p for p in POINTS if p["A"] < 1 and 0.25 <= p["G"] <= 128]
+    num_said = 0
+    for point, found in zip(points, in_javascript(ROWS, points), strict=True):
+        axes = {"activation_ratio": point["A"], "granularity": point["G"]}
+        for name, (_, measured) in found["rows"].items():
+            if measured["value"] is None:
+                continue
+            num_said += 1
+            if name.startswith("Break-even"):
+                own = is_near(side["domain"], **axes, compute=measured["value"])
+            elif name.startswith("Granularity"):
+                own = is_near(side["domain"], granularity=measured["value"])
+            elif name.startswith(("Learning", "Batch")):
+                law = "learning_rate" if name.startswith("Learning") else "batch_tokens"
+                own = is_near(side["laws"][law]["domain"], compute=point["C"])
+            else:
+                own = is_near(side["domain"], **axes, compute=point["C"])
+            assert own, (name, point, measured)
+        leverage = found["rows"]["Efficiency leverage EL"][1]["value"]
+        for name, (*_, measured) in found["splits"].items():
+            if measured["value"] is None:
+                continue
+            num_said += 1
+            family = "dense" if name.startswith("Dense") else "moe"
+            at = point["C"] if family == "moe" else leverage * point["C"]
+            for law in (f"{family}_model", f"{family}_tokens"):
+                assert is_near(side["laws"][law]["domain"], compute=at), (name, point)
+    computes = sorted({point["C"] for point in points})
+    for compute, squares in zip(computes, in_javascript(MAP, computes), strict=True):
+        for a, g in squares:
+            at = {"activation_ratio": a, "granularity": g, "compute": compute}
+            assert is_near(side["domain"], **at), at
+    assert num_said > 300
+
+
+def test_the_split_of_a_budget_is_the_package_s_under_both_readings():
+    points = [{"A": 0.0461, "G": 4, "C": c} for c in (1e12, 1e18, 3e20, 1e22)]
+    for point, found in zip(points, in_javascript(ROWS, points), strict=True):
+        leverage = found["rows"]["Efficiency leverage EL"][0]["value"]
+        for name, compute in (("MoE", point["C"]), ("Dense of equal loss", leverage * point["C"])):
+            rows = {k.split(": ")[1]: v for k, v in found["splits"].items() if k.startswith(name)}
+            for i, passes in enumerate(allocation.PASSES.values()):
+                wanted = allocation.split(compute, passes, is_dense=name != "MoE")
+                got = {
+                    "M, forward FLOPs a token": wanted.flops_per_token,
+                    "tokens D": wanted.num_tokens,
+                    "3 M D, FLOPs of its training": wanted.training_flops,
+                }
+                for row, value in got.items():
+                    assert rows[row][i]["value"] == pytest.approx(value, rel=RELATIVE), row
+    assert calculator.payload()["why"] == allocation.why()
 
 
 WORDS = """values.map((m) => {
@@ -247,14 +288,6 @@ def test_our_own_fits_stand_beside_the_published_ones(tmp_path):
     assert ours["closed"] == ["activation_ratio", "granularity"]  # as data/fits/profiles.csv has it
     drawn = joint.law.from_theta(joint.samples)
     np.testing.assert_allclose(side["samples"], drawn[: len(side["samples"])], rtol=1e-4)
-
-
-def test_presets_agree_with_the_package_and_scripts_stay_small():
-    payload = calculator.payload()
-    names = [preset["name"] for preset in payload["presets"]]
-    assert {"Ling-mini-2.0", "DeepSeek-V3", "Ling-mini-beta"} <= set(names)
-    for preset in payload["presets"]:
-        assert ("axes" in preset) != ("shape" in preset)
 
 
 def test_the_calculator_stays_small_even_with_samples(tmp_path):

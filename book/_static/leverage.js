@@ -70,29 +70,63 @@
     };
   }
 
-  /* Matrices of one token's way through the model, grouped-query attention, no biases:
-     parameters, and FLOPs a token under the convention `exact` */
+  /* Parameters, and FLOPs of one token's forward pass under the convention `exact`, of a shape in
+     the words of ModelConfig: flat, what is absent counts as 0, `qk_norm` 1 by head and 2 by width.
+     Multi-token prediction is left out, as `moe-leverage explain` does */
   function count(m, sequence) {
-    const attention = 2 * m.d_model * m.d_head * (m.num_heads + m.num_kv_heads);
-    const scores = 4 * sequence * m.num_heads * m.d_head;
-    const moeLayers = m.num_experts ? m.num_layers - m.num_dense_layers : 0;
+    const of = (name) => m[name] || 0;
+    const [d, heads, kv] = [m.d_model, m.num_heads, m.num_kv_heads];
+    const isLatent = of("kv_rank") > 0;
+    const dQuery = heads * (of("d_head_nope") + of("d_head_rope"));
+    const compressed = of("q_rank") + of("kv_rank") + of("d_head_rope");
+    const grouped = 2 * d * m.d_head * (heads + kv);
+    const latent = () =>
+      (m.q_rank ? m.q_rank * (d + dQuery) : d * dQuery) +
+      d * (m.kv_rank + m.d_head_rope) +
+      m.kv_rank * heads * (m.d_head_nope + m.d_head_value) +
+      heads * m.d_head_value * d;
+    const attention = isLatent ? latent() : grouped;
+    const extras =
+      of("attention_bias") * (isLatent ? compressed : m.d_head * (heads + 2 * kv)) +
+      of("attention_output_bias") * d +
+      of("attention_sinks") * heads;
+    const byNorm = [0, 2 * m.d_head, m.d_head * (heads + kv)][of("qk_norm")];
+    const norms = 2 * d + (isLatent ? m.q_rank + m.kv_rank : byNorm);
+    const width =
+      heads * (isLatent ? m.d_head_nope + m.d_head_rope + m.d_head_value : 2 * m.d_head);
+    const scores = 2 * sequence * width;
+    const isMoe = m.num_experts > 0;
+    const moeLayers = isMoe ? m.num_layers - m.num_dense_layers : 0;
     const denseLayers = m.num_layers - moeLayers;
-    const expert = 3 * m.d_model * m.d_expert;
-    const shared = m.num_shared_experts * expert;
-    const router = m.d_model * m.num_experts;
-    const norms = 2 * m.d_model * m.num_layers + m.d_model;
+    const shared = isMoe ? of("d_shared") || m.num_shared_experts * m.d_expert : 0;
+    const ffn = (w) => 3 * d * w + (w > 0 ? of("ffn_bias") * (2 * w + d) : 0);
+    const expert = isMoe ? ffn(m.d_expert) : 0;
+    const router = isMoe ? m.num_experts * (d + of("router_bias")) : 0;
     const common =
-      m.num_layers * attention +
-      denseLayers * 3 * m.d_model * m.d_ffn +
-      moeLayers * (router + shared);
-    const active = common + moeLayers * m.num_active_experts * expert;
-    const logits = m.d_model * m.vocab_size;
+      m.num_layers * (attention + extras + norms) +
+      d +
+      denseLayers * ffn(m.d_ffn) +
+      moeLayers * (router + ffn(shared));
+    const logits = d * m.vocab_size;
+    const nonEmbedding = // the paper's M
+      m.num_layers * (2 * attention + scores) +
+      moeLayers *
+        (isMoe ? 2 * d * m.num_experts + 6 * d * (m.num_active_experts * m.d_expert + shared) : 0) +
+      denseLayers * 6 * d * m.d_ffn;
     return {
-      total: common + moeLayers * m.num_experts * expert + norms,
-      active: active + norms,
-      vocabulary: 2 * logits,
-      flopsPerToken: 2 * active + m.num_layers * scores + 2 * logits,
-      nonEmbedding: 2 * active + m.num_layers * scores, // the paper's M
+      total: common + moeLayers * (isMoe ? m.num_experts * expert : 0),
+      active: common + moeLayers * (isMoe ? m.num_active_experts * expert : 0),
+      vocabulary: of("tie_embeddings") ? logits : 2 * logits,
+      flopsPerToken: nonEmbedding + 2 * logits,
+      nonEmbedding,
+    };
+  }
+
+  /* M of one forward pass and D that Table 1 gives a budget if its M holds so many passes */
+  function split(laws, family, C, passes) {
+    return {
+      model: powerLaw(laws[`${family}_model`], C) / passes,
+      tokens: powerLaw(laws[`${family}_tokens`], C),
     };
   }
 
@@ -184,6 +218,7 @@
     roundingRange,
     saturatedActivationRatio,
     silence,
+    split,
     trainingCompute,
   });
 })();

@@ -103,10 +103,69 @@
   const CIRCLE = 0,
     SQUARE = 1;
 
+  /* "1e22", "10^22", "3.2 × 10²¹", "12,000", "3.1 %" or "12 T" as a number; NaN when it is none. A
+     comma stands between thousands alone: that of "0,031" would turn it into 31 */
+  const WRITTEN =
+    /^([-+]?)(?:10\^([-+]?\d+)|([1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:e([-+]?\d+)|[×x*·]10\^?([-+]?\d+))?)([kmbgt%]?)$/i;
+  const SIZES = { "": 0, "%": -2, k: 3, m: 6, b: 9, g: 9, t: 12 }; // as powers of ten
+  function parse(text) {
+    const plain = String(text)
+      .replace(/[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+/g, (raised) =>
+        ["^", ...raised]
+          .map((d) => (d === "⁻" ? "-" : d === "^" ? d : SUPERSCRIPTS.indexOf(d)))
+          .join(""),
+      )
+      .replace("−", "-")
+      .replace(/[\s_]/g, "")
+      .replace(/(tokens?|flops?|param(eter)?s?)$/i, "");
+    const [found, sign, power, digits, e, times, size] = WRITTEN.exec(plain) || [];
+    if (found === undefined) return NaN;
+    const exponent = Number(power || e || times || 0) + SIZES[size.toLowerCase()];
+    return Number(`${sign}${(digits || "1").replaceAll(",", "")}e${exponent}`);
+  }
+
   /* The values of one address: after #, and never more than one of a kind */
   const address = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 
+  /* Puts the values of one instrument, which knows these keys, into the address; what others of the
+     page have there stays. Without values nothing of it is left. */
+  function remember(keys, values, isNewPlace) {
+    const kept = Object.entries(address()).filter(([key, value]) => value && !keys.includes(key));
+    const own = keys.filter((key) => ![undefined, null, ""].includes(values[key]));
+    const words = new URLSearchParams([...kept, ...own.map((key) => [key, String(values[key])])]);
+    const place = `${location.href.split("#")[0]}${kept.length + own.length ? `#${words}` : ""}`;
+    history[isNewPlace ? "pushState" : "replaceState"](null, "", place);
+  }
+
+  /* Files dropped anywhere on `root`: the one there is goes to `take`, more than one are refused */
+  function dropped(root, take, refuse) {
+    const isFile = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
+    root.addEventListener("dragover", (event) => isFile(event) && event.preventDefault());
+    root.addEventListener("drop", (event) => {
+      if (!isFile(event)) return;
+      event.preventDefault();
+      const { files } = event.dataTransfer;
+      if (files.length === 1) take(files[0]);
+      else refuse(`${files.length} files: drop one.`);
+    });
+  }
+
   window.moeLeverage = Object.assign(window.moeLeverage || {}, {
-    parts: { element, drawn, text, large, percent, scale, frame, address, MARKERS, CIRCLE, SQUARE },
+    parts: {
+      element,
+      drawn,
+      text,
+      large,
+      percent,
+      scale,
+      frame,
+      parse,
+      address,
+      remember,
+      dropped,
+      MARKERS,
+      CIRCLE,
+      SQUARE,
+    },
   });
 })();

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from synthetic_fits import synthetic_fits
 
 from moe_leverage.config import ModelConfig
@@ -18,7 +19,7 @@ from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
 from moe_leverage.design.every_law import Asked, answer
 from moe_leverage.design.prediction import predict
-from moe_leverage.instruments import calculator
+from moe_leverage.instruments import calculator, gallery
 from moe_leverage.theory.forms import Layout
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
@@ -126,20 +127,22 @@ def test_the_form_computes_the_package_s_law_everywhere(page: Page) -> None:
     wanted = {
         "Efficiency leverage EL": leverage,
         "Dense compute of equal loss, FLOPs": leverage * c,
-        "Equal-loss dense model, optimal M, FLOPs a token": PUBLISHED.dense_model(leverage * c),
-        "its tokens, optimal D": PUBLISHED.dense_tokens(leverage * c),
+        "Dense of equal loss: M, forward FLOPs a token": PUBLISHED.dense_model(leverage * c),
+        "Dense of equal loss: tokens D": PUBLISHED.dense_tokens(leverage * c),
         "Break-even compute, FLOPs": law.break_even_compute(a, g),
         "Granularity of highest EL": np.full(len(grid), law.optimum_granularity),
         "Learning rate, MoE": PUBLISHED.learning_rate(c),
         "Batch, MoE, tokens": PUBLISHED.batch_tokens(c),
-        "Optimal tokens D, MoE": PUBLISHED.moe_tokens(c),
-        "Optimal FLOPs a token M, MoE": PUBLISHED.moe_model(c),
-        "its active parameters, at most M / 2": PUBLISHED.moe_model(c) / 2,
-        "its parameters, at most M / 2A": PUBLISHED.moe_model(c) / (2 * a),
+        "MoE: tokens D": PUBLISHED.moe_tokens(c),
+        "MoE: M, forward FLOPs a token": PUBLISHED.moe_model(c),
+        "MoE: active parameters, at most M / 2": PUBLISHED.moe_model(c) / 2,
+        "MoE: all parameters, at most M / 2A": PUBLISHED.moe_model(c) / (2 * a),
     }
     for name, values in wanted.items():
-        cells = [math.nan if row[name][0] is None else row[name][0] for row in rows]
-        got = np.array(cells, dtype=float)
+        if name.startswith("MoE"):  # a dense model has no split of a mixture
+            values = np.where(a < 1, values, math.nan)
+        cells = [(row.get(name) or [None])[0] for row in rows]
+        got = np.array([math.nan if cell is None else cell for cell in cells], dtype=float)
         np.testing.assert_allclose(got, values, rtol=RELATIVE, err_msg=name)
 
 
@@ -163,7 +166,7 @@ def test_a_design_is_entered_with_the_keyboard_alone(page: Page) -> None:
     type_over(page, "G", "8")
     wanted = PUBLISHED.joint(activation_ratio=0.05, granularity=8, compute=3e20)
     assert shown(page, "Efficiency leverage EL") == pytest.approx(wanted, rel=RELATIVE)
-    assert page.locator(f"{ROOT} output").inner_text().startswith(f"EL = {wanted:.2f}")
+    assert page.locator(f"{ROOT} .ml-headline").inner_text().startswith(f"EL = {wanted:.2f}")
     focus(page, "shaped")
     page.keyboard.press("Space")
     type_over(page, "num_layers", "20")
@@ -180,29 +183,109 @@ def test_tokens_experts_and_widths_stand_for_the_axes(page: Page) -> None:
     compute = PUBLISHED.moe_tokens.compute_for(1e11)
     wanted = PUBLISHED.joint(activation_ratio=3 / 65, granularity=4, compute=compute)
     assert row["Efficiency leverage EL"][0] == pytest.approx(wanted, rel=RELATIVE)
-    assert row["Optimal tokens D, MoE"][0] == pytest.approx(1e11, rel=RELATIVE)
+    assert row["MoE: tokens D"][0] == pytest.approx(1e11, rel=RELATIVE)
 
 
-def test_presets_are_the_package_s_answers(page: Page) -> None:
-    preset = page.get_by_label("Preset")
-    options = preset.locator("option").all_inner_texts()[1:]
-    assert options == [p["name"] for p in calculator.payload()["presets"]]
-    for given in calculator.payload()["presets"]:
-        preset.select_option(label=given["name"])
-        if "axes" in given:
-            a, g, c = (given["axes"][key] for key in "AGC")
-            wanted = PUBLISHED.joint(activation_ratio=a, granularity=g, compute=c)
-        else:
-            model = explain(huggingface.load(given["name"]), tokens=given["shape"]["D"])
-            wanted = model.published.value
-            compute = shown(page, "training compute C, FLOPs")
-            assert compute == pytest.approx(model.compute, rel=RELATIVE)
+def test_it_starts_from_every_example_and_every_model_of_the_gallery(page: Page) -> None:
+    start = page.get_by_label("Start from")
+    options = start.locator("option").all_inner_texts()[1:]
+    examples = calculator.payload()["presets"]
+    models = gallery.payload()["models"]
+    assert options == [p["name"] for p in [*examples, *models]]
+    for given in examples:
+        start.select_option(label=given["name"])
+        a, g, c = (given["axes"][key] for key in "AGC")
+        wanted = PUBLISHED.joint(activation_ratio=a, granularity=g, compute=c)
         assert shown(page, "Efficiency leverage EL") == pytest.approx(wanted, rel=RELATIVE)
+    for given in models:
+        start.select_option(label=given["name"])
+        assert page.locator(f"{ROOT} [role=alert]").inner_text() == ""
+        if "counts" in given:
+            assert shown(page, "parameters without vocabulary N") == given["counts"]["total"]
+            continue
+        model = explain(huggingface.load(given["name"]), tokens=given.get("D", 1e12))
+        row = at(page)
+        assert row["This model: parameters, with vocabulary"][0] == model.parameters["total"]
+        if "D" in given:
+            assert row["Efficiency leverage EL"][0] == pytest.approx(
+                model.published.value, rel=RELATIVE
+            )
+            compute = row["training compute C, FLOPs"][0]
+            assert compute == pytest.approx(model.compute, rel=RELATIVE)
+
+
+def test_a_config_is_chosen_or_refused_and_the_last_answer_stays(
+    page: Page, tmp_path: Path
+) -> None:
+    shape = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 512,
+             "num_attention_heads": 4, "intermediate_size": 96}  # fmt: skip
+    file = page.get_by_label("drop a config.json")
+    problem = page.locator(f"{ROOT} [role=alert]")
+
+    def choose(name: str, text: str) -> None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        file.set_input_files(tmp_path / name)
+
+    choose("config.json", json.dumps(shape))
+    expect(page.locator(f"{ROOT} .ml-headline")).to_contain_text("by definition")
+    total = at(page)["This model: parameters, with vocabulary"][0]
+    assert total == huggingface.read(shape).anatomy.parameters.total
+    for name, text, wanted in (
+        ("notes.txt", "{", "notes.txt: not JSON"),
+        ("list.json", "[]", "must be a JSON object"),
+        ("other.json", json.dumps(shape | {"model_type": "jamba"}), "moe-leverage explain"),
+        ("bad.json", json.dumps(shape | {"num_hidden_layers": -1}), "num_hidden_layers = -1"),
+    ):
+        choose(name, text)
+        expect(problem).to_contain_text(wanted)
+        assert "\n" not in problem.inner_text()
+        assert at(page)["This model: parameters, with vocabulary"][0] == total
+        expect(problem).to_be_empty()  # typing on, the old answer counts again
+
+
+def test_sliders_go_beside_the_fields_and_reset_goes_back(page: Page) -> None:
+    slider = page.get_by_label("Compute C, FLOPs, slider")
+    slider.focus()
+    before = float(page.locator("[name=C]").input_value())
+    page.keyboard.press("ArrowRight")
+    assert float(page.locator("[name=C]").input_value()) > before
+    page.keyboard.press("End")
+    assert page.locator("[name=C]").input_value() == "1e27"
+    assert shown(page, "Learning rate, MoE") == pytest.approx(PUBLISHED.learning_rate(1e27))
+    type_over(page, "C", "10^20")
+    type_over(page, "A", "3.1 %")
+    assert "C=100000000000000000000&A=0.031" in page.url
+    page.get_by_role("button", name="Reset").press("Enter")
+    assert page.locator("[name=C]").input_value() == "1e22"
+    assert "#" not in page.url
+
+
+def test_the_map_is_read_and_taken_by_keys_and_by_pointer(page: Page) -> None:
+    said(page)
+    frame = page.get_by_role("application")
+    readout = page.locator(f"{ROOT} .ml-readout")
+    frame.focus()
+    page.keyboard.press("ArrowLeft")
+    first = readout.inner_text()
+    assert re.fullmatch(r"A = [\d.]+ %, G = [\d.]+: EL = .* to .*", first)
+    page.keyboard.press("Shift+ArrowUp")
+    assert readout.inner_text() != first
+    page.keyboard.press("Enter")
+    a, g = (float(page.locator(f"[name={key}]").input_value()) for key in "AG")
+    wanted = PUBLISHED.joint(activation_ratio=a, granularity=g, compute=1e22)
+    assert shown(page, "Efficiency leverage EL") == pytest.approx(wanted, rel=RELATIVE)
+    assert f"A={a:g}" in page.url
+    box = frame.locator("svg").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.2 * box["height"])
+    expect(readout).not_to_have_text(first)
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + 0.2 * box["height"])
+    assert float(page.locator("[name=A]").input_value()) > 0.4
 
 
 @served_and_from_a_file
 def test_an_address_brings_the_design_back(page: Page, context: BrowserContext) -> None:
-    page.get_by_label("Preset").select_option(label="Ling-mini-beta")
+    page.get_by_label("Start from").select_option(label="Ling-mini-beta")
     at(page, num_layers=23)
     before = said(page)
     again = opened(context, page.url)
@@ -254,7 +337,7 @@ def test_every_control_has_a_name_and_results_are_announced(page: Page) -> None:
     tree = json.dumps(page.locator(ROOT).aria_snapshot())
     for role in ("combobox", "textbox", "checkbox", "status", "table", "img", "form"):
         assert role in tree, role
-    assert page.locator(f"{ROOT} output").get_attribute("aria-live") == "polite"
+    assert page.locator(f"{ROOT} .ml-headline").get_attribute("aria-live") == "polite"
     assert page.locator(f"{ROOT} [role=alert]").count() == 1
 
 
@@ -309,7 +392,7 @@ def test_our_own_fit_stands_beside_with_its_interval(
     row = at(page, A=0.05, G=4, C=1e12)
     wanted = [PUBLISHED.joint(**point), joint.law(**point)]
     assert row["Efficiency leverage EL"] == pytest.approx(wanted, rel=RELATIVE)
-    assert row["Optimal tokens D, MoE"][1] == pytest.approx(tokens.law(1e12), rel=RELATIVE)
+    assert row["MoE: tokens D"][2] == pytest.approx(tokens.law(1e12), rel=RELATIVE)
     assert row["Learning rate, MoE"][1] is None  # no fit of it: a dash
     cell = page.locator(f"{ROOT} tbody tr").first.locator("data").nth(1)
     ends = [float(str(cell.get_attribute(f"data-{end}"))) for end in ("low", "high")]
@@ -317,13 +400,16 @@ def test_our_own_fit_stands_beside_with_its_interval(
     status = page.locator(f"{ROOT} [role=status]").inner_text()
     assert "Published law: extrapolated" in status
     assert "Measured law: inside" in status
-    assert "Our own law says" in page.locator(f"{ROOT} output").inner_text()
+    assert "Our own law says" in page.locator(f"{ROOT} .ml-headline").inner_text()
     page.get_by_label("Landscape by the").select_option("measured")
     assert "EL < 1" in page.locator(".ml-key").inner_text()
     at(page, C=1e13)
-    assert "Our own law, extrapolated, says" in page.locator(f"{ROOT} output").inner_text()
+    assert "Our own law, extrapolated, says" in page.locator(f"{ROOT} .ml-headline").inner_text()
     assert at(page, C=1e22)["Efficiency leverage EL"][1] is None
-    assert "Our own law says nothing at this scale" in page.locator(f"{ROOT} output").inner_text()
+    assert (
+        "Our own law says nothing at this scale"
+        in page.locator(f"{ROOT} .ml-headline").inner_text()
+    )
     assert (
         "Measured law: not at this scale: C =" in page.locator(f"{ROOT} [role=status]").inner_text()
     )
@@ -346,18 +432,20 @@ def test_the_published_value_has_the_reach_of_its_rounding(page: Page) -> None:
 def test_all_experts_active_is_a_dense_model(page: Page) -> None:
     row = at(page, A=1, G=12, C=1e22)
     assert set(row["Efficiency leverage EL"]) == {1}
-    assert page.locator(f"{ROOT} output").inner_text() == "A dense model: EL = 1 by definition."
+    assert (
+        page.locator(f"{ROOT} .ml-headline").inner_text() == "A dense model: EL = 1 by definition."
+    )
 
 
 def test_a_dense_shape_has_leverage_one(page: Page) -> None:
     page.get_by_label("Count a whole model").check()
     row = at(page, num_experts=0, num_active_experts=0, num_shared_experts=0, d_ffn=4096)
     assert set(row["Efficiency leverage EL"]) == {1}
-    assert "by definition" in page.locator(f"{ROOT} output").inner_text()
+    assert "by definition" in page.locator(f"{ROOT} .ml-headline").inner_text()
 
 
 def test_a_shape_s_budget_may_be_compute(page: Page) -> None:
-    page.get_by_label("Preset").select_option(label="Ling-mini-beta")
+    page.get_by_label("Start from").select_option(label="Ling-mini-beta")
     page.get_by_label("Training budget given as").select_option("compute")
     model: ModelConfig = huggingface.load("Ling-mini-beta").model
     row = at(page, C=1e22)

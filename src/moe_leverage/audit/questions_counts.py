@@ -25,6 +25,7 @@ from moe_leverage.accounting import (
 )
 from moe_leverage.audit.listed import listed, token_multiple
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH
+from moe_leverage.theory import allocation
 from moe_leverage.theory.laws import PUBLISHED
 
 LARGEST_RATE_SEARCHED = 2.0**-9  # Section 2.2
@@ -44,17 +45,11 @@ def meaning_of_m() -> Settled:
         rows.append((name, number, multiple.min(), multiple.median(), multiple.max()))
     table = pd.DataFrame(rows, columns=["forward_passes_in_m", "table", "min", "median", "max"])
     one, mixed, three = table.groupby("forward_passes_in_m", sort=False)["median"].median()
-    scale, tokens = PUBLISHED.dense_model(1e20), PUBLISHED.dense_tokens(1e20)
-    per_parameter = {passes: tokens / (scale / (2 * passes)) for passes in (1, TRAINING_PASSES)}
     text = (
         "Section 4 trains every model on more than three times its optimal tokens. With M of "
         f"Table 1 read as three forward passes the listed models are at {three:.1f} times "
         f"(median), with one forward pass at {one:.0f} times, with one in Table 1 and three in the "
-        f"printed budgets at {mixed:.0f} times. Table 1's dense law at 1e20 FLOPs gives "
-        f"{per_parameter[3]:.0f} tokens per parameter if M is three passes and "
-        f"{per_parameter[1]:.0f} if it is one; 20 is the usual figure. So C = M D is training "
-        "compute and the M of Table 1 includes the backward pass, although Section 2.1 defines a "
-        "single forward pass: divide M_opt by 3 before sizing a model with it."
+        f"printed budgets at {mixed:.0f} times. {allocation.why()}"
     )
     return table, text
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from moe_leverage.instruments import calculator, explorer, printed_laws, refit, router
+from moe_leverage.instruments import calculator, explorer, gallery, printed_laws, refit, router
 
 SCRIPTS: Mapping[str, Callable[[], str]] = {
     "leverage-data.js": calculator.script,
+    "gallery-data.js": gallery.script,
     "printed-laws-data.js": printed_laws.script,
     "explorer-data.js": explorer.index_script,
     "refit-data.js": refit.script,

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from moe_leverage import paths
-from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops
-from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
-from moe_leverage.design import huggingface
+from moe_leverage.accounting import TRAINING_PASSES
 from moe_leverage.design.prediction import JOINT, REACH, closed_axes
+from moe_leverage.theory import allocation
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.rounding import half_units
@@ -42,33 +41,22 @@ EXAMPLES = (  # Section 4.2.2 and Figure 1; Section 4.1, the baseline architectu
     ("The same at 1e20", {"C": 1e20, "A": 0.031, "G": 12}),
     ("Baseline, 2 of 64 and one shared", {"C": 1e20, "A": 3 / 65, "G": 2}),
 )
-SHAPE_FIELDS = (
-    "num_layers",
-    "num_dense_layers",
-    "d_model",
-    "num_heads",
-    "num_kv_heads",
-    "d_head",
-    "num_experts",
-    "num_active_experts",
-    "num_shared_experts",
-    "d_expert",
-    "d_ffn",
-    "vocab_size",
-)
 
 
 def payload(fits: Path = paths.FITS) -> dict[str, Any]:
     """Everything the page is given; `measured` is None until a joint law is fitted.
 
-    >>> sorted(payload()), sorted(payload()["published"])
-    (['measured', 'presets', 'published'], ['domain', 'law', 'laws', 'rounding'])
+    >>> sorted(payload())
+    ['measured', 'passes', 'presets', 'published', 'readings', 'why']
     """
     laws = {name: getattr(PUBLISHED, name) for name in POWER_LAWS}
     return {
         "published": _side(PUBLISHED.joint, laws) | {"rounding": half_units()},
         "measured": _measured(fits),
-        "presets": [{"name": name, "axes": axes} for name, axes in EXAMPLES] + _open_models(),
+        "presets": [{"name": name, "axes": axes} for name, axes in EXAMPLES],
+        "passes": TRAINING_PASSES,
+        "readings": dict(allocation.PASSES),
+        "why": allocation.why(),
     }
 
 
@@ -117,35 +105,3 @@ def _measured(fits: Path) -> dict[str, Any] | None:
 
 def _bounds(fit: str, law: Law, fits: Path) -> dict[str, Any]:
     return {"reach": REACH, "closed": list(closed_axes(fit, law, fits))}
-
-
-def _open_models() -> list[dict[str, Any]]:
-    """A preset for each model of a closed form whose training tokens are public."""
-    models = [huggingface.load(name) for name in huggingface.closed_names()]
-    return [_preset(m) for m in models if m.model.is_moe and "training_tokens" in m.published]
-
-
-def _preset(open_model: huggingface.OpenModel) -> dict[str, Any]:
-    model = open_model.model
-    tokens = float(open_model.published["training_tokens"])
-    sequence = int(open_model.published.get("sequence_length", PAPER_SEQUENCE_LENGTH))
-    if _is_counted_by_the_page(model):
-        shape = {name: getattr(model, name) for name in SHAPE_FIELDS}
-        return {"name": open_model.name, "shape": _run_of(shape, sequence, tokens)}
-    flops = TRAINING_PASSES * count_forward_flops(model, sequence).total * tokens
-    axes = {"C": flops, "A": model.activation_ratio, "G": model.granularity}
-    return {"name": open_model.name, "axes": axes}
-
-
-def _run_of(shape: dict[str, int], sequence: int, tokens: float) -> dict[str, float]:
-    return shape | {"sequence_length": sequence, "D": tokens}
-
-
-def _is_counted_by_the_page(model: ModelConfig) -> bool:
-    """The page counts matrices of grouped-query attention, SwiGLU experts and untied logits."""
-    return (
-        model.latent_attention is None
-        and model.num_mtp_layers == 0
-        and not (model.ffn_bias or model.tie_embeddings)
-        and model.d_shared == model.num_shared_experts * model.d_expert
-    )
