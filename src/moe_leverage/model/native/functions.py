@@ -27,6 +27,7 @@ FLAGS = (
     "-O3",
     "-march=native",
     "-ffp-contract=fast",
+    "--param=avoid-fma-max-bits=0",  # or sums of products are fused on some processors only
     "-fno-strict-aliasing",
     "-fopenmp",
     "-fPIC",
