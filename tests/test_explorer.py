@@ -1,17 +1,22 @@
 """What the explorer is given: every run once, its twin, and no more bytes than a reader loads."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_parts import in_javascript
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.leverage import best_runs
+from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.config import RunConfig
 from moe_leverage.instruments import SCRIPTS, explorer
 
 LIMIT_BYTES = 2_000_000  # of all data that the explorer may load
 INDEX_BYTES = 400_000  # of what it loads with the page
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
 EXACT = {"run", "status", "studies", "family", "twin"}
 
 
@@ -169,3 +174,76 @@ def test_an_empty_ledger_and_a_diverged_run_are_told_apart(tmp_path):
     found = dict(zip(explorer.index(tmp_path, tmp_path)["columns"], row, strict=True))
     assert (found["status"], found["loss"], found["twin"]) == ("diverged", None, None)
     assert explorer.details("hparams", tmp_path)["runs"][record["run_id"]]["load"] is None
+
+
+VIEW = """
+    ml.explorer = values;
+    const v = ml.explorerView, all = v.rows();
+    const start = { ...v.START, protocol: String(values.ladder) };
+    const view = (state) => v.marked(v.chosen(all, { ...start, ...state }), { ...start, ...state });
+    const brief = (marks) => marks.map(({ runs, loss, EL, budget, family, A, ends }) =>
+      ({ runs: runs.map((r) => r.run), loss, EL, budget, family, A, ends,
+         status: runs[0].status }));
+    const asked = Object.entries(v.questions(all)).map(([key, [, s]]) => [key, brief(view(s))]);
+    const everything = { marks: "runs", protocol: v.ANY, excluded: "1" };
+    return { asked: Object.fromEntries(asked), means: brief(view({ marks: "means" })),
+             between: brief(view({ marks: "runs", budget: v.BETWEEN })),
+             all: view(everything).length, ok: brief(view({ marks: "runs", protocol: v.ANY })) };
+"""
+
+
+@needs_node
+def test_views_begin_with_few_marks_which_are_means_over_seeds(index):
+    found = in_javascript(VIEW, index, "explorer_view.js")
+    shown = table(index).set_index("run")
+    rungs = index["rungs"][str(index["ladder"])]
+    first = found["asked"]["compute"]
+    assert 4 <= len(first) <= 2 * len(rungs)
+    assert {mark["budget"] for mark in first} <= set(rungs)
+    assert {mark["family"] for mark in first} == {"dense", "moe"}
+    for question, marks in found["asked"].items():
+        assert len(marks) >= 3, question
+        assert all(mark["status"] == "ok" for mark in marks)
+    for mark in [*first, *found["means"]]:
+        losses = shown.loc[mark["runs"], "loss"].astype(float)
+        assert mark["loss"] == pytest.approx(losses.mean(), rel=1e-9)
+        assert len(set(shown.loc[mark["runs"], "config"])) == 1
+    several = [mark for mark in found["means"] if len(mark["runs"]) > 1]
+    assert several
+    for mark in several:
+        losses = shown.loc[mark["runs"], "loss"].astype(float)
+        assert mark["ends"] == [losses.min(), losses.max()]
+    sparsity = found["asked"]["sparsity"]
+    assert all(mark["EL"] is not None for mark in sparsity)
+    assert len({mark["budget"] for mark in sparsity}) == 1
+    assert len({mark["A"] for mark in sparsity}) >= 3
+    assert found["all"] == len(index["rows"])
+    assert len(found["ok"]) == (shown["excluded"].isna() & (shown["status"] == "ok")).sum()
+    assert all(mark["budget"] not in rungs for mark in found["between"])
+
+
+def test_the_frontier_of_a_ladder_is_that_of_the_chapters(index):
+    """At each rung the best dense design's mean, the lowest so far, as `best_runs` has it."""
+    frame = ledger.finished(ledger.table()).drop_duplicates("run_id")
+    plain = frame[
+        (frame["family"] == "dense")
+        & (frame["role"] == "plain")
+        & (frame["protocol"] == index["ladder"])
+    ]
+    best = best_runs(with_law_names(plain))
+    places = np.array(index["frontier"][str(index["ladder"])])
+    np.testing.assert_allclose(places[:, 0], best["compute"], rtol=1e-4)
+    np.testing.assert_allclose(places[:, 1], best["loss"].cummin(), rtol=1e-4)
+
+
+@needs_node
+def test_a_second_ladder_has_a_frontier_rungs_and_a_view_of_its_own(index):
+    """As it is once the laws are made from it: its runs alone, and marks wherever it has rungs."""
+    other = set(index["rungs"]) - {str(index["ladder"])}
+    for protocol in other:
+        found = in_javascript(VIEW, index | {"ladder": int(protocol)}, "explorer_view.js")
+        marks = found["asked"]["compute"]
+        shown = table(index).set_index("run")
+        assert marks
+        assert {str(shown.loc[m["runs"][0], "protocol"]) for m in marks} == {protocol}
+        assert {mark["budget"] for mark in marks} <= set(index["rungs"][protocol])

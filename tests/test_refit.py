@@ -12,7 +12,13 @@ import pandas as pd
 import pytest
 
 from moe_leverage import paths
-from moe_leverage.analysis.bootstrap import small_sample_factor, student_ratio
+from moe_leverage.analysis.bootstrap import (
+    distinct_minima,
+    resampled,
+    small_sample_factor,
+    student_ratio,
+    widened,
+)
 from moe_leverage.analysis.fitting import Fit, fit
 from moe_leverage.analysis.optimise import minimise
 from moe_leverage.instruments import refit
@@ -89,9 +95,12 @@ def test_a_resample_in_the_page_is_a_resample_of_the_package():
         "values[1].map((w) => ml.refit.redraw(ml.refit.fit(values[0], ml.refitData), w))",
         [given, weights.tolist()],
     )
-    redrawn = minimise(ours.problem, np.repeat(ours.theta[None], 5, axis=0), weights=weights)
+    begin = ours.law.starts(ours.inputs, ours.log_target, 64, np.random.default_rng(0))
+    ended = minimise(ours.problem, np.concatenate([ours.theta[None], begin]))
+    minima = distinct_minima(ended, len(given))
+    redrawn = resampled(ours.problem, minima, weights)
     factor = small_sample_factor(len(given), 6) * student_ratio(len(given) - 6)
-    wanted = ours.theta + factor * (redrawn.theta - ours.theta)
+    wanted = widened(ours.problem, redrawn.theta, minima, factor)
     for row, theta in zip(got, wanted, strict=True):
         law = JointLaw.from_coefficients(JointLaw.from_theta(theta))
         np.testing.assert_allclose(

@@ -4,80 +4,14 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, drawn, large, percent, scale, frame, address, MARKERS, CIRCLE, SQUARE } =
-    ml.parts;
+  const { element, drawn, large, percent, scale, frame, address, remember } = ml.parts;
+  const { MARKERS, CIRCLE, SQUARE } = ml.parts;
 
-  const QUANTITIES = {
-    C: ["Training compute C, FLOPs", true],
-    A: ["Activation ratio A", true],
-    G: ["Granularity G", true],
-    S: ["Shared-expert ratio S", false],
-    M: ["FLOPs per token M", true],
-    N: ["Parameters N", true],
-    N_a: ["Active parameters N_a", true],
-    D: ["Tokens D", true],
-    eta: ["Learning rate", true],
-    B: ["Batch, tokens", true],
-    loss: ["Validation loss, nats", true],
-    bits: ["Bits a byte", true],
-    excess: ["Loss above dense, nats", false],
-    EL: ["Efficiency leverage EL", true],
-  };
-  const X = ["C", "A", "G", "S", "M", "N", "N_a", "D", "eta", "B"];
-  const Y = ["loss", "excess", "EL", "bits"];
-  const COLOURS = { family: "Dense or MoE", A: "Activation ratio", study: "Study" };
-  const FILTERS = {
-    study: "Study",
-    family: "Family",
-    budget: "Budget, FLOPs",
-    A: "Activation ratio",
-    G: "Granularity",
-    seed: "Seed",
-    status: "Status",
-  };
-  const START = { x: "C", y: "loss", colour: "family", sort: "C", down: "" };
-  const leverage = (r) =>
-    r.EL_least !== null
-      ? `≥ ${large(r.EL_least)}`
-      : r.EL_most !== null
-        ? `≤ ${large(r.EL_most)}`
-        : r.EL === null
-          ? "–"
-          : r.EL.toFixed(2);
-  const FAMILIES = { dense: "dense", moe: "MoE" };
+  const { ANY, BETWEEN, COLOURS, COLUMNS, FAMILIES, FILTERS, KEPT, KEYS, MARKS, chosen } =
+    ml.explorerView;
+  const { NARROW, QUANTITIES, START, X, Y, keysOf, marked, questions, rows, valueIn } =
+    ml.explorerView;
   const HUES = ["measured", "accent", "moe", "ink", "dense", "muted"];
-  const COLUMNS = [
-    ["run", "Run", (r) => r.run],
-    ["study", "Study", (r) => r.studies.join(", ")],
-    ["family", "Family", (r) => FAMILIES[r.family]],
-    ["C", "C, FLOPs", (r) => large(r.C)],
-    ["A", "A", (r) => percent(r.A)],
-    ["G", "G", (r) => large(r.G)],
-    ["S", "S", (r) => percent(r.S)],
-    ["eta", "Learning rate", (r) => large(r.eta)],
-    ["B", "Batch", (r) => String(r.B)],
-    ["seed", "Seed", (r) => String(r.seed)],
-    ["loss", "Loss", (r) => (r.loss === null ? "–" : r.loss.toFixed(3))],
-    [
-      "excess",
-      "Above dense",
-      (r) => (r.excess === null ? "–" : r.excess.toFixed(3).replace("-", "−")),
-    ],
-    ["EL", "EL", leverage],
-    ["status", "Status", (r) => r.status],
-  ];
-
-  const same = (v) => (typeof v === "number" ? String(Number(v.toPrecision(3))) : String(v));
-  const valueIn = (row, key) => (key === "study" ? row.studies[0] : row[key]);
-  const keysOf = (row, key) => (key === "study" ? row.studies : [same(row[key])]);
-
-  function rows() {
-    const { columns, rows: listed } = ml.explorer;
-    return listed.map((values) => {
-      const row = Object.fromEntries(columns.map((name, i) => [name, values[i]]));
-      return { ...row, status: row.excluded ? "excluded" : row.status };
-    });
-  }
 
   /* How a run is drawn: [colour class, marker, name in the key] */
   function look(row, by, studies) {
@@ -108,23 +42,32 @@
 
   function optionsOf(all, key) {
     const found = new Map(
-      all.flatMap((row) => keysOf(row, key).map((k) => [k, key === "study" ? k : row[key]])),
+      all.flatMap((row) =>
+        keysOf(row, key).map((k) => [k, key === "study" ? k : k === BETWEEN ? Infinity : row[key]]),
+      ),
     );
     const ordered = [...found].sort(([, a], [, b]) => (typeof a === "number" ? a - b : 0));
     const words = (k, v) =>
-      key === "A"
-        ? percent(v)
-        : key === "family"
-          ? FAMILIES[v]
-          : typeof v === "number"
-            ? large(v)
-            : k;
-    return [["", "all"], ...ordered.map(([k, v]) => [k, words(k, v)])];
+      k === BETWEEN
+        ? k
+        : key === "A"
+          ? percent(v)
+          : key === "family"
+            ? FAMILIES[v]
+            : typeof v === "number"
+              ? large(v)
+              : k;
+    const none = key === "protocol" ? ANY : "";
+    return [[none, "all"], ...ordered.map(([k, v]) => [k, words(k, v)])];
   }
+
+  const told = ({ run, runs }) => (runs.length > 1 ? `${run}, mean of ${runs.length} seeds` : run);
 
   class Explorer {
     constructor(root) {
       this.all = rows();
+      this.start = { ...START, protocol: String(ml.explorer.ladder) };
+      this.questions = questions(this.all);
       this.byRun = new Map(this.all.map((row) => [row.run, row]));
       this.studies = Object.keys(ml.explorer.studies);
       this.root = root;
@@ -174,10 +117,12 @@
     /* Take the state from the address */
     follow(isLater) {
       const given = address();
-      this.state = { ...START, ...given };
+      const own = Object.entries(given).filter(([key]) => KEYS.includes(key));
+      this.state = { ...this.start, ...Object.fromEntries(own) };
       if (!X.includes(this.state.x)) this.state.x = START.x;
       if (!Y.includes(this.state.y)) this.state.y = START.y;
       if (!(this.state.colour in COLOURS)) this.state.colour = START.colour;
+      if (!(this.state.marks in MARKS)) this.state.marks = START.marks;
       this.buildForm();
       this.update();
       if (this.byRun.has(given.run)) this.showRun(true);
@@ -187,9 +132,19 @@
     }
 
     remember(isNewPlace) {
-      const kept = Object.entries(this.state).filter(([k, v]) => v && v !== START[k]);
-      const words = new URLSearchParams(kept).toString();
-      history[isNewPlace ? "pushState" : "replaceState"](null, "", `#${words}`);
+      const differs = Object.entries(this.state).filter(
+        ([key, value]) => value !== this.start[key],
+      );
+      remember(KEYS, Object.fromEntries(differs), isNewPlace);
+    }
+
+    /* Another view from its beginning: a question, or all runs */
+    view(values) {
+      const { run } = this.state;
+      this.state = { ...this.start, ...values, ...(run ? { run } : {}) };
+      this.remember(false);
+      this.buildForm();
+      this.update();
     }
 
     buildForm() {
@@ -197,48 +152,79 @@
         this.state[name] = value;
         this.remember(false);
         this.update();
+        const question = this.form.querySelector("#explorer-question");
+        if (question) question.value = "";
       };
       const quantities = (keys) => keys.map((key) => [key, QUANTITIES[key][0]]);
       const group = (title, ...fields) =>
         element("fieldset", {}, element("legend", {}, title), ...fields);
-      const reset = element("button", { type: "button" }, "Show all runs");
-      reset.addEventListener("click", () => {
-        Object.keys(FILTERS).forEach((key) => delete this.state[key]);
-        this.remember(false);
-        this.buildForm();
-        this.update();
+      const everything = element("button", { type: "button" }, "Show all runs");
+      everything.addEventListener("click", () => {
+        this.view({ marks: "runs", protocol: ANY, excluded: "1" });
         this.form.querySelector("button").focus();
       });
+      const isAsked = ([, values]) =>
+        [...KEYS].every(
+          (key) =>
+            key === "run" || (this.state[key] ?? "") === ({ ...this.start, ...values }[key] ?? ""),
+        );
+      const asked = Object.entries(this.questions).find(([, entry]) => isAsked(entry))?.[0] || "";
+      const names = Object.entries(this.questions).map(([key, [words]]) => [key, words]);
+      const question = choice(
+        "question",
+        "Question",
+        [["", "a view of one's own"], ...names],
+        { question: asked },
+        (_, key) => {
+          if (!key) return;
+          this.view(this.questions[key][1]);
+          this.form.querySelector("#explorer-question").focus();
+        },
+      );
+      const box = element("input", { type: "checkbox", id: "explorer-excluded" });
+      box.checked = Boolean(this.state.excluded);
+      box.addEventListener("change", () => changed("excluded", box.checked ? "1" : ""));
+      const excluded = element(
+        "label",
+        { class: "ml-check", for: box.id },
+        box,
+        "and excluded runs",
+      );
       this.form.replaceChildren(
+        element("div", { class: "ml-question" }, question),
         group(
-          "Axes",
+          "Axes and marks",
           choice("x", "Across", quantities(X), this.state, changed),
           choice("y", "Up", quantities(Y), this.state, changed),
           choice("colour", "Colour by", Object.entries(COLOURS), this.state, changed),
+          choice("marks", "A mark is", Object.entries(MARKS), this.state, changed),
         ),
         group(
           "Only runs of",
           ...Object.entries(FILTERS).map(([key, label]) =>
             choice(key, label, optionsOf(this.all, key), this.state, changed),
           ),
-          reset,
+          excluded,
+          everything,
         ),
       );
     }
 
     update() {
-      const wanted = Object.keys(FILTERS).filter((key) => this.state[key]);
-      this.shown = this.all.filter((row) =>
-        wanted.every((key) => keysOf(row, key).includes(this.state[key])),
-      );
+      this.marks = marked(chosen(this.all, this.state), this.state);
+      this.shown = this.marks.flatMap((mark) => mark.runs);
       this.draw();
       this.list();
-      const without = this.shown.filter((row) => row[this.state.y] === null).length;
+      const without = this.marks.filter((mark) => mark[this.state.y] === null).length;
       const name = QUANTITIES[this.state.y][0];
       const missing = without
         ? ` ${without} of them have no value of “${name}” and stand in the table alone.`
         : "";
-      this.said.textContent = `${this.shown.length} of ${this.all.length} runs.${missing}`;
+      const marks =
+        this.state.marks === "runs"
+          ? ""
+          : ` in ${this.marks.length} marks: ${MARKS[this.state.marks]}`;
+      this.said.textContent = `${this.shown.length} of ${this.all.length} runs${marks}.${missing}`;
     }
 
     draw() {
@@ -247,7 +233,7 @@
       const width = Math.max(280, this.width || 640);
       const height = Math.round(Math.min(440, Math.max(300, width * 0.6)));
       const box = { left: 54, right: width - 12, top: 10, bottom: height - 44 };
-      const points = this.shown.filter(
+      const points = this.marks.filter(
         (row) => row[x] !== null && row[y] !== null && !(QUANTITIES[x][1] && row[x] <= 0),
       );
       const across = scale(
@@ -255,8 +241,9 @@
         [box.left, box.right],
         QUANTITIES[x][1],
       );
+      const frontier = this.frontier(x, y, points);
       const up = scale(
-        points.map((row) => row[y]),
+        [...points.flatMap((row) => row.ends || [row[y]]), ...frontier.map((place) => place[1])],
         [box.bottom, box.top],
         QUANTITIES[y][1],
       );
@@ -267,6 +254,18 @@
       });
       frame(svg, box, across, up, [QUANTITIES[x][0], QUANTITIES[y][0]]);
       const keys = new Map();
+      if (frontier.length) {
+        const path = frontier.map(
+          ([u, v], i) => `${i ? "L" : "M"}${across.place(u).toFixed(1)},${up.place(v).toFixed(1)}`,
+        );
+        svg.append(drawn("path", { d: path.join(""), class: "ml-line ml-twin ml-c-dense" }));
+      }
+      for (const row of points.filter((mark) => mark.ends)) {
+        const [at, ends] = [across.place(row[x]), row.ends.map(up.place)];
+        const [hue] = look(row, colour, this.studies);
+        const line = { x1: at, x2: at, y1: ends[0], y2: ends[1], class: `ml-spread ml-c-${hue}` };
+        svg.append(drawn("line", line));
+      }
       for (const row of points) {
         const [hue, marker, name] = look(row, colour, this.studies);
         keys.set(name, [hue, marker, row]);
@@ -279,8 +278,13 @@
               transform: place,
               class: `ml-dot ml-c-${hue}`,
               "data-run": row.run,
+              "data-config": row.runs.length > 1 ? row.config : null,
             },
-            drawn("title", {}, `${row.run}: ${ml.runPanel.kind(row)}`),
+            drawn(
+              "title",
+              {},
+              `${told(row)}: ${ml.runPanel.kind(row)}, ${QUANTITIES[y][0]} ${large(row[y])}`,
+            ),
           ),
         );
       }
@@ -290,16 +294,27 @@
           : "no value";
       svg.setAttribute(
         "aria-label",
-        `${points.length} runs: ${QUANTITIES[x][0]} from ${span(x)}, ${QUANTITIES[y][0]} from ${span(y)}. The table below lists them.`,
+        `${points.length} marks: ${QUANTITIES[x][0]} from ${span(x)}, ${QUANTITIES[y][0]} from ${span(y)}. The table below lists them.`,
       );
       this.plot.replaceChildren(svg);
       this.legend(keys, colour);
       this.mark();
     }
 
+    /* The dense frontier of the chapters in this view: its places, or the level that it stands for */
+    frontier(x, y, points) {
+      const places = ml.explorer.frontier[this.state.protocol] || [];
+      if (x === "C" && y === "loss") return places;
+      const level = { EL: 1, excess: 0 }[y];
+      if (level === undefined || !points.length) return [];
+      const values = points.map((row) => row[x]);
+      return [Math.min(...values), Math.max(...values)].map((value) => [value, level]);
+    }
+
     legend(keys, colour) {
       const ordered = [...keys].sort(([, a], [, b]) => (colour === "A" ? a[2].A - b[2].A : 0));
       this.key.replaceChildren(
+        element("li", { class: "ml-frontier ml-c-dense" }, "dense frontier of the chapters"),
         ...ordered.map(([name, [hue, marker]]) =>
           element(
             "li",
@@ -323,7 +338,14 @@
         if (u === null || v === null) return (u === null) - (v === null); // what is missing comes last
         return order * (typeof u === "number" ? u - v : String(u).localeCompare(String(v)));
       };
-      const head = element("tr", {}, ...COLUMNS.map(([key, name]) => this.header(key, name)));
+      const differs = ([key]) => new Set(this.shown.map((row) => String(row[key]))).size > 1;
+      const isNarrow = this.root.clientWidth < 900;
+      const columns = COLUMNS.filter(
+        (column) =>
+          KEPT.includes(column[0]) ||
+          (differs(column) && !(isNarrow && NARROW.includes(column[0]))),
+      );
+      const head = element("tr", {}, ...columns.map(([key, name]) => this.header(key, name)));
       const body = element(
         "tbody",
         {},
@@ -333,12 +355,16 @@
             "tr",
             { "data-run": row.run },
             element("th", { scope: "row" }, link),
-            ...COLUMNS.slice(1).map(([, , show]) => element("td", {}, show(row))),
+            ...columns.slice(1).map(([, , show]) => element("td", {}, show(row))),
           );
         }),
       );
       this.table.replaceChildren(
-        element("caption", {}, "Runs of the ledger. Enter opens one, arrow keys walk."),
+        element(
+          "caption",
+          {},
+          "Runs of the ledger; columns in which all agree are left out. Enter opens one, arrow keys walk.",
+        ),
         element("thead", {}, head),
         body,
       );
@@ -371,8 +397,11 @@
     mark() {
       const row = this.byRun.get(this.state.run);
       for (const node of this.root.querySelectorAll("[data-run]")) {
-        node.classList.toggle("ml-open", Boolean(row) && node.dataset.run === row.run);
-        node.classList.toggle("ml-beside", Boolean(row) && node.dataset.run === row.twin);
+        const shows = (run) =>
+          Boolean(run) &&
+          (node.dataset.run === run.run || node.dataset.config === String(run.config));
+        node.classList.toggle("ml-open", shows(row));
+        node.classList.toggle("ml-beside", shows(this.byRun.get(row?.twin)));
       }
     }
 
@@ -390,6 +419,7 @@
         this.panel,
         this.byRun.get(this.state.run),
         (id) => this.byRun.get(id),
+        this.all.filter((other) => other.config === this.byRun.get(this.state.run).config),
         () => this.closeRun(),
       );
       this.mark();

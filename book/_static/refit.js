@@ -1,6 +1,6 @@
-/* Equation (13) fitted to points of leverage: the procedure of statistics/optimise.py and fitting.py
-   in plain JavaScript. A test holds both to the same optimum. theta = a, d, gamma, beta, ln A_start,
-   ln A_max; the loss is Huber's of ln EL, minimised by damped Gauss-Newton steps. */
+/* Equation (13) fitted to points of leverage: the procedure of analysis/optimise.py, fitting.py and
+   bootstrap.py in plain JavaScript. A test holds both to the same optimum. theta = a, d, gamma, beta,
+   ln A_start, ln A_max; the loss is Huber's of ln EL, minimised by damped Gauss-Newton steps. */
 "use strict";
 
 (() => {
@@ -202,25 +202,53 @@
       settings.efficiency * settings.sigma * median(residuals) * smallSample(rows.length),
       settings.smallestDelta,
     );
-    const found = best(
-      least
-        .filter((one) => Number.isFinite(one.value))
-        .map((one) => minimise(rows, one.theta, even, delta)),
-    );
+    const ended = least
+      .filter((one) => Number.isFinite(one.value))
+      .map((one) => minimise(rows, one.theta, even, delta))
+      .filter((one) => Number.isFinite(one.value));
+    const found = best(ended);
     return {
       rows,
       theta: found.theta,
       value: found.value,
       delta,
       law: lawOf(found.theta),
+      minima: distinctMinima(ended, rows.length, settings),
+      mostBend: settings.mostBend,
       widening: smallSample(rows.length) * settings.studentRatio[rows.length - SIZE - 1],
     };
   }
 
-  /* One draw of the bootstrap: fitted again under weights, its distance from the fit widened */
+  /* How far one set of coefficients lies from another, in the one that differs most */
+  const apart = (theta, from) =>
+    Math.max(...theta.map((v, i) => Math.abs(v - from[i]) / (1 + Math.abs(from[i]))));
+  const gap = (theta, minima) => Math.min(...minima.map((from) => apart(theta, from)));
+
+  /* Where starts ended that the points cannot tell from the best, far apart, the best first */
+  function distinctMinima(ended, count, { normal, apart: enough, mostMinima }) {
+    const order = [...ended].sort((a, b) => a.value - b.value);
+    const limit = order[0].value * Math.exp(normal ** 2 / count);
+    const near = order.filter((one) => one.value <= limit).map((one) => one.theta);
+    const chosen = [near[0]];
+    while (chosen.length < mostMinima) {
+      const gaps = near.map((theta) => gap(theta, chosen));
+      const farthest = gaps.indexOf(Math.max(...gaps));
+      if (gaps[farthest] < enough) break;
+      chosen.push(near[farthest]);
+    }
+    return chosen;
+  }
+
+  /* One draw of the bootstrap: fitted again under weights from every such minimum, its distance from
+     the nearest widened, except where the law would bend away or lose its meaning */
   function redraw(fitted, weights) {
-    const { theta } = minimise(fitted.rows, fitted.theta, weights, fitted.delta);
-    return lawOf(fitted.theta.map((v, i) => v + fitted.widening * (theta[i] - v)));
+    const { rows, delta, minima, widening, mostBend } = fitted;
+    const { theta } = best(minima.map((start) => minimise(rows, start, weights, delta)));
+    const near = minima.reduce((a, b) => (apart(theta, b) < apart(theta, a) ? b : a));
+    const wide = near.map((v, i) => v + widening * (theta[i] - v));
+    const moves = (to) =>
+      Math.max(...rows.map((row) => Math.abs(linearise(to, row).r - linearise(near, row).r)));
+    return lawOf(moves(wide) <= mostBend * widening * moves(theta) ? wide : theta);
   }
 
   const lawOf = (theta) =>

@@ -4,8 +4,9 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, drawn, large, percent, scale, frame } = ml.parts;
-  const [DRAWS, PIECE, PAUSE, SEED, LEVEL] = [200, 10, 200, 1, 0.9]; // resamples, at once, ms before a fit
+  const { element, drawn, large, percent, scale, frame, address, remember } = ml.parts;
+  const [DRAWS, PIECE, PAUSE, SEED, LEVEL] = [200, 4, 200, 1, 0.9]; // resamples, at once, ms before a fit
+  const KEYS = ["refit", "at_A", "at_C"]; // points unlike the book's, and what is drawn
   const LABELS = { a: "a", d: "d", gamma: "γ", beta: "β", a_start: "A_start", a_max: "A_max" };
   const CURVE = 41; // points of a drawn curve
 
@@ -25,8 +26,45 @@
         );
         return;
       }
+      this.name();
       this.build();
+      window.addEventListener("popstate", () => this.follow()); // also on a link to another #
+      this.follow();
+    }
+
+    /* Each point under a name that outlives a build: its first run, or its place where runs repeat */
+    name() {
+      const first = this.points.map((p) => p.runs[0]);
+      this.points.forEach((p, i) => {
+        p.id = first.filter((run) => run === first[i]).length === 1 ? first[i] : String(i);
+      });
+    }
+
+    /* Take the state from the address: the points that are kept or left unlike in the book */
+    follow() {
+      const given = address();
+      const unlike = (given.refit || "").split(",");
+      this.points.forEach((p) => (p.kept = p.fitted !== unlike.includes(p.id)));
+      for (const [select, key] of [
+        [this.ratio, "at_A"],
+        [this.compute, "at_C"],
+      ]) {
+        const wanted = [...select.options].findIndex((o) => o.value === given[key]);
+        select.selectedIndex = wanted < 0 ? select.options.length >> 1 : wanted;
+      }
       this.start();
+    }
+
+    keep() {
+      const unlike = this.points.filter((p) => p.kept !== p.fitted).map((p) => p.id);
+      const drawn = (select) =>
+        select.selectedIndex === select.options.length >> 1 ? "" : select.value;
+      const values = {
+        refit: unlike.join(","),
+        at_A: drawn(this.ratio),
+        at_C: drawn(this.compute),
+      };
+      remember(KEYS, values);
     }
 
     build() {
@@ -36,8 +74,10 @@
           { id: `refit-${name}`, name },
           ...values.map((v) => element("option", { value: String(v) }, words(v))),
         );
-        select.value = String(values[values.length >> 1]);
-        select.addEventListener("change", () => this.draw());
+        select.addEventListener("change", () => {
+          this.keep();
+          this.draw();
+        });
         return [select, element("label", { for: select.id }, label, select)];
       };
       const [ratio, ratioLabel] = view(
@@ -60,7 +100,7 @@
       const reset = element("button", { type: "button" }, "As in the book");
       reset.addEventListener("click", () => {
         this.points.forEach((p) => (p.kept = p.fitted));
-        this.start();
+        this.changed();
       });
       this.studyBoxes = unique(this.points.map((p) => p.study || "unnamed")).map((study) =>
         this.studyBox(study),
@@ -121,7 +161,7 @@
         this.points
           .filter((p) => (p.study || "unnamed") === study)
           .forEach((p) => (p.kept = box.checked));
-        this.start();
+        this.changed();
       });
       element("label", { class: "ml-check" }, box, ` ${study}`);
       return box;
@@ -136,7 +176,7 @@
         });
         p.box.addEventListener("change", () => {
           p.kept = p.box.checked;
-          this.start();
+          this.changed();
         });
         const run = p.runs.length ? element("a", { href: `#run=${p.runs[0]}` }, p.runs[0]) : "–";
         const cells = [
@@ -165,6 +205,11 @@
       );
     }
 
+    changed() {
+      this.keep();
+      this.start();
+    }
+
     /* Show what is kept, then fit once the reader pauses */
     start() {
       for (const box of this.studyBoxes) {
@@ -179,9 +224,12 @@
 
     fit() {
       const kept = this.points.filter((p) => p.kept);
+      const isBook = ml.refitData.hasBook && this.points.every((p) => p.kept === p.fitted);
+      if (isBook) return void this.showBook(kept.length);
       const why = ml.refit.lacks(kept, ml.refitData.needed);
       this.fitted = why ? null : ml.refit.fit(kept, ml.refitData);
       this.cloud = [];
+      this.isWhole = false;
       this.progress.textContent = "";
       if (why) {
         this.said.textContent = why;
@@ -194,6 +242,19 @@
       this.resample(this.fitted, ml.refit.generator(SEED), kept.length);
     }
 
+    /* The points of the book: its own fit and draws, which have the error of the dense frontier too */
+    showBook(count) {
+      const { law, samples } = ml.data.measured;
+      this.fitted = { law };
+      this.cloud = samples.map((row) =>
+        Object.fromEntries(Object.keys(law).map((name, i) => [name, row[i]])),
+      );
+      this.isWhole = true;
+      this.progress.textContent = `The book's own fit, with ${samples.length} of its draws.`;
+      this.draw();
+      this.tell(count);
+    }
+
     resample(fitted, weights, count) {
       if (fitted !== this.fitted) return; // the reader has changed the points
       for (let i = 0; i < PIECE; i++)
@@ -202,13 +263,14 @@
       if (this.cloud.length < DRAWS)
         this.timer = setTimeout(() => this.resample(fitted, weights, count), 0);
       else {
+        this.isWhole = true;
         this.draw();
         this.tell(count);
       }
     }
 
     range(value) {
-      if (this.cloud.length < DRAWS) return null;
+      if (!this.isWhole) return null;
       const sorted = this.cloud
         .map(value)
         .map((v) => (Number.isNaN(v) ? Infinity : v))

@@ -3,7 +3,10 @@
 "use strict";
 
 (() => {
-  const trace = window.moeRouter;
+  const { address, remember } = window.moeLeverage.parts;
+  const HERE = document.currentScript?.src;
+  const KEYS = ["step", "layer"]; // of the address: steps done, and the layer from 1
+  let [trace, methods, numLayers, last] = []; // known once the recording is there
   const SVG = "http://www.w3.org/2000/svg";
   const FRAME_MILLISECONDS = 180;
   const EDGES = [0.25, 0.5, 0.8, 1.25, 2, 4, 8]; // of load over mean, between the eight colours
@@ -54,9 +57,23 @@
   const sum = (values) => values.reduce((a, b) => a + b, 0);
   const band = (ratio) => EDGES.filter((edge) => ratio >= edge).length;
   const plain = (x) => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
-  const methods = Object.entries(trace.methods);
-  const numLayers = methods[0][1].counts[0].length;
-  const last = trace.steps.length - 1;
+
+  /* The recording, loaded when a microscope comes near the screen: it is most of the page's weight */
+  function load() {
+    const script = element("script", { src: new URL("router-data.js", HERE).href });
+    return new Promise((done, failed) => {
+      script.addEventListener("load", done);
+      script.addEventListener("error", failed);
+      document.head.append(script);
+    });
+  }
+
+  function know(recording) {
+    trace = recording;
+    methods = Object.entries(trace.methods);
+    numLayers = methods[0][1].counts[0].length;
+    last = trace.steps.length - 1;
+  }
 
   /* Experts across, layers down: one rectangle each, coloured by `paint` when a frame is shown */
   function grid(label) {
@@ -89,11 +106,44 @@
     const foot = height - 3;
     drawn(svg, "text", { x: left, y: foot }, "expert 0");
     drawn(svg, "text", { x: width, y: foot, "text-anchor": "end" }, String(trace.num_experts - 1));
+    const help = "Arrow keys read a square, and so does the pointer.";
+    const readout = element("output", { class: "ml-value", "aria-live": "polite" }, help);
+    const holder = element("div", {
+      class: "ml-squares",
+      tabindex: "0",
+      role: "application",
+      "aria-label": `${label}, square by square. ${help}`,
+    });
+    holder.append(svg);
+    let [at, value] = [null, () => ""];
+    const look = (layer, expert) => {
+      if (at) cells[at[0]][at[1]].classList.remove("ml-at");
+      at = [
+        Math.min(Math.max(layer, 0), numLayers - 1),
+        Math.min(Math.max(expert, 0), trace.num_experts - 1),
+      ];
+      cells[at[0]][at[1]].classList.add("ml-at");
+      readout.textContent = `Layer ${at[0] + 1}, expert ${at[1]}: ${value(...at)}`;
+    };
+    cells.forEach((row, layer) =>
+      row.forEach((cell, expert) =>
+        cell.addEventListener("pointerenter", () => look(layer, expert)),
+      ),
+    );
+    const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    holder.addEventListener("keydown", (event) => {
+      if (!(event.key in moves)) return;
+      event.preventDefault();
+      const [down, right] = at ? moves[event.key] : [0, 0]; // the first key goes to the first square
+      look((at?.[0] ?? 0) + down, (at?.[1] ?? 0) + right);
+    });
     return {
-      svg,
-      show(paint, told) {
+      nodes: [holder, readout],
+      show(paint, told, says) {
         cells.forEach((row, layer) => row.forEach((cell, expert) => paint(cell, layer, expert)));
         svg.setAttribute("aria-label", `${label}. ${told}`);
+        value = says;
+        if (at) look(...at);
       },
     };
   }
@@ -114,13 +164,13 @@
   /* Loads, and selection biases where there are any */
   function maps([key, method]) {
     const load = grid(`Loads of the experts, ${method.name}`);
-    const root = headed(key, method, load.svg);
+    const root = headed(key, method, ...load.nodes);
     const most = method.bias ? Math.max(...method.bias.flat(2).map(Math.abs)) || 1 : 1;
     const bias = method.bias ? grid("Selection biases") : null;
     if (bias)
       root.append(
         element("p", { class: "ml-note" }, `selection biases, to ±${most.toFixed(2)}`),
-        bias.svg,
+        ...bias.nodes,
       );
     return {
       root,
@@ -132,13 +182,22 @@
             cell.setAttribute("class", ratio === 0 ? "ml-idle" : `ml-load-${band(ratio)}`);
           },
           summary(method, frame),
+          (l, e) => {
+            const all = sum(counts[l]);
+            const ratio = (counts[l][e] * trace.num_experts) / all;
+            return `${plain(ratio)} times the mean load, ${counts[l][e].toLocaleString("en")} of ${all.toLocaleString("en")} choices`;
+          },
         );
         if (!bias) return;
-        bias.show((cell, l, e) => {
-          const value = method.bias[frame][l][e];
-          cell.setAttribute("class", value >= 0 ? "ml-raised" : "ml-lowered");
-          cell.style.fillOpacity = String(0.04 + (0.96 * Math.abs(value)) / most);
-        }, "Raised, blue, for experts with too few tokens; lowered, orange, for those with too many.");
+        bias.show(
+          (cell, l, e) => {
+            const value = method.bias[frame][l][e];
+            cell.setAttribute("class", value >= 0 ? "ml-raised" : "ml-lowered");
+            cell.style.fillOpacity = String(0.04 + (0.96 * Math.abs(value)) / most);
+          },
+          "Raised, blue, for experts with too few tokens; lowered, orange, for those with too many.",
+          (l, e) => `selection bias ${method.bias[frame][l][e].toFixed(4).replace("-", "−")}`,
+        );
       },
     };
   }
@@ -367,6 +426,7 @@
       timer = 0;
       play.textContent = "▶ Play";
       state.setAttribute("aria-live", "polite");
+      keep();
     }
 
     function start() {
@@ -380,6 +440,26 @@
       }, FRAME_MILLISECONDS);
     }
 
+    /* Into the address when the reader rests: not each picture of a film */
+    function keep() {
+      const [frame, layer] = [Number(slider.value), Number(layers.value)];
+      const step = frame === last ? "" : trace.steps[frame];
+      remember(KEYS, { step, layer: layer === numLayers - 1 ? "" : layer + 1 });
+    }
+
+    function follow() {
+      const given = address();
+      const step = given.step === undefined ? trace.steps[last] : Number(given.step);
+      const far = trace.steps.map((s) => Math.abs(s - step));
+      const frame = Number.isFinite(step) ? far.indexOf(Math.min(...far)) : last;
+      const layer = Number(given.layer) - 1;
+      slider.value = String(frame);
+      layers.value = String(
+        layer >= 0 && layer < numLayers && layer % 1 === 0 ? layer : numLayers - 1,
+      );
+      update();
+    }
+
     play.addEventListener("click", () => {
       if (timer) stop();
       else {
@@ -390,12 +470,38 @@
     slider.addEventListener("input", () => {
       if (timer) stop();
       update();
+      keep();
     });
-    layers.addEventListener("change", update);
-    update();
+    layers.addEventListener("change", () => {
+      update();
+      keep();
+    });
+    window.addEventListener("hashchange", follow);
+    follow();
+  }
+
+  /* Build every microscope once one of them is near the screen */
+  function watch(roots) {
+    const near = new IntersectionObserver(
+      async (seen) => {
+        if (!seen.some((one) => one.isIntersecting)) return;
+        near.disconnect();
+        try {
+          await load();
+          know(window.moeRouter);
+          roots.forEach(build);
+        } catch {
+          const said =
+            "The recording could not be loaded; the figure and the table below stand in for it.";
+          roots.forEach((root) => root.replaceChildren(element("p", { role: "alert" }, said)));
+        }
+      },
+      { rootMargin: "600px" },
+    );
+    roots.forEach((root) => near.observe(root));
   }
 
   document.addEventListener("DOMContentLoaded", () =>
-    document.querySelectorAll("[data-router]").forEach(build),
+    watch([...document.querySelectorAll("[data-router]")]),
   );
 })();

@@ -123,7 +123,21 @@
       role: "region",
       "aria-label": "Load of the experts",
     };
-    return [element("h4", {}, "Load of the experts"), element("div", scroll, grid(head, rows))];
+    return [
+      element("h4", {}, "Load of the experts"),
+      element("div", scroll, grid(head, rows)),
+      element("p", {}, gate(load)),
+    ];
+  }
+
+  /* Whether this run keeps to what the gate of balance asks of a study */
+  function gate({ max_over_mean, idle_experts }) {
+    const { load, idle } = ml.explorer.gates;
+    const most = Math.max(...max_over_mean);
+    const unused = Math.max(...idle_experts);
+    const holds = most <= load;
+    const limit = `the gate of balance asks for at most ${load} times the mean, and ${percent(idle)} idle`;
+    return `Busiest expert ${most.toFixed(2)} times the mean: ${holds ? "within" : "beyond"} what ${limit}${unused ? `; ${unused} of a layer are idle` : ""}.`;
   }
 
   function grid(head, rows) {
@@ -227,8 +241,23 @@
     ];
   }
 
-  /* Fill `root` with a run; `find` gives a row by its identity */
-  async function open(root, row, find, close) {
+  /* The other seeds of a setting, each a link, and the mean of all */
+  function repeats(row, seeds) {
+    const others = seeds.filter((other) => other.run !== row.run);
+    if (!others.length) return [];
+    const links = others.flatMap((other) => [
+      " ",
+      element("a", { href: `#run=${other.run}` }, `seed ${other.seed}`),
+      other.loss === null ? "" : ` ${other.loss.toFixed(3)}`,
+    ]);
+    const losses = seeds.map((other) => other.loss).filter((loss) => loss !== null);
+    const mean = losses.reduce((a, b) => a + b, 0) / losses.length;
+    const words = losses.length ? ` Mean of ${losses.length}: ${mean.toFixed(3)} nats.` : "";
+    return [element("p", {}, "The same setting with", ...links, ".", words)];
+  }
+
+  /* Fill `root` with a run; `find` gives a row by its identity, `seeds` are all of its setting */
+  async function open(root, row, find, seeds, close) {
     const heading = element("h3", { id: "ml-run-title", tabindex: "-1" }, `Run ${row.run}`);
     const button = element("button", { type: "button", class: "ml-close" }, "Close");
     button.addEventListener("click", close);
@@ -241,6 +270,7 @@
         `${row.studies.join(", ")}: ${kind(row)}, ${large(row.C)} FLOPs, seed ${row.seed}.`,
       ),
       element("p", {}, summary(row)),
+      ...repeats(row, seeds),
       body,
     );
     root.hidden = false;

@@ -54,6 +54,7 @@ def shown(page: Page) -> int:
 def test_the_index_comes_with_the_page_and_details_with_a_run(
     page: Page, runs: list[dict[str, Any]], trouble: list[str]
 ) -> None:
+    page.get_by_role("button", name="Show all runs").click()
     assert shown(page) == len(runs)
     loaded = "() => [...document.scripts].map(s => s.src).filter(s => /explorer-(?!data)/.test(s))"
     assert page.evaluate(loaded) == []
@@ -66,6 +67,7 @@ def test_the_index_comes_with_the_page_and_details_with_a_run(
 def test_the_keyboard_filters_sorts_walks_opens_and_closes(
     page: Page, runs: list[dict[str, Any]], trouble: list[str]
 ) -> None:
+    page.get_by_role("button", name="Show all runs").press("Enter")
     page.locator("#explorer-family").focus()
     page.keyboard.press("ArrowDown")
     family = page.locator("#explorer-family").input_value()
@@ -122,6 +124,19 @@ def test_an_address_opens_its_run_beside_its_twin(
     assert trouble == []
 
 
+def test_a_view_begins_with_a_question_and_no_excluded_run(
+    page: Page, runs: list[dict[str, Any]]
+) -> None:
+    assert page.locator("path.ml-dot").count() <= 30
+    drawn = set(page.locator("path.ml-dot").evaluate_all("all => all.map((d) => d.dataset.run)"))
+    assert not drawn & {r["run"] for r in runs if r["excluded"] or r["status"] != "ok"}
+    page.get_by_label("Question").select_option("grain")
+    assert page.locator("#explorer-x").input_value() == "G"
+    assert "x=G" in page.url
+    page.get_by_label("A mark is").select_option("runs")
+    assert page.get_by_label("Question").input_value() == ""
+
+
 def test_a_point_of_the_plot_opens_its_run(page: Page) -> None:
     point = page.locator("path.ml-dot").last
     run = point.get_attribute("data-run")
@@ -171,7 +186,7 @@ def test_the_refit_says_what_it_lacks_or_fits_what_is_kept(
     said = page.locator("[data-refit] .ml-said")
     if not refit.payload()["points"]:
         expect(said).to_contain_text("no point of leverage yet")
-    values = refit.payload() | {"points": synthetic_points()}
+    values = refit.payload() | {"points": synthetic_points(), "hasBook": False}
     script = assign("refitData", values)
     page.route(
         "**/refit-data.js*",
@@ -191,6 +206,10 @@ def test_the_refit_says_what_it_lacks_or_fits_what_is_kept(
     page.get_by_text("Points, one by one").click()
     page.locator(".ml-points input").first.uncheck()
     expect(said).to_contain_text("Fitted to 89 of 90 points")
+    assert page.url.endswith("#refit=0")
+    page.get_by_role("button", name="As in the book").click()
+    expect(said).to_contain_text("Fitted to 90 of 90 points")
+    assert "refit=" not in page.url
     page.set_viewport_size(PHONE)
     assert page.evaluate(OVERFLOW) <= 0
     assert trouble == []

@@ -44,7 +44,7 @@ def trace() -> dict:
     "page", [("served", "light"), ("file", "dark")], indirect=True, ids=["served", "file"]
 )
 def test_every_step_shows_what_was_recorded(page: Page, trace: dict) -> None:
-    slider, state = page.get_by_label("Step of training"), page.locator(f"{ROOT} output")
+    slider, state = page.get_by_label("Step of training"), page.locator(f"{ROOT} > output")
     slider.focus()
     page.keyboard.press("Home")
     page.get_by_label("Layer of charts and text").select_option("1")
@@ -78,16 +78,34 @@ def require_frame(page: Page, trace: dict, frame: int, layer: int) -> None:
 def test_playing_runs_to_the_end_and_can_be_paused(page: Page, trace: dict) -> None:
     page.get_by_role("button", name="Play").press("Enter")
     begun = re.compile(rf"^After (?!0 |{trace['steps'][-1]} )")  # past the first, before the last
-    expect(page.locator(f"{ROOT} output")).to_have_text(begun)
-    assert page.locator(f"{ROOT} output").get_attribute("aria-live") == "off"
+    expect(page.locator(f"{ROOT} > output")).to_have_text(begun)
+    assert page.locator(f"{ROOT} > output").get_attribute("aria-live") == "off"
     page.get_by_role("button", name="Pause").press("Enter")
     expect(page.get_by_role("button", name="Play")).to_be_visible()
-    assert page.locator(f"{ROOT} output").get_attribute("aria-live") == "polite"
+    assert page.locator(f"{ROOT} > output").get_attribute("aria-live") == "polite"
     last = str(len(trace["steps"]) - 2)
     page.get_by_label("Step of training").fill(last)
     page.get_by_role("button", name="Play").press("Enter")
     expect(page.get_by_role("button", name="Play")).to_be_visible()
     assert page.get_by_label("Step of training").input_value() == str(len(trace["steps"]) - 1)
+
+
+def test_a_square_says_its_value_and_the_address_keeps_the_place(page: Page, trace: dict) -> None:
+    squares = page.locator(f"{ROOT} .ml-squares").first
+    value = page.locator(f"{ROOT} .ml-value").first
+    squares.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    counts = trace["methods"]["loss"]["counts"][-1][1]
+    expect(value).to_contain_text(f"Layer 2, expert 1: {counts[1] * len(counts) / sum(counts):.2f}")
+    page.locator(f"{ROOT} .ml-squares rect").nth(4).hover()
+    expect(value).to_contain_text("Layer 1, expert 4:")
+    page.get_by_label("Step of training").fill("3")
+    page.get_by_label("Layer of charts and text").select_option("0")
+    assert page.url.endswith(f"#step={trace['steps'][3]}&layer=1")
+    page.evaluate("() => { location.hash = '#step=10&layer=2'; }")
+    expect(page.locator(f"{ROOT} > output")).to_contain_text("After 10 of")
+    expect(page.locator(f"{ROOT} > output")).to_contain_text("layer 2")
 
 
 def test_everything_drawn_says_what_it_shows(page: Page) -> None:

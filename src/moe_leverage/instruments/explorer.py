@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.gates import MOST_IDLE, MOST_LOAD
 from moe_leverage.analysis.leverage import best_runs
 from moe_leverage.analysis.measured import LADDER
 from moe_leverage.analysis.reductions import with_law_names
@@ -49,6 +50,7 @@ COLUMNS = {  # of the index: name in the page, column of the ledger
     "seed": "seed",
     "B": "batch_tokens",
     "budget": "budget_flops",
+    "protocol": "protocol",
     "loss": "loss_nats",
     "error": "validation_standard_error_nats",
     "bits": "validation_bits_per_byte",
@@ -71,7 +73,7 @@ def index(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[s
     """One row for each run, whichever studies planned it, and what a study answers.
 
     >>> sorted(index())
-    ['columns', 'hasLeverage', 'rows', 'studies']
+    ['columns', 'frontier', 'gates', 'hasLeverage', 'ladder', 'rows', 'rungs', 'studies']
     """
     names = study_names(directory)
     answers = {name: STUDIES[name].answers if name in STUDIES else "" for name in names}
@@ -80,6 +82,10 @@ def index(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[s
     return {
         "studies": answers,
         "hasLeverage": bool(len(rows)) and bool(rows["EL"].notna().any()),
+        "ladder": LADDER,
+        "gates": {"load": MOST_LOAD, "idle": MOST_IDLE},
+        "frontier": _frontiers(frame),
+        "rungs": _rungs(frame),
         "columns": list(rows.columns),
         "rows": [list(map(plain, row)) for row in rows.itertuples(index=False)],
     }
@@ -168,12 +174,13 @@ def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
 def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({name: frame.get(column) for name, column in COLUMNS.items()})
     table["studies"] = frame["studies"]
-    table[["family", "role", "protocol"]] = frame[["family", "role", "protocol"]]
+    table[["family", "role"]] = frame[["family", "role"]]
+    table["config"] = pd.factorize(frame["config_id"])[0]
     table["excess"] = _excess(frame, table)
     table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
     table = table.merge(leverage, on="run", how="left")
     table["twin"] = _twins(table)
-    return table.drop(columns=["role", "protocol"])
+    return table.drop(columns=["role"])
 
 
 def _leverage(fits: Path) -> pd.DataFrame:
@@ -192,11 +199,50 @@ def _leverage(fits: Path) -> pd.DataFrame:
 
 
 def _dense(table: pd.DataFrame) -> pd.DataFrame:
-    """The dense runs that others are compared with: those of the chapters' frontier, if any."""
+    """The dense runs that others are compared with: those of the chapters' frontier, if any.
+
+    Each ladder has its own; the chapters read that of `LADDER`.
+    """
     is_dense = (table["family"] == "dense") & (table["status"] == "ok") & table["excluded"].isna()
-    dense = table[is_dense]
-    plain = dense[(dense["role"] == "plain") & (dense["protocol"] == LADDER)]
-    return plain if len(plain) else dense
+    ladders = [_plain_if_any(runs) for _, runs in table[is_dense].groupby("protocol")]
+    return pd.concat(ladders) if ladders else table[is_dense]
+
+
+def _plain_if_any(runs: pd.DataFrame) -> pd.DataFrame:
+    plain = runs[runs["role"] == "plain"]
+    return plain if len(plain) else runs
+
+
+def _best_dense(frame: pd.DataFrame) -> pd.DataFrame:
+    """At each budget of each ladder the best dense design's mean over seeds, the lowest so far."""
+    dense = _dense(frame)
+    found = [
+        best_runs(with_law_names(runs)).assign(protocol=protocol)
+        for protocol, runs in dense.groupby("protocol")
+    ]
+    if not found:
+        return pd.DataFrame(columns=["protocol", "compute", "loss"])
+    best = pd.concat(found)
+    return best.assign(loss=best.groupby("protocol")["loss"].cummin())
+
+
+def _frontiers(frame: pd.DataFrame) -> dict[str, list[list[float]]]:
+    """The dense frontier of each ladder as places of (C, L)."""
+    if frame.empty:
+        return {}
+    places = {
+        str(protocol): runs[["compute", "loss"]].to_numpy(dtype=float).tolist()
+        for protocol, runs in _best_dense(frame).groupby("protocol")
+    }
+    return {name: [list(map(plain, place)) for place in line] for name, line in places.items()}
+
+
+def _rungs(frame: pd.DataFrame) -> dict[str, list[float]]:
+    """The budgets of each ladder at which there is a dense frontier; others lie between them."""
+    if frame.empty:
+        return {}
+    best = _best_dense(frame)
+    return {str(p): list(map(plain, runs["budget"])) for p, runs in best.groupby("protocol")}
 
 
 def _excess(frame: pd.DataFrame, table: pd.DataFrame) -> Array:
@@ -204,25 +250,25 @@ def _excess(frame: pd.DataFrame, table: pd.DataFrame) -> Array:
 
     The frontier is that of the chapters: at each budget the best dense design's mean over seeds.
     """
-    dense = frame.loc[_dense(table).index]
-    if dense.empty:
-        return np.full(len(table), np.nan)
-    best = best_runs(with_law_names(dense))
-    log_c = np.log(best["compute"].to_numpy(dtype=float))
-    log_loss = np.log(np.minimum.accumulate(best["loss"].to_numpy(dtype=float)))
-    at = np.log(table["C"].to_numpy(dtype=float))
-    frontier = np.exp(np.interp(at, log_c, log_loss))
-    inside = (at >= log_c[0] - 0.04) & (at <= log_c[-1] + 0.04)  # a budget's own width
-    return np.where(inside, table["loss"].to_numpy(dtype=float) - frontier, np.nan)
+    excess = np.full(len(table), np.nan)
+    log_c = np.log(table["C"].to_numpy(dtype=float))
+    for protocol, best in _best_dense(frame).groupby("protocol"):
+        places, losses = (np.log(best[name].to_numpy(dtype=float)) for name in ("compute", "loss"))
+        inside = (log_c >= places[0] - 0.04) & (log_c <= places[-1] + 0.04)  # a budget's own width
+        here = inside & (table["protocol"] == protocol).to_numpy()
+        frontier = np.exp(np.interp(log_c, places, losses))
+        excess[here] = table["loss"].to_numpy(dtype=float)[here] - frontier[here]
+    return excess
 
 
 def _twins(table: pd.DataFrame) -> list[str | None]:
     """For each run the best dense run of the nearest budget: of its own studies, else of any."""
     dense: list[dict[Any, Any]] = _dense(table).to_dict("records")
 
-    def order(twin: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
+    def order(twin: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, bool, float, float]:
         is_foreign = set(twin["studies"]).isdisjoint(run["studies"])
-        return is_foreign, abs(math.log(twin["budget"] / run["budget"])), twin["loss"]
+        is_other = twin["protocol"] != run["protocol"]
+        return is_other, is_foreign, abs(math.log(twin["budget"] / run["budget"])), twin["loss"]
 
     found: list[str | None] = []
     for run in table.to_dict("records"):

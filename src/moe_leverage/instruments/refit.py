@@ -14,9 +14,16 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis.bootstrap import student_ratio
+from moe_leverage.analysis.bootstrap import (
+    APART,
+    MOST_BEND,
+    MOST_MINIMA,
+    NORMAL_95,
+    student_ratio,
+)
 from moe_leverage.analysis.fitting import HUBER_EFFICIENCY, MAD_TO_SIGMA, SMALLEST_DELTA
 from moe_leverage.analysis.leverage import is_held_out
+from moe_leverage.design.prediction import JOINT
 from moe_leverage.instruments.explorer import ESTIMATOR, homes, plain
 from moe_leverage.instruments.scripts import assign
 from moe_leverage.theory.laws import JointLaw
@@ -36,11 +43,16 @@ COLUMNS = {
 def payload(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[str, Any]:
     """The points, and the constants of the fit, so that the page types none of them.
 
-    >>> sorted(payload())
-    ['efficiency', 'needed', 'points', 'sigma', 'smallestDelta', 'startBox', 'studentRatio']
+    >>> payload()["needed"]
+    [4, 3, 2]
     """
     return {
         "points": _points(directory, fits),
+        "hasBook": (fits / f"{JOINT}.json").is_file(),  # a fit that leverage-data.js has with draws
+        "normal": NORMAL_95,
+        "apart": APART,
+        "mostMinima": MOST_MINIMA,
+        "mostBend": MOST_BEND,
         "startBox": [list(START_BOX[name]) for name in ("a_start", "a_max")],
         "efficiency": HUBER_EFFICIENCY,
         "sigma": MAD_TO_SIGMA,
