@@ -75,7 +75,7 @@ def test_json_has_the_keys_and_the_truth(run, csv):
     for name, fitted in record["fits"].items():
         is_section = fitted["equation"] in ("Eq. 10", "Eq. 11", "Eq. 12")
         assert fitted["role"] == ("section" if is_section else "law"), name
-        assert (fitted["identified"] is None) == is_section, name
+        assert set(fitted["identified"]) == set(fitted["coefficients"]), name
     assert record["fits"]["dense_learning_rate"]["family"] == "dense"
     forms = {name: record["fits"][name]["law"] for name in ("dense_loss", "dense_loss_power")}
     assert forms == {"dense_loss": "FlooredPowerLaw", "dense_loss_power": "PowerLaw"}
@@ -165,6 +165,74 @@ def test_the_answer_comes_first_in_words(run, tmp_path):
     first = " ".join(run(path).stdout.split())
     assert re.match(r"At 3e\+13 FLOPs your mixtures save a factor of [\d.]+ \(", first)
     assert "ways of reading agree" in first.split("Leverage")[0]
+
+
+def test_a_pinned_floor_bends_the_frontier_between_its_points(run, tmp_path):
+    path, truth = tmp_path / "runs.csv", 3.0
+    dense = [1e18, 1e20, 1e22]  # so far apart that a straight line between them is off
+    compute = [*dense, 1e18, 1e20]
+    loss = [
+        1.8 + 500 * (c * (truth if place > 2 else 1)) ** -0.13 for place, c in enumerate(compute)
+    ]
+    kind = ["dense"] * 3 + ["moe"] * 2
+    pd.DataFrame({"kind": kind, "flops": compute, "loss": loss}).to_csv(path, index=False)
+    pinned = json.loads(run(path, "--floor", "1.8", "--json").stdout)["leverage"]
+    straight = json.loads(run(path, "--floor", "0", "--json").stdout)["leverage"]
+    for row, other in zip(pinned, straight, strict=True):
+        assert row["efficiency_leverage"] == pytest.approx(truth, rel=1e-3)
+        assert abs(other["efficiency_leverage"] / truth - 1) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--floor", "-1"], "--floor = -1.0: must not be negative"),
+        (["--dense-only", "--moe-only"], "--moe-only = True: excludes --dense-only"),
+        (["--where", "compute >"], "--where = 'compute >': "),
+        (["--where", "compute > 1e99"], "--where = 'compute > 1e99': keeps no row"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused_in_a_line(run, tmp_path, options, reason):
+    path = tmp_path / "runs.csv"
+    all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage").to_csv(path, index=False)
+    done = run(path, *options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_mixtures_alone_keep_their_own_curve(run, tmp_path):
+    path = tmp_path / "runs.csv"
+    all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage").to_csv(path, index=False)
+    record = json.loads(run(path, "--moe-only", "--json").stdout)
+    assert (record["num_dense"], record["num_moe"]) == (0, 5)
+    assert "moe_loss" in record["fits"]
+    assert "dense_loss" not in record["fits"]
+    assert record["leverage"] == []
+
+
+def checkpointed(runs, copies):
+    """Dense runs of one size each, every one with checkpoints that share its luck."""
+    generator, rows = np.random.default_rng(0), []
+    for run in range(runs):
+        luck = np.exp(0.01 * generator.standard_normal())
+        for copy in range(copies):
+            compute = 10 ** (18 + 2 * run / runs + 0.02 * copy)
+            rows.append((f"r{run}", copy, "dense", compute, 3 * (compute / 1e18) ** -0.05 * luck))
+    return pd.DataFrame(rows, columns=["run", "step", "kind", "flops", "loss"])
+
+
+def test_intervals_go_by_run_where_its_checkpoints_are_kept(run, tmp_path):
+    widths, path = [], tmp_path / "runs.csv"
+    for copies in (2, 8):  # more checkpoints of the same runs tell hardly more
+        checkpointed(8, copies).to_csv(path, index=False)
+        done = run(path, "--all-checkpoints", "--json")
+        record = json.loads(done.stdout)
+        assert record["num_runs"] == 8 * copies
+        low, high = record["fits"]["dense_loss_power"]["interval"]["exponent"]
+        widths.append(high - low)
+    assert widths[1] > 0.7 * widths[0]
 
 
 def test_one_budget_gives_reasons_and_no_fits(run, tmp_path):

@@ -29,8 +29,13 @@ PINS = {canonicalize_name(name): version for name, version in (s.split("==") for
 BROUGHT_BY_TORCH = re.compile(r"nvidia-|cuda-|triton$|torch-c-dlpack")
 
 
+# extras for readers alone: with pyarrow beside it pandas starts slower in every command of ours
+UNLOCKED = ("tables",)
+
+
 def requirements() -> list[Requirement]:
-    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    extras = PROJECT["optional-dependencies"]
+    groups = [PROJECT["dependencies"], *(extras[name] for name in extras if name not in UNLOCKED)]
     found = [Requirement(text) for group in groups for text in group]
     return [requirement for requirement in found if requirement.name != PROJECT["name"]]
 

@@ -23,6 +23,27 @@ def sizes(count=240, sigma=0.01, seed=0):
     return pd.DataFrame({"n": n, "d": d, "loss": loss})
 
 
+def ladder(leverage=2.5, sigma=0.003, dense=9, moe=5, seed=0):
+    """Dense runs at 20 tokens a parameter, and mixtures with the loss that `leverage` times C buys.
+
+    At one ratio the dense frontier is the law along a line, so the leverage is known exactly.
+    """
+    generator = np.random.default_rng(seed)
+    n = np.concatenate([np.geomspace(5e7, 4e9, dense), np.geomspace(7e7, 1.6e9, moe)])
+    gain = np.sqrt(np.r_[np.ones(dense), np.full(moe, leverage)])
+    loss = LAW.evaluate(num_params=n * gain, num_tokens=20 * n * gain)
+    loss = loss * np.exp(sigma * generator.standard_normal(dense + moe))
+    return pd.DataFrame({"is_moe": gain > 1, "n": n, "d": 20 * n, "loss": loss})
+
+
+def share_inside(runs, truth=2.5):
+    """The share of the intervals of EL that hold the truth."""
+    found = examine(runs, resamples=300).leverage.points
+    frontier = found[(found["estimator"] == "frontier") & found["low"].notna()]
+    assert len(frontier) >= 3
+    return float(((frontier["low"] <= truth) & (truth <= frontier["high"])).mean())
+
+
 def given_back(found, name="dense_chinchilla"):
     """Whether the law is inside the intervals of its fit, at 99 % so that five ends may hold."""
     ends = found.fits[name].interval(0.99)
@@ -44,25 +65,27 @@ def test_digitised_chinchilla_gives_its_law_back(tmp_path):
 
 
 def test_several_dense_sources_leave_marked_rows_out(tmp_path):
-    table = sizes(60)
+    table = sizes()
     path = tmp_path / "sources.csv"
     pd.DataFrame({
         "source": "a", "dataset": "b", "model": "m", "condition": "c", "experiment": "e",
         "tokens": table["d"], "params": table["n"], "budget": 6 * table["n"] * table["d"],
-        "loss": table["loss"], "outlier": [True] + 59 * [False], "reason": "",
+        "loss": table["loss"], "outlier": [True] + 239 * [False], "reason": "",
     }).to_csv(path, index=False)  # fmt: skip
     read = read_runs(path, Choice(only="dense"))
-    assert len(read.runs) == 59
+    assert len(read.runs) == 239
+    assert given_back(examine(read.runs, resamples=300))
     assert any("1 row(s) marked as outliers" in warning for warning in read.warnings)
 
 
 def test_a_weights_and_biases_export_leaves_crashed_runs_out(tmp_path):
-    table = sizes(12)
+    table = ladder()
     path = tmp_path / "wandb.csv"
     pd.DataFrame({
-        "Name": [f"run-{i}" for i in range(12)], "State": ["crashed"] + 11 * ["finished"],
-        "Created": "2026", "Runtime": range(12), "Tags": "", "_step": 1000,
-        "config.model.num_experts": [0] * 6 + [64] * 6, "config.optim.lr": 1e-3, "torch_seed": 1,
+        "Name": [f"run-{i}" for i in range(14)], "State": ["crashed"] + 13 * ["finished"],
+        "Created": "2026", "Runtime": range(14), "Tags": "", "_step": 1000,
+        "config.model.num_experts": np.where(table["is_moe"], 64, 0), "config.optim.lr": 1e-3,
+        "torch_seed": 1,
         "train/loss": table["loss"] * 0.98, "eval/loss": table["loss"],
         "throughput/total_tokens": table["d"], "parameter_count": table["n"],
         "throughput/total_gflops": 6 * table["n"] * table["d"] / 1e9, "model.hidden_dim": 512,
@@ -70,90 +93,117 @@ def test_a_weights_and_biases_export_leaves_crashed_runs_out(tmp_path):
     with pytest.raises(ValueError, match="'train/loss', 'eval/loss'"):
         read_runs(path)
     read = read_runs(path, Choice(columns=["loss=eval/loss"]))
-    assert len(read.runs) == 11
+    assert len(read.runs) == 13
+    assert share_inside(read.runs) >= 0.8
     np.testing.assert_allclose(read.runs["compute"], 6 * (table["n"] * table["d"])[1:], rtol=1e-9)
     assert "1 run(s) with status crashed were left out: row 2" in read.warnings
 
 
 def test_a_table_pasted_from_a_readme(tmp_path):
+    table = ladder()
+    names = ("variant", "size", "TPP", "batch", "active", "total", "steps", "tokens", "FLOPs",
+             "MFU", "Paloma loss", "Paloma bpb", "runtime")  # fmt: skip
+    lines = [names, ["---"] * len(names)]
+    for row in table.itertuples():
+        active, total = f"{row.n / 1e6:.1f}M", f"{(5 if row.is_moe else 1) * row.n / 1e6:.1f}M"
+        lines.append(
+            ["moe" if row.is_moe else "dense", active, "20", "0.5M", active, total, "2,040",
+             f"{row.d / 1e9:.2f}B", f"{6 * row.n * row.d:.3e}", "16.6%", f"{row.loss:.4f}",
+             f"{row.loss / 3:.4f}", "3.7m"]
+        )  # fmt: skip
     path = tmp_path / "README.md"
-    path.write_text(
-        "| variant | active | total | steps | tokens | FLOPs | MFU | Paloma loss | runtime |\n"
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-        "| dense | 18.1M | 18.1M | 2,040 | 0.36B | 3.9e16 | 16.6% | 4.2 | 3.7m |\n"
-        "| dense | 36.8M | 36.8M | 4,080 | 0.74B | 1.6e17 | 16.6% | 3.9 | 9m |\n"
-        "| moe | 18.1M | 98M | 2,040 | 0.36B | 3.9e16 | 12.1% | 4.0 | 5m |\n"
-    )
-    runs = read_runs(path).runs
-    assert runs["active_params"].tolist() == [18.1e6, 36.8e6, 18.1e6]
-    assert runs["num_tokens"].tolist() == pytest.approx([0.36e9, 0.74e9, 0.36e9])
-    assert runs["is_moe"].tolist() == [False, False, True]
+    path.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
+    runs = read_runs(path, Choice(columns=["loss=Paloma loss"])).runs
+    np.testing.assert_allclose(runs["active_params"], table["n"], rtol=2e-3)
+    np.testing.assert_allclose(runs["num_tokens"], table["d"], rtol=5e-3)
+    assert runs["is_moe"].tolist() == table["is_moe"].tolist()
+    assert share_inside(runs) >= 0.8
 
 
 def test_json_lines_of_checkpoints_count_once_a_run(tmp_path):
-    path = tmp_path / "log.jsonl"
+    path, table = tmp_path / "log.jsonl", sizes(60, sigma=0.003)
     lines = [
-        {"step": step, "final_loss": 4.0 - step / 1e4 - size / 1e9, "run_name": f"w{size}",
-         "width": 256, "depth": 4, "tokens": 1e6 * step, "params_active_precise": size,
-         "seconds_per_step": 0.1 + step}
-        for size in (1e7, 2e7, 4e7) for step in (1000, 2000, 4000)
+        {"step": int(share * row.d / 1e6), "final_loss": row.loss * (2 - share),
+         "run_name": f"w{row.Index}", "width": 256, "depth": 4, "num_nodes": 1,
+         "tokens": share * row.d, "params_active_precise": row.n, "seconds_per_step": 0.1 + share}
+        for row in table.itertuples() for share in (0.25, 0.5, 1.0)
     ]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, lines)))
     read = read_runs(path, Choice(only="dense"))
-    assert read.runs["num_tokens"].tolist() == [4e9, 4e9, 4e9]
-    np.testing.assert_allclose(read.runs["compute"], 6 * 4e9 * np.array([1e7, 2e7, 4e7]))
+    np.testing.assert_allclose(read.runs["num_tokens"], table["d"])
+    np.testing.assert_allclose(read.runs["compute"], 6 * table["d"] * table["n"])
+    assert given_back(examine(read.runs, resamples=300))
 
 
 def test_a_sweep_of_mixtures_joins_its_dense_table(tmp_path):
-    table = sizes(8)
-    common = {"h": 1024, "ffnh": 4096, "numh": 16, "numl": 12, "lr": [1e-3, 2e-3] * 4, "bs": 64}
-    moe = pd.DataFrame({
+    table = ladder()
+    worse = table.assign(loss=table["loss"] * 1.03)  # the other half of the sweep of rates
+    table = pd.concat([table.assign(lr=1e-3), worse.assign(lr=2e-3)], ignore_index=True)
+    moe, dense = table[table["is_moe"]], table[~table["is_moe"]]
+    common = {"h": 1024, "ffnh": 4096, "numh": 16, "numl": 12, "bs": 64, "ti": 1}
+    mixtures = pd.DataFrame({
         "seq_len": 2048, "topk": 2, "nume": 64, "moeh": 512, "sed": 512, "numld": 1, **common,
-        "loss": table["loss"], "smooth loss": table["loss"] + 0.01,
-        "exp_name": [f"x{i}" for i in range(8)], "N": 8 * table["n"], "Na": table["n"],
-        "M": 7 * table["n"], "D": table["d"], "D/N": 1.0, "Na/N": 0.125,
+        "lr": moe["lr"], "loss": moe["loss"], "smooth loss": moe["loss"] + 0.01,
+        "average_iter_time": 1.0 + moe.index, "target_iter": 900, "final_iter": 900,
+        "exp_name": [f"x{i}" for i in moe.index], "moe_layer_enum_type": "all", "mfa_version": 2,
+        "Nattn": 0.2 * moe["n"], "N": 8 * moe["n"], "Na": moe["n"], "M": 7 * moe["n"],
+        "kvcache": 1, "D": moe["d"], "D/N": 1.0, "total_time": 2.0 + moe.index, "Na/N": 0.125,
+        "moe_name": "m",
     })  # fmt: skip
-    dense = pd.DataFrame({
-        **common, "loss": table["loss"] + 0.2, "smooth loss": table["loss"] + 0.21,
-        "exp_name": [f"y{i}" for i in range(8)], "D": table["d"], "N": table["n"],
+    plain = pd.DataFrame({
+        **common, "lr": dense["lr"], "loss": dense["loss"], "smooth loss": dense["loss"] + 0.01,
+        "exp_name": [f"y{i}" for i in dense.index], "D": dense["d"], "N": dense["n"],
+        "D/N": dense["d"] / dense["n"],
     })  # fmt: skip
     paths = [tmp_path / "moe.csv", tmp_path / "dense.csv"]
-    for frame, path in zip((moe, dense), paths, strict=True):
+    for frame, path in zip((mixtures, plain), paths, strict=True):
         frame.to_csv(path, index=False)
     with pytest.raises(ValueError, match="'loss', 'smooth loss'"):
         read_runs(paths)
-    read = read_runs(paths, Choice(columns=["loss=smooth loss"]))
-    runs = read.runs
-    assert runs["is_moe"].sum() == 8
+    runs = read_runs(paths, Choice(columns=["loss=loss"])).runs
+    assert runs["is_moe"].sum() == len(moe)
     assert runs.loc[runs["is_moe"], "activation_ratio"].iloc[0] == pytest.approx(3 / 65)
     assert runs.loc[runs["is_moe"], "granularity"].iloc[0] == 4.0
-    np.testing.assert_allclose(
-        runs["compute"], 6 * np.tile(table["n"] * table["d"], 2), rtol=1e-9
-    )  # alike in both
+    counted = 6 * np.concatenate([moe["n"] * moe["d"], dense["n"] * dense["d"]])
+    np.testing.assert_allclose(runs["compute"], counted, rtol=1e-9)  # alike in both
+    assert share_inside(runs) >= 0.8
 
 
 def test_a_routing_study_with_checkpoints(tmp_path):
-    rows = [
-        {"hyper_id": f"{experts}-{size}", "step": step, "loss_c4": 3.0,
-         "loss_validation": 4 - step / 1e5,
-         "num_experts": experts, "d_model": 512, "num_blocks": 8, "num_heads": 8, "k": 1,
-         "router_type": "sinkhorn" if experts > 1 else "none", "seed": 42,
-         "total_parameter_count": size * experts, "dense_parameter_count": size,
-         "flops_per_step": 1e12 * size / 1e6}
-        for experts in (1, 8, 64) for size in (1.5e7, 5e7, 1.3e8) for step in (1000, 5000)
-    ]  # fmt: skip
+    table, rows = ladder(), []
+    for row in table.itertuples():
+        experts = 64 if row.is_moe else 1
+        for share in (0.2, 1.0):
+            rows.append({
+                "hyper_id": f"{experts}-{row.Index}", "step": int(5000 * share), "loss_c4": 3.0,
+                "loss_validation": row.loss * (2 - share), "loss_wiki": 3.3,
+                "num_experts": experts, "d_model": 512, "num_blocks": 8, "num_heads": 8,
+                "kqv_size": 64, "flop_increase": 0.0, "k": 1, "routing_frequency": 0.5,
+                "router_type": "sinkhorn" if experts > 1 else "none", "seed": 42,
+                "total_parameter_count": row.n * experts, "dense_parameter_count": row.n,
+                "flops_per_step": 6 * row.n * row.d / 5000, "model_size_label": f"{row.n:.0f}",
+            })  # fmt: skip
     path = tmp_path / "study.csv.gz"
     pd.DataFrame(rows).to_csv(path, index=False)
-    read = read_runs(path, Choice(columns=["loss=loss_validation"]))
-    assert len(read.runs) == 9
-    assert (~read.runs["is_moe"]).sum() == 3
-    assert set(read.runs["variant"]) == {"", "sinkhorn"}
-    assert read.runs["compute"].max() == pytest.approx(5000 * 1.3e14)
+    runs = read_runs(path, Choice(columns=["loss=loss_validation"])).runs
+    assert len(runs) == len(table)
+    assert (~runs["is_moe"]).sum() == (~table["is_moe"]).sum()
+    assert set(runs["variant"]) == {"", "sinkhorn"}
+    np.testing.assert_allclose(runs["compute"], 6 * table["n"] * table["d"])
+    assert share_inside(runs) >= 0.8
 
 
 def test_several_conventions_of_flops_are_offered_by_name(tmp_path):
-    path = tmp_path / "c.csv"
-    names = ["loss", "C4 Eval Loss", "N", "N_no_emb", "D", "C", "C_no_emb", "C_6ND", "C_6ND_no_emb"]
-    pd.DataFrame([np.arange(3, 12), np.arange(4, 13)], columns=names).to_csv(path, index=False)
+    path, table = tmp_path / "c.csv", sizes()
+    flops = 6 * table["n"] * table["d"]
+    pd.DataFrame({
+        "loss": table["loss"], "C4 Eval Loss": table["loss"] + 0.1, "N": 1.2 * table["n"],
+        "N_no_emb": table["n"], "D": table["d"], "C": 1.3 * flops, "C_no_emb": 1.1 * flops,
+        "C_6ND": 1.2 * flops, "C_6ND_no_emb": flops,
+    }).to_csv(path, index=False)  # fmt: skip
     with pytest.raises(ValueError, match="'C', 'C_no_emb', 'C_6ND', 'C_6ND_no_emb'"):
         read_runs(path)
+    columns = ["loss=loss", "total_params=N_no_emb", "compute=C_no_emb"]
+    runs = read_runs(path, Choice(columns=columns, only="dense")).runs
+    np.testing.assert_allclose(runs["compute"], 1.1 * flops)
+    assert given_back(examine(runs, resamples=300))

@@ -218,6 +218,36 @@ def test_bad_maps_are_refused(tmp_path, column_map, reason):
         read(tmp_path, HEADER + ROWS, column_map)
 
 
+@pytest.mark.parametrize(
+    ("library", "name", "write"),
+    [("pyarrow", "runs.parquet", "to_parquet"), ("openpyxl", "runs.xlsx", "to_excel")],
+)
+def test_parquet_and_excel_read_as_csv_does(tmp_path, library, name, write):
+    pytest.importorskip(library, reason="an extra: pip install 'moe-leverage[tables]'")
+    csv = tmp_path / "runs.csv"
+    csv.write_text(HEADER + ROWS)
+    getattr(pd.read_csv(csv), write)(tmp_path / name, index=False)
+    found, expected = read_runs(tmp_path / name).runs, read_runs(csv).runs
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("start", "reader", "library"),
+    [(b"PAR1", "read_parquet", "pyarrow"), (b"PK\x03\x04", "read_excel", "openpyxl")],
+)
+def test_a_library_that_is_not_there_is_named_with_its_extra(
+    tmp_path, monkeypatch, start, reader, library
+):
+    def absent(path):
+        raise ImportError(library)
+
+    monkeypatch.setattr(pd, reader, absent)
+    path = tmp_path / "runs"
+    path.write_bytes(start)
+    with pytest.raises(ValueError, match=rf"{library} is not installed.*moe-leverage\[tables\]"):
+        read_runs(path)
+
+
 def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not a file"):
         read_runs(tmp_path)

@@ -19,7 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, student_ratio
-from moe_leverage.analysis.fitting import MANY_ROWS, Fit, UnidentifiedError, fit, require_column
+from moe_leverage.analysis.fitting import (
+    MANY_ROWS,
+    TRIAL_ITERATIONS,
+    Fit,
+    UnidentifiedError,
+    fit,
+    require_column,
+)
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
@@ -34,6 +41,8 @@ REACH_SIZES = 2.0  # of the coefficient itself
 PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
 FOLDS = 10
 FOLD_STARTS = 16
+MOST_COMPARED = 400  # rows by which laws are compared: more tell no more
+FEW_MINIMA = 100  # rows from which on a law hardly has several minima: two starts do
 SMALLEST = 1e-300
 
 Verdict = Literal["identified", "weakly identified", "not identified"]
@@ -69,7 +78,7 @@ def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
     degrees of freedom that the runs leave, on both sides; weakly if on one.
     """
     names = fitted.law.theta_names or fitted.law.coefficient_names
-    if len(fitted.log_target) > MANY_ROWS:
+    if fitted.num_clusters > MANY_ROWS:
         return {name: _quadratic(fitted, name, number) for number, name in enumerate(names)}
     return {name: _profile(fitted, name, number, level) for number, name in enumerate(names)}
 
@@ -113,7 +122,7 @@ def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
 
 def _limit(fitted: Fit, lowest: float, level: float) -> float:
     """The objective up to which a value is held: Student's quantile at what freedom is left."""
-    freedom = max(int(fitted.clusters.max()) + 1 - len(fitted.theta), 1)
+    freedom = max(fitted.num_clusters - len(fitted.theta), 1)
     quantile = student_ratio(freedom) * NORMAL_95
     if level != LEVEL:
         from scipy.special import stdtrit
@@ -156,16 +165,15 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
 
 def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
     """The least objective with the coefficient held at its value in each of a row of starts."""
-    drawn = problem.law.starts(
-        problem.inputs, problem.log_target, PROFILE_STARTS, np.random.default_rng(0)
-    )
+    count = PROFILE_STARTS if problem.log_target.shape[-1] < FEW_MINIMA else 2
+    drawn = problem.law.starts(problem.inputs, problem.log_target, count, np.random.default_rng(0))
     count = len(starts)
     begin = np.concatenate([starts, np.repeat(drawn, count, axis=0)])
     begin[:, number] = np.tile(starts[:, number], 1 + len(drawn))
-    every = minimise(problem, begin, fixed=number)  # all at once: one call, however many starts
+    # all at once: one call, however many starts, of which the lowest go on to the end
+    every = minimise(problem, begin, fixed=number, most=TRIAL_ITERATIONS)
     rows = every.objective.reshape(-1, count).argmin(axis=0) * count + np.arange(count)
-    parts = ("theta", "objective", "converged", "iterations")
-    solved = Solution(**{name: getattr(every, name)[rows] for name in parts})
+    solved = minimise(problem, every.theta[rows], fixed=number)
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
         again = np.roll(solved.theta, inward, axis=0)
         solved = _lower(solved, problem, number, starts, again)
@@ -237,6 +245,7 @@ def compare(
     >>> [score.law for score in compare([PowerLaw, FlooredPowerLaw], table, "loss")]
     ['FlooredPowerLaw', 'PowerLaw']
     """
+    table = _sampled(table, target, seed)
     rows = len(np.asarray(table[target]))
     outside = np.asarray(table[held_out], dtype=bool) if held_out else np.zeros(rows, dtype=bool)
     require(not outside.all(), held_out or "rows", rows, "leaves no row to fit")
@@ -255,6 +264,17 @@ def compare(
     beyond = {name: np.asarray(table[name])[outside] for name in columns}
     scores = [_score(fitted, delta, beyond if held_out else None, target, seed) for fitted in fits]
     return sorted(scores, key=lambda score: score.held_out_error)
+
+
+def _sampled(
+    table: Mapping[str, Any] | pd.DataFrame, target: str, seed: int
+) -> Mapping[str, Any] | pd.DataFrame:
+    """At most MOST_COMPARED rows of a table, drawn by chance."""
+    count = len(np.asarray(table[target]))
+    if count <= MOST_COMPARED:
+        return table
+    rows = np.sort(np.random.default_rng(seed).choice(count, MOST_COMPARED, replace=False))
+    return {name: np.asarray(table[name])[rows] for name in map(str, table)}
 
 
 def _score(

@@ -35,10 +35,13 @@ class Envelope:
     fit: Fit
     kappa: float
 
-    def log_compute(self, log_loss: Array) -> Array:
-        """Ln of the least compute for log losses (n,); inf below the floor."""
-        grid = self._grid()
-        heights = optimal_log_loss(self.fit.theta[None], grid / self.kappa)[0]
+    def log_compute(self, log_loss: Array, theta: Array | None = None) -> Array:
+        """Ln of the least compute for log losses (n,); inf below the floor.
+
+        By the fitted coefficients, or by others.
+        """
+        grid, own = self._grid(), self.fit.theta if theta is None else theta
+        heights = optimal_log_loss(own[None], grid / self.kappa)[0]
         return np.asarray(np.interp(-log_loss, -heights, np.log(grid), right=np.inf))
 
     def _grid(self) -> Array:
@@ -94,7 +97,8 @@ def fit_envelope(dense: pd.DataFrame, *, resamples: int, seed: int) -> Envelope:
         )
     if len(sized) > MOST_ROWS:
         sized = sized.sample(MOST_ROWS, random_state=seed)
-    fitted = fit(ChinchillaLaw, sized, "loss", resamples=resamples, seed=seed)
+    clusters = "run_id" if "run_id" in sized else ""
+    fitted = fit(ChinchillaLaw, sized, "loss", clusters=clusters, resamples=resamples, seed=seed)
     product = sized["num_params"] * sized["num_tokens"]
     return Envelope(fit=fitted, kappa=float(np.exp(np.log(sized["compute"] / product).median())))
 

@@ -55,6 +55,7 @@ from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
 MIN_BUDGET_CLUSTERS = 4  # budgets that serve as the independent units of a hyperparameter fit
 MIN_SWEPT_BUDGETS = 2
+MOST_SECTIONS = 3  # of a kind that are fitted, those of most points: more say the same again
 SECTIONS: tuple[tuple[type[Law], str, tuple[str, ...]], ...] = (
     (SaturatedActivationLaw, "activation", ("granularity", "budget")),
     (GranularityLaw, "granularity", ("activation_ratio", "budget")),
@@ -154,7 +155,7 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
     optima: dict[str, pd.DataFrame] = {}
     kinds = {"flops_per_token": "model", "num_tokens": "tokens"}
     for family, runs in _largest_families(table):
-        missing = [name for name in kinds if name not in runs]
+        missing = _unknown(runs, *kinds)
         if missing:
             reason = f"{', '.join(missing)}: not in the table"
             found.skipped.update({f"{family}_{kind}": reason for kind in kinds.values()})
@@ -184,13 +185,17 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
         label = f"{family}_chinchilla"
         is_dense = family == "dense"
         size = "total_params" if is_dense and "active_params" not in runs else "active_params"
-        if not {size, "num_tokens"} <= set(runs):
+        if _unknown(runs, size, "num_tokens"):
             found.skipped[label] = f"{size} or num_tokens: not in the table"
             continue
         sized = runs.rename(columns={size: "num_params"})
         best = sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()
         try:
-            fitted = fit(ChinchillaLaw, sized.loc[best], "loss", resamples=resamples, seed=seed)
+            clusters = "run_id" if "run_id" in sized else ""
+            fitted = fit(
+                ChinchillaLaw, sized.loc[best], "loss", clusters=clusters, resamples=resamples,
+                seed=seed,
+            )  # fmt: skip
             found.fits[label] = _described(fitted, "chinchilla", family)
         except UnidentifiedError as error:
             found.skipped[label] = str(error)
@@ -303,6 +308,11 @@ def _largest_families(table: pd.DataFrame) -> Iterator[tuple[Family, pd.DataFram
             yield name, runs
 
 
+def _unknown(runs: pd.DataFrame, *names: str) -> list[str]:
+    """Those of the quantities that not every run of a family has."""
+    return [name for name in names if name not in runs or runs[name].isna().any()]
+
+
 def _hyperparameter_fit(
     runs: pd.DataFrame, name: str, least: int, resamples: int, seed: int, noise: float
 ) -> Fit:
@@ -374,9 +384,14 @@ def _section_fits(
     points = points.assign(budget=budgets(points) if len(points) else 0.0)
     known = points[["activation_ratio", "granularity"]].notna().all(axis=None)
     for law, kind, fixed in SECTIONS if known else ():
-        fitted_any, reason = False, "no leverage inside the dense frontier"
-        for values, group in points.groupby(list(fixed)):
-            place = "_".join(
+        count, reason = 0, "no leverage inside the dense frontier"
+        groups = list(points.groupby(list(fixed)))
+        groups.sort(key=lambda entry: -len(entry[1]))  # stable: of equal sizes in order of place
+        for place, (values, group) in enumerate(groups):
+            if count == MOST_SECTIONS:
+                yield kind, f"{len(groups) - place} more sections, none of more points"
+                break
+            at = "_".join(
                 f"C{value:.1e}" if axis == "budget" else f"{axis[0].upper()}{value:.3g}"
                 for axis, value in zip(fixed, values, strict=True)
             )
@@ -385,10 +400,10 @@ def _section_fits(
             except UnidentifiedError as error:
                 reason = str(error)
                 continue
-            fitted_any = True
-            described = _described(fitted, kind, note=f"at {place.replace('_', ', ')}")
-            yield f"{kind}_{place}", replace(described, role="section")
-        if not fitted_any:
+            count += 1
+            described = _described(fitted, kind, note=f"at {at.replace('_', ', ')}")
+            yield f"{kind}_{at}", replace(described, role="section")
+        if count == 0:
             yield kind, reason
 
 

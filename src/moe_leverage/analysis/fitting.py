@@ -49,7 +49,8 @@ MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, norm
 SMALLEST_DELTA = 1e-6
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
 SAMPLE_DIGITS = 6
-MANY_ROWS, FEW_ROWS = 1500, 500  # from which on a fit draws samples from its covariance
+MANY_ROWS = 300  # independent ones, beyond which samples are drawn from the covariance
+TRIAL_ITERATIONS, BETTER_STARTS = 20, 32  # after which the lower ones of many starts go on
 POLISHED = 4  # starts that go on from a share of the rows to all
 
 
@@ -119,9 +120,14 @@ class Fit:
         return -self.problem.residuals(self.theta)
 
     @property
+    def num_clusters(self) -> int:
+        """How many independent units are behind it."""
+        return int(self.clusters.max()) + 1
+
+    @property
     def widening(self) -> float:
         """Factor on bootstrap deviations that makes up for few clusters."""
-        clusters, size = int(self.clusters.max()) + 1, len(self.theta)
+        clusters, size = self.num_clusters, len(self.theta)
         return small_sample_factor(clusters, size) * student_ratio(clusters - size)
 
     @property
@@ -259,15 +265,12 @@ def fit(
     generator = np.random.default_rng(seed)
     begin = law.starts(inputs, log_target, starts, generator)
     problem = Problem(law=law, inputs=inputs, log_target=log_target, delta=delta or np.inf)
-    is_large = len(log_target) > MANY_ROWS
-    if is_large:
+    if len(log_target) > MANY_ROWS:
         begin = _polished(problem, begin, generator)
     problem, ended = _minimum(problem, begin)
     best = _best(ended)
-    if (
-        is_large
-    ):  # where the bootstrap of so many clusters has the covariance's normal for its limit
-        spread = covariance(problem, best, groups)
+    spread = covariance(problem, best, groups)
+    if int(groups.max()) + 1 > MANY_ROWS:  # the bootstrap's limit for so many clusters
         redrawn = _normal_samples(best, spread, resamples, generator)
         minima = best[None]
     else:
@@ -281,7 +284,7 @@ def fit(
         log_target=log_target,
         clusters=groups,
         theta=best,
-        covariance=covariance(problem, best, groups),
+        covariance=spread,
         samples=redrawn.theta,
         delta=problem.delta,
         convergence=_convergence(ended, redrawn),
@@ -291,7 +294,7 @@ def fit(
 
 def _polished(problem: Problem, begin: Array, generator: np.random.Generator) -> Array:
     """The few best ends of all starts on a share of many rows, from which to start on all."""
-    rows = generator.choice(problem.log_target.shape[-1], FEW_ROWS, replace=False)
+    rows = generator.choice(problem.log_target.shape[-1], MANY_ROWS, replace=False)
     inputs = {name: column[rows] for name, column in problem.inputs.items()}
     part = replace(problem, inputs=inputs, log_target=problem.log_target[rows])
     ended = minimise(part, begin)
@@ -319,6 +322,11 @@ def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
     """
     known = np.isfinite(log_targets)
     generator = np.random.default_rng(seed)
+    if fitted.num_clusters > MANY_ROWS:
+        moved = np.where(known, log_targets, fitted.log_target) - fitted.log_target
+        drawn = _normal_samples(fitted.theta, fitted.covariance, len(log_targets), generator)
+        samples = drawn.theta + moved @ _response(fitted)
+        return replace(fitted, samples=samples)
     weights = draw_weights(fitted.clusters, len(log_targets), generator) * known
     targets = np.where(known, log_targets, fitted.log_target)
     begin = fitted.law.starts(
@@ -337,6 +345,16 @@ def refit(fitted: Fit, log_targets: Array, *, seed: int = 0) -> Fit:
         samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening),
         convergence=convergence,
     )
+
+
+def _response(fitted: Fit) -> Array:
+    """How theta follows a small change of each log target, (n, P): one Gauss-Newton step."""
+    slopes = fitted.law.log_gradient(fitted.theta, fitted.inputs)
+    inside = (np.abs(fitted.residuals) <= fitted.delta)[:, None]
+    scale = 1 / np.sqrt(np.maximum((slopes**2 * inside).sum(axis=0), 1e-300))  # decades apart
+    scaled = slopes * scale
+    inverse = np.linalg.pinv((scaled * inside).T @ scaled, hermitian=True)
+    return np.asarray(inside * (scaled @ inverse) * scale)
 
 
 def require_variation(law: type[Law], inputs: Inputs, num_clusters: int) -> None:
@@ -380,7 +398,10 @@ def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
 
 
 def _minimum(problem: Problem, begin: Array) -> tuple[Problem, Solution]:
-    """Where every start ends; an infinite delta is replaced by that of its residuals."""
+    """Where the better starts end; an infinite delta is replaced by that of its residuals."""
+    if len(begin) > BETTER_STARTS:  # a few awkward ones would keep all others waiting
+        tried = minimise(problem, begin, most=TRIAL_ITERATIONS)
+        begin = tried.theta[np.argsort(tried.objective, kind="stable")[:BETTER_STARTS]]
     ended = minimise(problem, begin)
     if np.isinf(problem.delta):
         problem = replace(problem, delta=_resolve_delta(problem, _best(ended)))

@@ -18,8 +18,9 @@ Equation 13.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from moe_leverage.analysis.envelope import (
     fit_envelope,
     usual_excess,
 )
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.fitting import MAD_TO_SIGMA, Fit, UnidentifiedError, fit, refit
 from moe_leverage.analysis.optimise import Problem, minimise
 from moe_leverage.analysis.reductions import budgets, seed_noise
 from moe_leverage.config import require
@@ -50,9 +51,12 @@ SIZES = [
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
+POINTS_AT_ONCE = 1000  # leverages whose draws are held in memory together
+MOST_JOINT = 1000  # points of a joint fit: more tell no more
 MIN_SCREENED = 5  # points of a family that can tell one of them as an outlier
 OUTLYING = 8.0  # standard deviations from the curve of the others, widened by Student's ratio
 SCREEN_STARTS = 8
+MOST_LEFT_OUT = 60  # points of a family that are left out in turn; among more, one moves no curve
 LEAST_OUTLYING = 0.02  # ln loss: nothing nearer is an outlier, however well the others lie
 MOST_OUTLYING = 0.25  # share of a family; more are no outliers but another curve
 
@@ -71,22 +75,25 @@ class Leverage:
     best: pd.DataFrame  # the run behind each point, dense ones included
     noise: float  # standard deviation of ln loss between seeds
     noise_source: str
+    noise_freedom: int  # degrees of freedom behind it, at least 1 where there is noise
+    floor: float  # of the loss, between the dense points of the frontier
     fits: Mapping[str, Fit]
     skipped: Mapping[str, str] = field(default_factory=dict)  # estimator or family: reason
     warnings: list[str] = field(default_factory=list)
     outliers: pd.DataFrame = field(default_factory=pd.DataFrame)  # points that no law of theirs has
+    envelope: Envelope | None = None  # the optimum of the dense runs, where they tell it
 
     def side_by_side(self) -> pd.DataFrame:
         """A row an MoE point, a column an estimator, and whether all intervals overlap."""
         key = [*(name for name in FAMILY if name != "held_out"), "compute"]
-        rows = []
-        for names, group in self.points.groupby(key, sort=False, dropna=False):
-            row = dict(zip(key, names, strict=True))
-            row |= dict(zip(group["estimator"], group["efficiency_leverage"], strict=True))
-            known = group.dropna(subset=["low", "high"])
-            row["agree"] = bool(known["low"].max() <= known["high"].min()) if len(known) else True
-            rows.append(row)
-        return pd.DataFrame(rows)
+        place = self.points.groupby(key, sort=False, dropna=False).ngroup().rename("place")
+        values = self.points.assign(place=place).pivot_table(
+            "efficiency_leverage", "place", "estimator", aggfunc="last", sort=False, dropna=False
+        )  # fmt: skip
+        known = self.points.dropna(subset=["low", "high"]).groupby(place)
+        agree = (known["low"].max() <= known["high"].min()).reindex(values.index, fill_value=True)
+        axes = self.points[key].groupby(place).head(1).reset_index(drop=True)
+        return pd.concat([axes, values.sort_index(), agree.rename("agree")], axis=1)
 
 
 def best_runs(table: pd.DataFrame) -> pd.DataFrame:
@@ -169,7 +176,7 @@ def _estimate(
     useful = best.drop(index=dominated(dense).index)
     fits, skipped = _curve_fits(useful, resamples, seed)
     floored = fits.get("dense, FlooredPowerLaw")
-    noise, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
+    noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
     floor = 0.0 if floored is None else float(floored.law.coefficients[0])
     floor = floor if pinned is None else pinned
     draws = _Draws(noise, resamples, level, np.random.default_rng(seed))
@@ -177,7 +184,8 @@ def _estimate(
     if not curves_only:
         points += _curve_points(moe, fits, level)
         try:
-            fits["joint"] = _joint_fit(points[0], _dense_draws(dense, moe, floor, draws), seed)
+            dense_draws = partial(_dense_draws, dense, moe, floor, draws)
+            fits["joint"] = _joint_fit(points[0], dense_draws, seed)
             points.append(_joint_points(points[0], fits["joint"], level))
         except UnidentifiedError as error:
             skipped["joint"] = str(error)
@@ -186,6 +194,8 @@ def _estimate(
         best=best,
         noise=noise,
         noise_source=source,
+        noise_freedom=freedom,
+        floor=floor,
         fits=fits,
         skipped=skipped,
         warnings=_noise_warnings(noise) + _dominated_warnings(dominated(dense)),
@@ -217,7 +227,11 @@ def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
     """Points that the curve of the others of their family misses by many standard deviations."""
     odd: list[Any] = []
     for _, runs in best.groupby(FAMILY, dropna=False):
-        left, limit = runs, int(MOST_OUTLYING * len(runs))
+        limit = int(MOST_OUTLYING * len(runs))
+        if len(runs) > MOST_LEFT_OUT:
+            odd += _far_points(runs)[:limit]
+            continue
+        left = runs
         while len(runs) - len(left) < limit and len(left) >= MIN_SCREENED:
             worst = _worst_point(left)
             if worst is None:
@@ -225,6 +239,20 @@ def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
             left = left.drop(index=worst)
             odd.append(worst)
     return best.loc[odd]
+
+
+def _far_points(runs: pd.DataFrame) -> list[Any]:
+    """The indices of outliers among many points, the farthest first, told by one robust curve."""
+    inputs = {"compute": runs["compute"].to_numpy(float)}
+    log_loss = np.log(runs["loss"].to_numpy(float))
+    delta = LEAST_OUTLYING / OUTLYING  # so small that the curve goes through the middle of points
+    problem = Problem(law=FlooredPowerLaw, inputs=inputs, log_target=log_loss, delta=delta)
+    starts = FlooredPowerLaw.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
+    ended = minimise(problem, starts)
+    missed = np.abs(problem.residuals(ended.theta[ended.objective.argmin()]))
+    sigma = max(MAD_TO_SIGMA * float(np.median(missed)), LEAST_OUTLYING / OUTLYING)
+    far = np.flatnonzero((missed > OUTLYING * sigma) & (missed > LEAST_OUTLYING))
+    return list(runs.index[far[np.argsort(-missed[far])]])
 
 
 def _worst_point(runs: pd.DataFrame) -> Any:
@@ -236,6 +264,8 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     log_loss, count = np.log(runs["loss"].to_numpy(float)), len(runs)
     problem = Problem(law=law, inputs=inputs, log_target=log_loss, delta=np.inf)
     starts = law.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
+    if _all_are_near(problem, starts):
+        return None
     weights = np.tile(1.0 - np.eye(count), (len(starts), 1))  # each point left out in turn
     ended = minimise(problem, np.repeat(starts, count, axis=0), weights=weights)
     lowest = ended.objective.reshape(len(starts), count).argmin(axis=0)
@@ -248,6 +278,17 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     place = int(share.argmax())
     is_far = share[place] > OUTLYING * student_ratio(freedom) and missed[place] > LEAST_OUTLYING
     return runs.index[place] if is_far else None
+
+
+def _all_are_near(problem: Problem, starts: Array) -> bool:
+    """Whether no point can be an outlier: with each left out, to first order, all are near."""
+    ended = minimise(problem, starts)
+    best = ended.theta[ended.objective.argmin()]
+    slopes = problem.law.log_gradient(best, problem.inputs)
+    basis, _ = np.linalg.qr(slopes / np.maximum(np.abs(slopes).max(axis=0), 1e-300))
+    own = (basis**2).sum(axis=1)  # how far a point draws its own curve, 0 to 1
+    missed = np.abs(problem.residuals(best)) / np.maximum(1 - own, 1e-3)
+    return bool(missed.max() < LEAST_OUTLYING / 2)
 
 
 def _beside_outliers(measured: Leverage, both: Leverage, found: pd.DataFrame) -> Leverage:
@@ -303,6 +344,7 @@ def _beside_the_optimum(
         measured,
         points=pd.concat([measured.points, points], ignore_index=True),
         fits={**measured.fits, "dense optimum": envelope.fit},
+        envelope=envelope,
         warnings=warnings + measured.warnings,
         skipped=skipped,
     )
@@ -403,7 +445,10 @@ def frontier_compute(compute: Array, log_loss: Array, wanted: Array, floor: floa
     knots = knots - 1e-12 * np.arange(knots.shape[1])  # flat stretches keep an inverse
     floor = min(floor, 0.999 * float(np.exp(min(knots.min(), wanted.min()))))
     heights, levels = np.log(np.exp(knots) - floor), np.log(np.exp(wanted) - floor)
-    passed = (heights[:, :, None] >= levels[:, None, :]).sum(axis=1)  # knots at or above the loss
+    passed = np.stack([  # knots at or above the loss
+        np.searchsorted(-own, -wants, side="right")
+        for own, wants in zip(heights, levels, strict=True)
+    ])  # fmt: skip
     right = np.clip(passed, 1, knots.shape[1] - 1)
     high, low = (np.take_along_axis(heights, right - shift, axis=1) for shift in (1, 0))
     share = (high - levels) / (high - low)
@@ -420,11 +465,14 @@ def _frontier_points(
 ) -> pd.DataFrame:
     compute = dense["compute"].to_numpy(dtype=float)
     own = moe["compute"].to_numpy(dtype=float)
-    of_dense, of_moe = draws.log_losses(dense), draws.log_losses(moe)
-    leverage = frontier_compute(compute, of_dense, of_moe, floor) / own
-    tail = (1 - draws.level) / 2
-    low, high = np.quantile(leverage[1:], [tail, 1 - tail], axis=0, method="nearest")
-    value = leverage[0]
+    of_dense, tail = draws.log_losses(dense), (1 - draws.level) / 2
+    value, low, high = np.empty((3, len(moe)))
+    for start in range(0, len(moe), POINTS_AT_ONCE):
+        part = slice(start, start + POINTS_AT_ONCE)
+        of_moe = draws.log_losses(moe.iloc[part])
+        leverage = frontier_compute(compute, of_dense, of_moe, floor) / own[part]
+        ends = np.quantile(leverage[1:], [tail, 1 - tail], axis=0, method="nearest")
+        value[part], low[part], high[part] = leverage[0], *ends
     inside = np.isfinite(value) & (value > 0)
     if not np.isfinite(draws.noise):  # no freedom, no interval
         low = high = np.full(len(value), np.nan)
@@ -499,13 +547,15 @@ def inverse_log_compute(law: type[Law], theta: Array, log_loss: Array) -> Array:
         return np.asarray((log_loss - theta[:, :1]) / theta[:, 1:2])
 
 
-def _dense_draws(dense: pd.DataFrame, moe: pd.DataFrame, floor: float, draws: _Draws) -> Array:
-    """Ln EL (B, n) under seed noise of the dense runs alone, the error all points share."""
-    compute = dense["compute"].to_numpy(dtype=float)
-    wanted = np.broadcast_to(np.log(moe["loss"].to_numpy(float)), (draws.count, len(moe)))
+def _dense_draws(
+    dense: pd.DataFrame, moe: pd.DataFrame, floor: float, draws: _Draws, rows: NDArray[np.int64]
+) -> Array:
+    """Ln EL (B, rows) under seed noise of the dense runs alone, the error all points share."""
+    compute, own = dense["compute"].to_numpy(dtype=float), moe.iloc[rows]
+    wanted = np.broadcast_to(np.log(own["loss"].to_numpy(float)), (draws.count, len(rows)))
     reached = frontier_compute(compute, draws.log_losses(dense)[1:], wanted, floor)
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(reached / moe["compute"].to_numpy(dtype=float)))
+        return np.asarray(np.log(reached / own["compute"].to_numpy(dtype=float)))
 
 
 def is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
@@ -515,7 +565,9 @@ def is_held_out(points: pd.DataFrame) -> NDArray[np.bool_]:
     return np.asarray(kept | (points["efficiency_leverage"] > cut))
 
 
-def _joint_fit(points: pd.DataFrame, dense_draws: Array, seed: int) -> Fit:
+def _joint_fit(
+    points: pd.DataFrame, dense_draws: Callable[[NDArray[np.int64]], Array], seed: int
+) -> Fit:
     fitted_on = points["efficiency_leverage"].notna().to_numpy() & ~is_held_out(points)
     for name in ("activation_ratio", "granularity"):
         if points[name].isna().any():
@@ -524,8 +576,11 @@ def _joint_fit(points: pd.DataFrame, dense_draws: Array, seed: int) -> Fit:
         raise UnidentifiedError(
             "efficiency_leverage: no point of the plain recipe lies inside the frontier"
         )
-    fitted = fit(JointLaw, points[fitted_on], "efficiency_leverage", resamples=0, seed=seed)
-    return refit(fitted, dense_draws[:, fitted_on], seed=seed)
+    rows = np.flatnonzero(fitted_on)
+    if len(rows) > MOST_JOINT:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_JOINT, replace=False))
+    fitted = fit(JointLaw, points.iloc[rows], "efficiency_leverage", resamples=0, seed=seed)
+    return refit(fitted, dense_draws(rows), seed=seed)
 
 
 def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFrame:
@@ -561,30 +616,33 @@ def family_name(family: Mapping[str, object] | pd.Series) -> str:
     return " ".join(f"{k}={v:.4g}" for k, v in known.items() if not np.isnan(v)) + variant
 
 
-def _noise(table: pd.DataFrame, dense: Fit | None, optimum: Envelope | str) -> tuple[float, str]:
-    """Noise of ln loss as wide as its degrees of freedom ask for, and where it is from.
+def _noise(
+    table: pd.DataFrame, dense: Fit | None, optimum: Envelope | str
+) -> tuple[float, int, str]:
+    """Noise of ln loss as wide as its degrees of freedom ask for, these, and where it is from.
 
     NaN where nothing tells it: then there is no interval.
     """
     plain = table[table["variant"].fillna("") == ""] if "variant" in table else table
     sigma, freedom = table_noise(plain)  # a variant has a noise of its own
     if freedom >= MIN_SEED_PAIRS:
-        return sigma * student_ratio(freedom), f"between seeds, {freedom} degrees of freedom"
+        words = f"between seeds, {freedom} degrees of freedom"
+        return sigma * student_ratio(freedom), freedom, words
     if isinstance(optimum, Envelope):  # which sizes far from their optimum do not widen
         sigma, freedom = optimum.noise
         source = f"residuals of the dense L(N, D), for want of repeated seeds, {freedom} degrees"
-        return sigma * student_ratio(freedom), f"{source} of freedom"
+        return sigma * student_ratio(freedom), freedom, f"{source} of freedom"
     spread = np.empty(0) if dense is None else dense.residuals
     size = 0 if dense is None else len(dense.theta)
     of_curve = max(len(spread) - size, 0)
     both = freedom + of_curve
     if both == 0:
-        return float("nan"), "nothing repeats and no curve is left over: no interval"
+        return float("nan"), 0, "nothing repeats and no curve is left over: no interval"
     # the two are of one size where the curve holds; where it does not, the misfit counts as noise
     pooled = float(np.sqrt((sigma**2 * freedom + (spread**2).sum()) / both))
     degrees = f"{both} degree{'s' if both > 1 else ''} of freedom"
     source = f"residuals of the dense curve, for want of repeated seeds, {degrees}"
-    return pooled * student_ratio(both), source
+    return pooled * student_ratio(both), both, source
 
 
 def _dominated_warnings(dropped: pd.DataFrame) -> list[str]:

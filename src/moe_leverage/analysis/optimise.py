@@ -77,11 +77,17 @@ class Problem:
 
 
 def minimise(
-    problem: Problem, theta: Array, *, weights: Array | None = None, fixed: int = -1
+    problem: Problem,
+    theta: Array,
+    *,
+    weights: Array | None = None,
+    fixed: int = -1,
+    most: int = MAX_ITERATIONS,
 ) -> Solution:
     """Minimise sum_i w_i huber(r_i) from every row of theta (K, P), under row weights (K, n).
 
-    The coefficient numbered `fixed`, if not negative, keeps its starting value.
+    The coefficient numbered `fixed`, if not negative, keeps its starting value; `most` is the
+    number of iterations after which a problem stays where it is.
 
     >>> from moe_leverage.theory.laws import PowerLaw
     >>> compute = np.array([1e12, 1e13, 1e14])
@@ -97,7 +103,7 @@ def minimise(
 
     def solve(block: slice) -> Solution:
         own = weights if len(weights) == 1 else weights[block]
-        return _solve_block(problem.part(block), np.array(theta[block], float), own, fixed)
+        return _solve_block(problem.part(block), np.array(theta[block], float), own, fixed, most)
 
     if len(blocks) == 1:
         return solve(blocks[0])
@@ -111,17 +117,17 @@ def minimise(
     )
 
 
-def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int) -> Solution:
+def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int, most: int) -> Solution:
     """Move all problems until each settles; the first axis of `state` holds those still moving."""
     count = len(theta)
     final, objective = theta.copy(), np.full(count, np.inf)
     converged, iterations = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.int64)
     left = np.arange(count)
     state = _State(problem, theta, weights)
-    for iteration in range(1, MAX_ITERATIONS + 1):
+    for iteration in range(1, most + 1):
         settled = state.advance(problem, weights, fixed)
         leave = settled | (state.damping > LARGEST_DAMPING) | ~np.isfinite(state.value)
-        leave |= iteration == MAX_ITERATIONS
+        leave |= iteration == most
         if leave.any():
             out = left[leave]
             final[out], objective[out] = state.theta[leave], state.value[leave]

@@ -80,7 +80,7 @@ def fit(
     record = reports.summary(table, found)
     if report is not None:
         title = f"Efficiency leverage of {', '.join(path.name for path in runs)}"
-        paths.write_atomically(report, reports.page(title, table, found))
+        paths.write_atomically(report, reports.page(title, found, record))
     if save is not None:
         saved.save(save, found)
     if as_json:
@@ -164,7 +164,7 @@ def _coefficients(fitted: dict[str, Any]) -> str:
     """Each coefficient with its interval, or with what the runs leave open."""
     parts = []
     for key, value in fitted["coefficients"].items():
-        verdict, ends = (fitted["identified"] or {}).get(key, ""), fitted["interval"][key]
+        verdict, ends = fitted["identified"].get(key, ""), fitted["interval"][key]
         if ends is None:
             parts.append(f"{key} not identified")
             continue

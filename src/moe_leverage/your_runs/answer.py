@@ -1,4 +1,4 @@
-"""The answer in words: what the mixtures save, how the readings agree, what to train next.
+"""The answer in words: what the mixtures save, and how the readings agree.
 
 EL   efficiency leverage: dense compute over the mixture's at equal loss
 C    training compute, FLOPs
@@ -13,7 +13,6 @@ from moe_leverage.analysis.findings import Findings
 from moe_leverage.your_runs.reading import RunsTable
 
 WAYS = ("", "one way", "two ways", "three ways", "four ways", "five ways")
-BEST_AT_EACH = "the best mixture at"
 
 
 def sentences(table: RunsTable, found: Findings) -> list[str]:
@@ -24,7 +23,7 @@ def sentences(table: RunsTable, found: Findings) -> list[str]:
     if headline is None:
         return [_only_bounds(found)]
     value, low, high = (headline[k] for k in ("efficiency_leverage", "low", "high"))
-    over = "the optimum of your dense runs" if _is_optimal(headline) else "your dense runs"
+    over = "the optimum of your dense runs" if is_optimal(headline) else "your dense runs"
     text = f"At {headline['compute']:.3g} FLOPs your mixtures save a factor of {value:.3g}"
     if np.isnan(low):
         text += f" over {over}, for which these runs can give no interval"
@@ -51,39 +50,9 @@ def main_point(found: Findings) -> pd.Series | None:
     return place
 
 
-def next_runs(found: Findings) -> list[str]:
-    """Which further run would shorten the interval most, told from how the interval comes about."""
-    if found.leverage is None:
-        lacks = found.skipped.get("leverage", "")
-        return ["train dense models at three or more budgets"] if lacks.startswith("dense") else (
-            ["train a mixture inside the range of the dense losses"] if lacks else []
-        )  # fmt: skip
-    best = found.leverage.best
-    dense, advice = best[~best["is_moe"]].sort_values("compute"), []
-    points = found.leverage.points
-    frontier = points[points["estimator"] == "frontier"]
-    if (frontier["at_least"].notna()).any():
-        beyond = frontier[frontier["at_least"].notna()]
-        advice.append(
-            f"a dense model at {3 * dense['compute'].max():.2g} FLOPs: {len(beyond)} mixture(s) "
-            "are better than every dense run, and have only a bound"
-        )
-    if len(dense) < 4:
-        advice.append(f"dense models at {4 - len(dense)} more budget(s): a curve needs four")
-    head = main_point(found)
-    if head is not None and np.isfinite(head["efficiency_leverage"]):
-        reached = head["efficiency_leverage"] * head["compute"]
-        gaps = np.log(dense["compute"].to_numpy(float))
-        near = float(np.exp(gaps[np.argmin(np.abs(gaps - np.log(reached)))]))
-        what = "another seed of the dense model at" if abs(np.log(near / reached)) < 0.2 else (
-            "a dense model at"
-        )  # fmt: skip
-        advice.append(
-            f"{what} {reached:.2g} FLOPs, where the answer above is read from the dense frontier"
-        )
-    if "want of repeated seeds" in found.leverage.noise_source or np.isnan(found.leverage.noise):
-        advice.append("a second seed of three settings: the noise is now a guess from residuals")
-    return advice
+def is_optimal(point: pd.Series) -> bool:
+    """Whether a point is read over the optimum of L(N, D), not over the dense runs as trained."""
+    return bool(point["estimator"] == "optimal frontier")
 
 
 def _without_leverage(table: RunsTable, found: Findings) -> list[str]:
@@ -115,10 +84,6 @@ def _only_bounds(found: Findings) -> str:
     )
 
 
-def _is_optimal(point: pd.Series) -> bool:
-    return bool(point["estimator"] == "optimal frontier")
-
-
 def _agreement(found: Findings, headline: pd.Series) -> str:
     """How many ways of reading stand behind the answer, and whether their intervals meet."""
     assert found.leverage is not None
@@ -129,7 +94,7 @@ def _agreement(found: Findings, headline: pd.Series) -> str:
         own = headline[name]
         same &= points[name].isna() if pd.isna(own) else points[name] == own
     known = points[same & points["efficiency_leverage"].notna()]
-    if _is_optimal(headline):
+    if is_optimal(headline):
         frontier = known[known["estimator"] == "frontier"]["efficiency_leverage"]
         said = f"it is {frontier.iloc[0]:.3g}" if len(frontier) else "there is only a bound"
         return f"over the dense runs as trained {said}"

@@ -25,7 +25,7 @@ BOM = b"\xef\xbb\xbf"
 HEAD_BYTES = 1 << 16
 FIRST_ROW = 2  # of data in a table with a header, as editors number it
 BLANKS = ("", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "-", "–", "—")
-EXTRA = "is not installed here; install it with pip, or save the table as CSV"
+EXTRA = "is not installed here: pip install 'moe-leverage[tables]', or save the table as CSV"
 
 
 def read_cells(path: Path) -> pd.DataFrame:

@@ -6,35 +6,22 @@ The page holds its style and its pictures; it loads nothing and can be mailed.
 from __future__ import annotations
 
 import html
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
 
 from moe_leverage.analysis.bootstrap import LEVEL
-from moe_leverage.analysis.diagnose import profile
+from moe_leverage.analysis.diagnose import Profile, profile
 from moe_leverage.analysis.findings import Findings, published_leverage
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
-from moe_leverage.analysis.leverage import FAMILY, family_name
-from moe_leverage.page import theme
-from moe_leverage.theory.law import Array, Law
+from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
-from moe_leverage.your_runs import answer
+from moe_leverage.your_runs import advice, answer
 from moe_leverage.your_runs.reading import RunsTable
-
-MOST_FAMILIES = 12  # drawn; more would not be told apart
-MARKERS = "o^Dv<>Ph"  # of granularity, the smallest first
-SIZE_INCHES = (7.0, 5.4)
-GRID_POINTS = 60
 
 DEFINITION = (
     "EL, the efficiency leverage, is the dense compute over the mixture's compute at equal loss; "
@@ -49,7 +36,11 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--fig-grid); text-align: right; }
 th:first-child, td:first-child, td.words { text-align: left; }
 caption { text-align: left; color: var(--fig-muted); padding: .3rem 0; }
-svg { max-width: 100%; height: auto; }
+figure { margin: 1rem 0; max-width: 38rem; }
+svg { width: 100%; height: auto; }
+figcaption { color: var(--fig-muted); font-size: .9rem; }
+ul { padding-left: 1.2rem; }
+p, li, td.words { overflow-wrap: anywhere; }
 """
 
 
@@ -64,7 +55,7 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
         "units": dict(table.mapping.units),
         "columns_guessed": table.mapping.guessed,
         "notes": table.notes + _sweep_notes(found, "seed" in runs),
-        "next": answer.next_runs(found),
+        "next": advice.next_runs(found),
         "answer": answer.sentences(table, found),
         "leverage": _leverage_rows(found, table.convention_gap),
         "estimators": _estimator_rows(found),
@@ -79,9 +70,10 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
     return dict(_plain(record))
 
 
-def page(title: str, table: RunsTable, found: Findings) -> str:
-    """The report as one HTML document."""
-    record = summary(table, found)
+def page(title: str, found: Findings, record: Mapping[str, Any]) -> str:
+    """The report as one HTML document; `record` is the `summary` of the same findings."""
+    from moe_leverage.page import theme  # what draws takes a second to load: only who asks waits
+
     counts = f"{record['num_runs']} runs: {record['num_dense']} dense, {record['num_moe']} MoE."
     light = "".join(f"{name}:{pair[0]};" for name, pair in theme.variables().items())
     dark = "".join(f"{name}:{pair[1]};" for name, pair in theme.variables().items())
@@ -160,22 +152,19 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
     names = law.coefficient_names
     published: Law | None = getattr(PUBLISHED, name, None)
     printed = None if published is None else dict(zip(names, published.coefficients, strict=True))
-    is_whole = fitted.role == "law"
-    told: dict[str, str] | None = None
+    profiles = profile(fitted)
+    told = _verdicts(names, profiles)
     found = fitted.interval()
-    if is_whole:  # sections of the joint law are too many to profile
-        profiles = profile(fitted)
-        told = {key: profile.verdict for key, profile in profiles.items()}
-        found |= {key: profile.interval for key, profile in profiles.items() if key in found}
+    found |= {key: profile.interval for key, profile in profiles.items() if key in found}
     ends = {key: None if a == b else [a, b] for key, (a, b) in found.items()}
-    for key, verdict in (told or {}).items():
+    for key, verdict in told.items():
         # a floor is told by both of its ends or not at all: what is below it is no loss
         if key in ends and (
             verdict == NOT_IDENTIFIED or (key == "floor" and verdict != IDENTIFIED)
         ):
             ends[key] = None
-    if told is not None:  # an interval without width is a bound that was run into, and no finding
-        told |= {key: NOT_IDENTIFIED for key, end in ends.items() if end is None}
+    # an interval without width is a bound that was run into, and no finding
+    told |= {key: NOT_IDENTIFIED for key, end in ends.items() if end is None}
     return {
         "law": type(law).__name__,
         "kind": fitted.kind,
@@ -191,6 +180,23 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
         "range": {key: list(ends) for key, ends in law.domain.items()},
         "note": law.source.note,
     }
+
+
+def _verdicts(names: Sequence[str], profiles: Mapping[str, Profile]) -> dict[str, str]:
+    """The verdict of every coefficient; a quotient's is that of what it is multiplied with.
+
+    `b_g c_g` is profiled for c_g of Equation 11, which is told only where b_g is off zero.
+    """
+    told: dict[str, str] = {}
+    for name in names:
+        if name in profiles:
+            told[name] = profiles[name].verdict
+            continue
+        product = next(key for key in profiles if name in key.split())
+        divisor = next(key for key in product.split() if key != name)
+        low, high = profiles[divisor].interval
+        told[name] = NOT_IDENTIFIED if low <= 0 <= high else profiles[product].verdict
+    return told
 
 
 def _sweep_notes(found: Findings, has_seeds: bool) -> list[str]:
@@ -282,7 +288,9 @@ def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
     headers = ["A", "G", "C, FLOPs", "loss, nats", "EL", f"{LEVEL:.0%} interval", "bound",
                "EL, published law"]  # fmt: skip
     caption = "Leverage by the dense frontier; a bound where the frontier does not reach."
-    return _drawn(_leverage_figure(found), "leverage") + _table(caption, headers, rows)
+    from moe_leverage.your_runs import drawing
+
+    return drawing.leverage_figure(found) + _table(caption, headers, rows)
 
 
 def _bound(bound: Mapping[str, float] | None) -> str | None:
@@ -293,14 +301,16 @@ def _bound(bound: Mapping[str, float] | None) -> str | None:
 
 
 def _curves_part(found: Findings) -> str:
-    return "" if found.leverage is None else _drawn(_loss_figure(found), "losses")
+    from moe_leverage.your_runs import drawing
+
+    return "" if found.leverage is None else drawing.loss_figure(found)
 
 
 def _fits_part(record: Mapping[str, Any]) -> str:
     rows = []
     for name, fitted in record["fits"].items():
         for key, value in fitted["coefficients"].items():
-            verdict = (fitted["identified"] or {}).get(key)
+            verdict = fitted["identified"].get(key)
             value = None if verdict == NOT_IDENTIFIED else value
             printed = (fitted["published"] or {}).get(key)
             ends = fitted["interval"][key]
@@ -321,83 +331,3 @@ def _rivals_part(record: Mapping[str, Any]) -> str:
 
 def _skipped_part(record: Mapping[str, Any]) -> str:
     return _table("", ["law", "reason"], list(record["skipped"].items()))
-
-
-def _leverage_figure(found: Findings) -> Figure:
-    assert found.leverage is not None
-    points = found.leverage.points
-    frontier = points[(points["estimator"] == "frontier") & points["efficiency_leverage"].notna()]
-    joint = found.fits.get("joint")
-    with theme.themed("leverage"):
-        fig, ax = plt.subplots(figsize=SIZE_INCHES)
-        for family, group, look in _families(frontier):
-            value = group["efficiency_leverage"]
-            high = group["high"].where(np.isfinite(group["high"]), value)
-            ends = np.stack([value - group["low"].fillna(value), high - value]).clip(min=0)
-            ax.errorbar(group["compute"], value, yerr=ends, ls="", **look)
-            if joint is not None and not math.isnan(family["granularity"]):
-                axes = {name: family[name] for name in ("activation_ratio", "granularity")}
-                grid = _grid(group)
-                ax.plot(grid, joint.law.evaluate(**axes, compute=grid), color=look["color"])
-        ax.axhline(1.0, color=theme.colour("muted"), lw=0.8)
-        ax.set(xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="EL")
-        for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis_formatter(FormatStrFormatter("%g"))
-        fig.legend(loc="outside lower center", ncols=2)
-    return fig
-
-
-def _loss_figure(found: Findings) -> Figure:
-    assert found.leverage is not None
-    best, fits = found.leverage.best, found.leverage.fits
-    with theme.themed("losses"):
-        fig, ax = plt.subplots(figsize=SIZE_INCHES)
-        for family, group, look in _families(best):
-            ax.plot(group["compute"], group["loss"], ls="", **look)
-            name = family_name(family)
-            fitted = fits.get(f"{name}, FlooredPowerLaw") or fits.get(f"{name}, PowerLaw")
-            if fitted is not None:
-                grid = _grid(group)
-                ax.plot(grid, fitted.law.evaluate(compute=grid), color=look["color"])
-        ax.set(xscale="log", xlabel="training compute, FLOPs", ylabel="loss, nats per token")
-        fig.legend(loc="outside lower center", ncols=2)
-    return fig
-
-
-def _families(
-    points: pd.DataFrame,
-) -> Iterator[tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]]:
-    """Each family that is drawn, its points, and its look: hue for A, marker for G."""
-    sizes = sorted(points.loc[points["is_moe"], "granularity"].dropna().unique())
-    groups = list(points.groupby(FAMILY, dropna=False))
-    for names, group in groups[: MOST_FAMILIES + 1]:
-        family: dict[str, Any] = dict(zip(FAMILY, names, strict=True))
-        look = {"color": theme.colour("dense"), "marker": "s"}
-        if family["is_moe"]:
-            known = not math.isnan(family["granularity"])
-            place = sizes.index(family["granularity"]) if known else 0
-            share = family["activation_ratio"]
-            colour = theme.colour("moe") if math.isnan(share) else theme.activation_colour(share)
-            look = {"color": colour, "marker": MARKERS[place % len(MARKERS)]}
-        name = family_name(family).replace("$", r"\$")  # text, no mathematics
-        yield family, group, look | {"label": name}
-
-
-def _grid(group: pd.DataFrame) -> Array:
-    return np.geomspace(group["compute"].min(), group["compute"].max(), GRID_POINTS)
-
-
-def _drawn(figure: Figure, name: str) -> str:
-    """The figure as an inline SVG in the theme's variables."""
-    buffer = io.StringIO()
-    with theme.themed(name):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    labels = {"leverage": "Efficiency leverage against compute", "losses": "Loss against compute"}
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{labels[name]}" ', 1)
-    return f"<figure>{theme.as_variables(text)}</figure>\n"
