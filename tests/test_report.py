@@ -23,7 +23,7 @@ def runs(families=1, beyond=True):
     rows = [("dense", 1.0, 2.0, c, DENSE.evaluate(compute=c)) for c in np.geomspace(3e11, 3e14, 6)]
     for place in range(families):
         share = 0.5 * 0.8**place
-        at = [1e12, 1e13, *((1e9, 3e14, 1.4e14) if beyond else ())]
+        at = [1e12, 1e13, *((1e9, 3e14, 1.49e14) if beyond else ())]
         rows += [("moe", share, 4.0, c, DENSE.evaluate(compute=2 * c)) for c in at]
     table = pd.DataFrame(rows, columns=["kind", "A", "G", "flops", "loss"])
     noise = np.exp(0.004 * np.random.default_rng(0).standard_normal(len(table)))
@@ -39,7 +39,7 @@ def page(tmp_path, table):
 
 
 def test_bounds_and_open_ends_are_drawn_and_said(tmp_path):
-    text = page(tmp_path, runs())
+    text = page(tmp_path, runs(families=3))
     assert "a hollow mark with an arrow is a bound" in text
     assert "an arrow on an interval says that this end is open" in text
     sound = page(tmp_path, runs(beyond=False))
@@ -50,8 +50,8 @@ def test_bounds_and_open_ends_are_drawn_and_said(tmp_path):
 def test_families_that_are_not_drawn_are_counted(tmp_path):
     count = drawing.MOST_FAMILIES + 3
     text = page(tmp_path, runs(families=count, beyond=False))
-    said = f"{drawing.MOST_FAMILIES + 1} of {count + 1} families are drawn"
-    assert text.count(said) == 2
+    for there in (count, count + 1):  # mixtures, and with the dense runs
+        assert f"{drawing.MOST_FAMILIES + 1} of {there} families are drawn" in text
     assert text.count("<svg") == 2
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, student_ratio
+from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, covariance, student_ratio
 from moe_leverage.analysis.fitting import (
     MANY_ROWS,
     TRIAL_ITERATIONS,
@@ -117,10 +117,10 @@ def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
     start[:, number] = np.log(value) if name in fitted.law.positive else value
     lowest = max(float(minimise(fitted.problem, fitted.theta[None]).objective[0]), SMALLEST)
     there = _lowest(fitted.problem, number, start)
-    return bool(there.objective[0] <= _limit(fitted, lowest, level))
+    return bool(there.objective[0] <= _limit(fitted, number, lowest, level))
 
 
-def _limit(fitted: Fit, lowest: float, level: float) -> float:
+def _limit(fitted: Fit, number: int, lowest: float, level: float) -> float:
     """The objective up to which a value is held: Student's quantile at what freedom is left."""
     freedom = max(fitted.num_clusters - len(fitted.theta), 1)
     quantile = student_ratio(freedom) * NORMAL_95
@@ -129,7 +129,16 @@ def _limit(fitted: Fit, lowest: float, level: float) -> float:
 
         quantile = float(stdtrit(freedom, (1 + level) / 2))
     spare = max(len(fitted.log_target) - len(fitted.theta), 1)  # of rows: their noise is lowest's
-    return lowest * (1 + quantile**2 / spare)
+    return lowest * (1 + quantile**2 * _dependence(fitted, number) / spare)
+
+
+def _dependence(fitted: Fit, number: int) -> float:
+    """How much larger the variance of a coefficient is than if rows were independent; 1 or more."""
+    if fitted.num_clusters == len(fitted.log_target):
+        return 1.0
+    alone = covariance(fitted.problem, fitted.theta, np.arange(len(fitted.log_target)))
+    own, rows = fitted.covariance[number, number], alone[number, number]
+    return float(max(own / rows, 1.0)) if rows > 0 else 1.0
 
 
 def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
@@ -143,7 +152,7 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
     starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
     paths = _lowest(fitted.problem, number, starts)
     lowest = max(float(paths.objective.min()), SMALLEST)
-    limit = _limit(fitted, lowest, level)
+    limit = _limit(fitted, number, lowest, level)
     ends = [
         _crossing(fitted.problem, number, paths.theta[walk], paths.objective[walk] > limit, limit)
         for walk in (slice(POINTS, None, -1), slice(POINTS, None))

@@ -443,8 +443,10 @@ def frontier_compute(compute: Array, log_loss: Array, wanted: Array, floor: floa
     """
     knots = np.minimum.accumulate(log_loss, axis=1)
     knots = knots - 1e-12 * np.arange(knots.shape[1])  # flat stretches keep an inverse
-    floor = min(floor, 0.999 * float(np.exp(min(knots.min(), wanted.min()))))
-    heights, levels = np.log(np.exp(knots) - floor), np.log(np.exp(wanted) - floor)
+    # each frontier its own: a wild draw must not bend the others, nor the one that was measured
+    lowest = np.exp(np.minimum(knots.min(axis=1), wanted.min(axis=1)))
+    floors = np.minimum(floor, 0.999 * lowest)[:, None]
+    heights, levels = np.log(np.exp(knots) - floors), np.log(np.exp(wanted) - floors)
     passed = np.stack([  # knots at or above the loss
         np.searchsorted(-own, -wants, side="right")
         for own, wants in zip(heights, levels, strict=True)

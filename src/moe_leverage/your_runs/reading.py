@@ -270,7 +270,7 @@ def _complete(
     frame = pd.concat([_with_family(entry, read, choice, log) for entry, _, _ in read])
     settings = pd.concat([entry for _, entry, _ in read]).loc[frame.index]
     frame = _only(frame, choice.only, log)
-    frame = _drop_duplicates(frame, settings, log.warnings)
+    frame = _drop_duplicates(frame, settings.loc[frame.index], log.warnings)
     settings = settings.loc[frame.index]
     frame = _with_step_compute(frame, log.notes)
     static = [name for name in frame.columns if name in (*WHOLE, "learning_rate", "batch_tokens")]

@@ -280,13 +280,16 @@ def _cell(value: Any) -> str:
 def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
     if found.leverage is None:
         return f"<p>{html.escape(found.skipped['leverage'])}</p>"
+    has_variants = any(r["variant"] for r in record["leverage"])
     rows = [
-        [r["activation_ratio"], r["granularity"], r["compute"], r["loss"], r["efficiency_leverage"],
+        [*([r["variant"] or "plain"] if has_variants else []),
+         r["activation_ratio"], r["granularity"], r["compute"], r["loss"], r["efficiency_leverage"],
          r["interval"], _bound(r["bound"]), r["published"]]
         for r in record["leverage"]
     ]  # fmt: skip
     headers = ["A", "G", "C, FLOPs", "loss, nats", "EL", f"{LEVEL:.0%} interval", "bound",
                "EL, published law"]  # fmt: skip
+    headers = ["variant", *headers] if has_variants else headers
     caption = "Leverage by the dense frontier; a bound where the frontier does not reach."
     from moe_leverage.your_runs import drawing
 
