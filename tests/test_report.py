@@ -23,7 +23,7 @@ def runs(families=1, beyond=True):
     rows = [("dense", 1.0, 2.0, c, DENSE.evaluate(compute=c)) for c in np.geomspace(3e11, 3e14, 6)]
     for place in range(families):
         share = 0.5 * 0.8**place
-        at = [1e12, 1e13, *((1e9, 3e14, 1.49e14) if beyond else ())]
+        at = [1e12, 1e13, *((1e9, 3e14, 1.4e14) if beyond else ())]
         rows += [("moe", share, 4.0, c, DENSE.evaluate(compute=2 * c)) for c in at]
     table = pd.DataFrame(rows, columns=["kind", "A", "G", "flops", "loss"])
     noise = np.exp(0.004 * np.random.default_rng(0).standard_normal(len(table)))

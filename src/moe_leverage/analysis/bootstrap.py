@@ -29,6 +29,7 @@ NORMAL_95 = NormalDist().inv_cdf(
 )  # of the normal: LEVEL lies within it on both sides
 APART = 0.5  # in a coefficient over 1 + its size: minima this far apart are different ones
 MOST_MINIMA = 8
+TRIAL_ITERATIONS = 20  # after which only the lowest of several beginnings goes on
 # Widening a sample by a factor should move the law's values by that factor. A law bends: up to this
 # many times as far is let pass, beyond it the sample stays as it was drawn.
 MOST_BEND = 1.5
@@ -67,18 +68,21 @@ def _apart(samples: Array, minima: Array) -> Array:
 
 
 def resampled(problem: Problem, minima: Array, weights: Array) -> Solution:
-    """The lowest that each row of weights reaches from any of the minima."""
-    found = [
-        minimise(problem, np.repeat(entry[None], len(weights), axis=0), weights=weights)
-        for entry in minima
-    ]
-    lowest = np.argmin([entry.objective for entry in found], axis=0)
-    rows = np.arange(len(weights))
-    parts = ("theta", "objective", "converged", "iterations")
-    kept = {
-        name: np.stack([getattr(entry, name) for entry in found])[lowest, rows] for name in parts
-    }
-    return Solution(**kept)
+    """What each row of weights reaches from the minimum that leads lowest."""
+    begin = np.repeat(minima[:1], len(weights), axis=0)
+    if len(minima) > 1:  # only the most promising of them is followed to its end
+        tried = [
+            minimise(
+                problem,
+                np.repeat(entry[None], len(weights), axis=0),
+                weights=weights,
+                most=TRIAL_ITERATIONS,
+            )
+            for entry in minima
+        ]
+        lowest = np.argmin([entry.objective for entry in tried], axis=0)
+        begin = np.stack([entry.theta for entry in tried])[lowest, np.arange(len(weights))]
+    return minimise(problem, begin, weights=weights)
 
 
 def widened(problem: Problem, samples: Array, minima: Array, factor: float) -> Array:

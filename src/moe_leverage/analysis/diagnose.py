@@ -18,10 +18,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, covariance, student_ratio
+from moe_leverage.analysis.bootstrap import (
+    LEVEL,
+    NORMAL_95,
+    TRIAL_ITERATIONS,
+    covariance,
+    student_ratio,
+)
 from moe_leverage.analysis.fitting import (
     MANY_ROWS,
-    TRIAL_ITERATIONS,
     Fit,
     UnidentifiedError,
     fit,
@@ -38,7 +43,9 @@ REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile passes its 
 REACH_DECADES = 4.0
 REACH_ERRORS = 30.0  # standard errors
 REACH_SIZES = 2.0  # of the coefficient itself
+PROFILE_ITERATIONS = 40  # what is gained after them is far below the threshold
 PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
+UNTOLD_REACH = 3.0  # of theta: a factor of 20 in a positive coefficient
 FOLDS = 10
 FOLD_STARTS = 16
 MOST_COMPARED = 400  # rows by which laws are compared: more tell no more
@@ -122,14 +129,32 @@ def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
 
 def _limit(fitted: Fit, number: int, lowest: float, level: float) -> float:
     """The objective up to which a value is held: Student's quantile at what freedom is left."""
-    freedom = max(fitted.num_clusters - len(fitted.theta), 1)
+    told = _num_told(fitted, lowest)
+    freedom = max(fitted.num_clusters - told, 1)
     quantile = student_ratio(freedom) * NORMAL_95
     if level != LEVEL:
         from scipy.special import stdtrit
 
         quantile = float(stdtrit(freedom, (1 + level) / 2))
-    spare = max(len(fitted.log_target) - len(fitted.theta), 1)  # of rows: their noise is lowest's
+    spare = max(len(fitted.log_target) - told, 1)  # of rows: their noise is lowest's
     return lowest * (1 + quantile**2 * _dependence(fitted, number) / spare)
+
+
+def _num_told(fitted: Fit, lowest: float) -> int:
+    """How many coefficients the rows tell: the others take no degree of freedom from the noise.
+
+    A direction in which theta may go as far as UNTOLD_REACH before the rows show one standard
+    deviation of their noise is none that they tell.
+    """
+    slopes = fitted.law.log_gradient(fitted.theta, fitted.inputs)
+    if not np.isfinite(slopes).all():
+        return len(fitted.theta)
+    seen = UNTOLD_REACH * np.linalg.svd(slopes, compute_uv=False)
+    told = len(fitted.theta)
+    for _ in fitted.theta:  # fewer coefficients leave less noise: settled after as many turns
+        noise = np.sqrt(2 * lowest / max(len(slopes) - told, 1))
+        told = max(int((seen > noise).sum()), 1)
+    return told
 
 
 def _dependence(fitted: Fit, number: int) -> float:
@@ -182,7 +207,7 @@ def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
     # all at once: one call, however many starts, of which the lowest go on to the end
     every = minimise(problem, begin, fixed=number, most=TRIAL_ITERATIONS)
     rows = every.objective.reshape(-1, count).argmin(axis=0) * count + np.arange(count)
-    solved = minimise(problem, every.theta[rows], fixed=number)
+    solved = minimise(problem, every.theta[rows], fixed=number, most=PROFILE_ITERATIONS)
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
         again = np.roll(solved.theta, inward, axis=0)
         solved = _lower(solved, problem, number, starts, again)
@@ -194,7 +219,7 @@ def _lower(
 ) -> Solution:
     """What was solved, or what is reached from other beginnings where that is lower."""
     begin[:, number] = starts[:, number]
-    other = minimise(problem, begin, fixed=number)
+    other = minimise(problem, begin, fixed=number, most=PROFILE_ITERATIONS)
     better = other.objective < solved.objective
     kept = np.where(better[:, None], other.theta, solved.theta)
     return replace(solved, theta=kept, objective=np.minimum(other.objective, solved.objective))
@@ -213,7 +238,8 @@ def _crossing(
         outer = max(int(is_above.argmax()), 1)
         shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
         walk = walk[outer - 1] + shares * (walk[outer] - walk[outer - 1])
-        solved = minimise(problem, walk, fixed=number)  # from solved points on both sides
+        # from solved points on both sides
+        solved = minimise(problem, walk, fixed=number, most=PROFILE_ITERATIONS)
         walk, is_above = solved.theta, solved.objective > limit
     return float(walk[max(int(is_above.argmax()), 1), number])
 

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from moe_leverage import paths
 from moe_leverage.analysis.bootstrap import (
     LEVEL,
+    TRIAL_ITERATIONS,
     Groups,
     central_interval,
     covariance,
@@ -50,7 +51,7 @@ SMALLEST_DELTA = 1e-6
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
 SAMPLE_DIGITS = 6
 MANY_ROWS = 300  # independent ones, beyond which samples are drawn from the covariance
-TRIAL_ITERATIONS, BETTER_STARTS = 20, 32  # after which the lower ones of many starts go on
+BETTER_STARTS = 32  # of many, that go on after TRIAL_ITERATIONS
 POLISHED = 4  # starts that go on from a share of the rows to all
 
 
