@@ -88,8 +88,30 @@ def _chapter_page(executed: NotebookNode) -> str:
     """An executed chapter as the site shows it."""
     page = copy.deepcopy(executed)
     page.cells = [shown for cell in page.cells for shown in _shown(cell)]
+    page.cells += _setup(executed)
     page.metadata["myst"] = {"html_meta": {"description": _description(page)}}
     return f"{nbformat.writes(page)}\n"
+
+
+def _setup(executed: NotebookNode) -> list[NotebookNode]:
+    """A fold at the end of a page with the imports and parameters that its code stands on.
+
+    The cells themselves stay first and out of sight, so that the notebook to download runs.
+    """
+    sources = [c.source for c in executed.cells if c.cell_type == "code" and _is_setup(c)]
+    text = "\n\n".join(sources)
+    fold = f"::::{{dropdown}} Imports and parameters\n```python\n{text}\n```\n::::"
+    cell = nbformat.v4.new_markdown_cell(fold, id="imports-and-parameters")
+    return [cell] if sources else []
+
+
+def _is_setup(cell: NotebookNode) -> bool:
+    """Whether a cell only brings names in: imports, parameters, or what papermill put there."""
+    tags = set(cell.metadata.get("tags", []))
+    if any(tag.startswith(("hide-", "remove-")) for tag in tags):
+        return False  # a chapter that says itself how a cell is shown is believed
+    is_named = bool(tags & {execution.INJECTED, chapters.PARAMETERS})
+    return is_named or cell.source.startswith(("import ", "from "))
 
 
 def _description(page: NotebookNode) -> str:
@@ -107,10 +129,12 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
         return
     tags = set(cell.metadata.get("tags", []))
     parts = list(_parts(cell.outputs))
-    prompt = _prompt(cell.source, tags, parts)
+    prompt = _prompt(tags, parts)
     # a chapter that says itself how a cell is shown is believed
     if prompt and not any(tag.startswith(("hide-", "remove-")) for tag in tags):
         tags.add("hide-input")
+    if _is_setup(cell):
+        tags = tags - {"hide-input"} | {"remove-input"}
     for number, outputs in enumerate(parts):
         part = copy.deepcopy(cell)
         part.outputs, part.metadata["tags"] = outputs, sorted(tags)
@@ -127,16 +151,12 @@ def _shown(cell: NotebookNode) -> Iterator[NotebookNode]:
         yield part
 
 
-def _prompt(source: str, tags: set[str], parts: list[list[NotebookNode]]) -> str | None:
+def _prompt(tags: set[str], parts: list[list[NotebookNode]]) -> str | None:
     """What the fold of a cell is called, if its code is to be folded unasked."""
     if "hide-cell" in tags:
         return "Answer"
-    if execution.INJECTED in tags or chapters.PARAMETERS in tags:
-        return "Parameters"
     if any("figure" in _facts(outputs[0]) for outputs in parts if outputs):
         return "Code of the figure"
-    if source.startswith(("import ", "from ")):
-        return "Imports"
     return None
 
 
@@ -146,7 +166,8 @@ def _parts(outputs: list[NotebookNode]) -> Iterator[list[NotebookNode]]:
     for output in outputs:
         facts = _facts(output)
         if "table" in facts:
-            output.data["text/markdown"] += f"\n{_downloads(facts['table'], 'csv')}\n"
+            table, fold, _ = "".join(output.data["text/markdown"]).partition("::::\n")
+            output.data["text/markdown"] = f"{table}\n{_downloads(facts['table'], 'csv')}\n{fold}"
         if "figure" in facts:
             if part:
                 yield part

@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -32,12 +33,14 @@ from moe_leverage.audit.claims import (
     Claim,
     Finding,
     Measurement,
+    allowance,
     check,
     run_check,
 )
 from moe_leverage.audit.listed import listed
 from moe_leverage.audit.questions import lead, leads
 from moe_leverage.audit.trends import STATISTICS
+from moe_leverage.paths import DATA
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.rounding import half_unit
 
@@ -102,8 +105,12 @@ def test_no_verdict_without_its_reason(verdicts: tuple[Verdict, ...]) -> None:
         if isinstance(verdict.found, Measurement):
             assert verdict.detail, verdict.claim.id
             is_held = bool(verdict.found.gates) and verdict.value is not None
+            is_held = is_held and not verdict.found.is_of_another_scale
             assert (verdict.label == "not decided") == is_held, verdict.claim.id
-            assert is_held or verdict.label.startswith("measured: "), verdict.claim.id
+            is_elsewhere = verdict.label == "not at this scale"
+            assert is_elsewhere == verdict.found.is_of_another_scale, verdict.claim.id
+            is_judged = verdict.label.startswith("measured: ")
+            assert is_held or is_elsewhere or is_judged, verdict.claim.id
             assert all(gate in verdict.detail for gate in verdict.found.gates), verdict.claim.id
 
 
@@ -202,6 +209,41 @@ def test_rule_of_measured_verdicts(
 ) -> None:
     found = Measurement(effect=effect, low=low, high=high)
     assert claim(region=(8.0, 12.0)).judge(found) == label
+
+
+def test_a_coefficient_of_another_scale_is_not_judged_whatever_its_gates_say() -> None:
+    near = Measurement(effect=9.0, low=8.5, high=9.5, is_of_another_scale=True)
+    assert claim(region=(8.0, 12.0)).judge(near) == "not at this scale"
+    held = replace(near, gates=("tuned",), effect=None)
+    assert claim(region=(8.0, 12.0)).judge(held) == "not at this scale"
+
+
+def test_an_effect_is_not_decided_while_a_gate_fails() -> None:
+    found = Measurement(effect=9.0, low=8.5, high=9.5, gates=("tuned",))
+    assert claim(region=(8.0, 12.0)).judge(found) == "not decided"
+
+
+def test_a_word_allows_every_claim_the_same() -> None:
+    """No claim of the paper grants itself a tolerance: only a word does, and its size is fixed."""
+    text = (DATA / "paper" / "claims.toml").read_text(encoding="utf-8")
+    for entry in tomllib.loads(text)["claim"]:
+        assert not {"tolerance", "because"} & set(entry), entry["id"]
+    assert allowance("about", "12")["tolerance"] == pytest.approx(1.2)
+    assert allowance("constant", "0.0")["tolerance"] == 1.0
+    with pytest.raises(ValueError, match="word = 'roughly': must be one of about, constant"):
+        allowance("roughly", "12")
+
+
+def test_rounding_speaks_before_a_verdict(verdicts: tuple[Verdict, ...]) -> None:
+    """6.98 for "above 7" is what some law that rounds to Table 2 gives; 6.05 is not."""
+    found = {verdict.claim.id: verdict for verdict in verdicts}
+    assert found["ling-el-7"].value < 7
+    assert found["ling-el-7"].label == "consistent"
+    assert found["el-3.1-own-definition"].label == "discrepant"
+    moved = found["overtrained-3x-table8"]
+    assert moved.label == "consistent"
+    assert isinstance(moved.found, Finding)
+    assert moved.found.uncertainty == pytest.approx(moved.value / 4)  # 2e18 may be 2.5e18
 
 
 def test_a_malformed_claim_is_named() -> None:

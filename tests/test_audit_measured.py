@@ -218,7 +218,7 @@ def test_best_of_a_second_sweep_is_taken(directory: Path) -> None:
         over="batch_tokens",
     )  # fmt: skip
     assert found.effect == pytest.approx(-0.15, abs=0.03)
-    assert found.detail.startswith("16 runs")
+    assert found.detail.startswith("no gate judges these runs; 16 runs")
 
 
 def test_leverage_is_read_from_the_dense_frontier(directory: Path) -> None:

@@ -268,5 +268,5 @@ def test_the_registered_statistics_are_what_they_say():
     assert {claim.arguments["statistic"] for claim in claims} == set(scores.STATISTICS)
     for claim in claims:
         found = decide(claim)
-        assert found.label.startswith("measured: ")
+        assert found.label == "not decided"  # nobody's gates judge the runs of others
         assert "public runs" in found.detail

@@ -57,13 +57,15 @@ def test_claims_are_shown_as_one_table(
     (bundle,) = shown
     assert 'data-filter="verdict kind chapter"' in bundle["text/html"]
     assert bundle["text/html"].count("<tr id=") == len(verdicts)
-    assert '<a href="#lead-8">lead 8</a>' in bundle["text/html"]
+    assert '<a href="10-audit.html#lead-8">lead 8</a>' in bundle["text/html"]
+    own = [verdict for verdict in verdicts if not verdict.claim.reading_of]
+    assert bundle["text/html"].count("#conclusion-") == len(own)
 
 
 @pytest.mark.parametrize("number", range(1, 13))
 def test_a_lead_is_a_table_and_an_answer(number: int, shown: list[dict[str, Any]]) -> None:
     page.show_lead(number)
-    table, answer = shown
+    answer, table = shown
     assert f":name: tab-lead-{number}" in table["text/markdown"]
     assert len(answer["text/plain"]) > 200
     csv = pd.read_csv(registry.FIGURE_DIRECTORY / f"lead-{number}.csv")

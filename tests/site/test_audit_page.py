@@ -13,7 +13,7 @@ from moe_leverage import audit
 from moe_leverage.audit.verdicts import html_table
 
 pytestmark = [pytest.mark.site, pytest.mark.slow]
-PAGE = "notebooks/10-audit.html"
+PAGE = "notebooks/claims.html"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 BACKDROP = "(node) => getComputedStyle(node.closest('.cell_output .output')).backgroundColor"
 expect.set_options(timeout=30_000)

@@ -5,17 +5,19 @@ puts it together, `leads` settles twelve places where printed numbers do not obv
 """
 
 from moe_leverage.audit.claims import LABELS, Claim, load_claims, load_statements
+from moe_leverage.audit.conclusions import Conclusion, conclusions
 from moe_leverage.audit.verdicts import (
     Verdict,
     audit,
     audit_statements,
     counts,
     decide,
+    folded_table,
     html_table,
     table,
 )
 
 __all__ = [
-    "LABELS", "Claim", "Verdict", "audit", "audit_statements", "counts", "decide", "html_table",
-    "load_claims", "load_statements", "table",
+    "LABELS", "Claim", "Conclusion", "Verdict", "audit", "audit_statements", "conclusions",
+    "counts", "decide", "folded_table", "html_table", "load_claims", "load_statements", "table",
 ]  # fmt: skip

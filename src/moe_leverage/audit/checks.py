@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from moe_leverage import paper
 from moe_leverage.accounting import (
@@ -28,13 +29,15 @@ from moe_leverage.accounting import (
 from moe_leverage.audit.claims import Finding, check
 from moe_leverage.audit.listed import GROUPED_TABLES, listed, token_multiple
 from moe_leverage.config import ModelConfig, require
-from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 from moe_leverage.theory.printed import find_law
-from moe_leverage.theory.rounding import half_unit
+from moe_leverage.theory.rounding import half_unit, power_law_corners, rounding_range
 from moe_leverage.theory.statements import standing
 
 DENSE, MOE = "Dense-6.1B", "Ling-mini-beta (A0.8B)"
 SCORE_HALF_UNIT = 0.05  # Table 4 prints one decimal
+LEVERAGE_AXES = ["activation_ratio", "granularity", "training_flops"]
+LAW_NAMES = {"training_flops": "compute"}
 
 Cell = Sequence[Any]  # (table, row number or a name that stands in the row, column)
 
@@ -144,8 +147,11 @@ def leverage(activation_ratio: str, granularity: str, compute: str) -> Finding:
     point = {"activation_ratio": activation_ratio, "granularity": granularity, "compute": compute}
     numbers = {name: _evaluate(formula, {}) for name, formula in point.items()}
     value = float(PUBLISHED.joint(**numbers))
+    reach = rounding_range(lambda law: law(**numbers))
     detail = f"EL({numbers['activation_ratio']:.4f}, {numbers['granularity']:.4g}, "
-    return Finding(value=value, detail=f"{detail}{numbers['compute']:.3g}) = {value:.3f}")
+    detail += f"{numbers['compute']:.3g}) = {value:.3f}, {reach[0]:.2f} to {reach[1]:.2f} over all "
+    detail += "coefficients that round to Table 2"
+    return Finding(value=value, uncertainty=_reach(value, reach), detail=detail)
 
 
 @check
@@ -172,7 +178,9 @@ def leverage_trend(axis: str, sign: int) -> Finding:
 def granularity_optimum(compute: str = "1e20") -> Finding:
     """G of the largest published EL."""
     value = PUBLISHED.joint.optimum_granularity
-    return Finding(value=value, detail=f"the same at every C, {compute} included")
+    reach = rounding_range(lambda law: law.optimum_granularity)
+    detail = f"the same at every C, {compute} included"
+    return Finding(value=value, uncertainty=_reach(value, reach), detail=detail)
 
 
 @check
@@ -191,21 +199,27 @@ def optimum_drift() -> Finding:
 def law_value(law: str, compute: float, unit: float = 1.0) -> Finding:
     """A published power law at one compute, divided by `unit`."""
     value = float(getattr(PUBLISHED, law)(compute)) / unit
-    return Finding(value=value, detail=f"{law}({compute:.3g}) / {unit:.6g} = {value:.4g}")
+    reach = [float(corner(compute)) / unit for corner in power_law_corners(law)]
+    detail = f"{law}({compute:.3g}) / {unit:.6g} = {value:.4g}"
+    return Finding(value=value, uncertainty=_reach(value, reach), detail=detail)
 
 
 @check
 def law_log2(law: str, compute: float) -> Finding:
     """Binary logarithm of a published power law at one compute."""
-    return Finding(value=math.log2(float(getattr(PUBLISHED, law)(compute))))
+    value = math.log2(float(getattr(PUBLISHED, law)(compute)))
+    reach = [math.log2(float(corner(compute))) for corner in power_law_corners(law)]
+    return Finding(value=value, uncertainty=_reach(value, reach))
 
 
 @check
 def law_crossing(first: str, second: str) -> Finding:
     """The compute at which two published power laws meet."""
-    one, two = getattr(PUBLISHED, first), getattr(PUBLISHED, second)
-    log_c = math.log(two.coefficient / one.coefficient) / (one.exponent - two.exponent)
-    return Finding(value=math.exp(log_c))
+    reach = [
+        _crossing(one, two) for one in power_law_corners(first) for two in power_law_corners(second)
+    ]
+    value = _crossing(getattr(PUBLISHED, first), getattr(PUBLISHED, second))
+    return Finding(value=value, uncertainty=_reach(value, reach))
 
 
 @check
@@ -235,7 +249,12 @@ def extreme(tables: Sequence[int], quantity: str, which: str, unit: float = 1.0)
     found = {number: getattr(listed(number)[quantity], which)() / unit for number in tables}
     value = float(getattr(np, which)(list(found.values())))
     detail = "; ".join(f"Table {number}: {entry:.4g}" for number, entry in found.items())
-    return Finding(value=value, detail=detail)
+    reach = [value]
+    if quantity == "published_leverage":
+        points = pd.concat([listed(number)[LEVERAGE_AXES] for number in tables])
+        ends = rounding_range(lambda law: getattr(law(**_leverage_axes(points)), which)())
+        reach = [end / unit for end in ends]
+    return Finding(value=value, uncertainty=_reach(value, reach), detail=detail)
 
 
 @check
@@ -263,8 +282,16 @@ def smallest_multiple(tables: Sequence[int], passes_in_law: int, passes_in_budge
     """Smallest D / D_opt over tables, under one reading of C = M D (`listed.token_multiple`)."""
     passes = passes_in_law, passes_in_budget
     found = {number: float(token_multiple(listed(number), *passes).min()) for number in tables}
-    detail = "; ".join(f"Table {number}: {value:.2f}" for number, value in found.items())
-    return Finding(value=min(found.values()), detail=detail)
+    value = min(found.values())
+    reach = [
+        float(token_multiple(_at_budgets(number, sign), *passes).min())
+        for number in tables
+        for sign in (-1, 1)
+        if found[number] == value
+    ]
+    detail = "; ".join(f"Table {number}: {each:.2f}" for number, each in found.items())
+    detail += f"; {min(reach):.2f} to {max(reach):.2f} over all budgets that round to the printed"
+    return Finding(value=value, uncertainty=_reach(value, reach), detail=detail)
 
 
 @check
@@ -303,6 +330,30 @@ def width_ratio() -> Finding:
     active = (table["num_active_experts"] + table["num_shared_experts"]) * table["d_expert"]
     ratios = table["d_ffn"] / active
     return Finding(value=float(ratios.max()), detail=f"smallest ratio {ratios.min():.3f}")
+
+
+def _reach(value: float, values: Sequence[float]) -> float:
+    """How far values that rounding leaves open lie from the value of the printed digits."""
+    return max(abs(each - value) for each in values)
+
+
+def _crossing(one: PowerLaw, two: PowerLaw) -> float:
+    log_c = math.log(two.coefficient / one.coefficient) / (one.exponent - two.exponent)
+    return math.exp(log_c)
+
+
+def _leverage_axes(points: pd.DataFrame) -> dict[str, pd.Series[float]]:
+    """The columns of a listed table as the arguments of the joint law."""
+    return {LAW_NAMES.get(name, name): points[name] for name in LEVERAGE_AXES}
+
+
+def _at_budgets(number: int, sign: int) -> pd.DataFrame:
+    """A listed table whose budgets lie half of their last printed digit lower or higher."""
+    frame = listed(number)
+    moved = [
+        float(text) + sign * half_unit(text) for text in paper.printed(number)["training_flops"]
+    ]
+    return frame.assign(training_flops=moved)
 
 
 def _printed_cell(cell: Cell) -> str:

@@ -6,8 +6,12 @@ written down before any fit was made.
 
     published     the value as printed, "55.8", "2.93e-4", or "8 to 12" for a range
     half unit     half of the last printed digit: 0.05 for "55.8"
-    tolerance     what a word such as "about" allows beyond it, stated in the claim
-    uncertainty   how far rounded inputs of a check can move its result
+    uncertainty   how far the rounding of what a check reads can move its result
+    tolerance     what a word such as "about" allows beyond it, the same for every claim (WORDS)
+
+A claim about training is decided in this order: a coefficient below the budgets that it was
+fitted at is not at this scale; an effect is not decided while a gate that it rests on fails, or
+while no gate judges its runs; only then do the region and the interval speak.
 """
 
 from __future__ import annotations
@@ -29,6 +33,12 @@ OTHER_LAWS = "14-other-laws"  # the chapter of what other papers say
 KINDS = ("arithmetic", "law", "trend", "training result", "evaluation")
 RELATIONS = ("equals", "above", "below", "between", "holds")
 
+# what a word allows: a share of what is printed, percent beyond it, and the sentence for it
+WORDS = {
+    "about": (0.1, 0.0, 'the text says "about" or the like, which allows a tenth'),
+    "constant": (0.0, 1.0, "widths are whole numbers, so that constant allows one percent"),
+}
+
 Label = Literal[
     "reproduced",
     "consistent",
@@ -37,11 +47,12 @@ Label = Literal[
     "measured: disagrees",
     "measured: cannot tell",
     "not decided",
+    "not at this scale",
     "not checkable",
 ]
 LABELS: tuple[Label, ...] = (
     "reproduced", "consistent", "discrepant", "measured: agrees", "measured: disagrees",
-    "measured: cannot tell", "not decided", "not checkable",
+    "measured: cannot tell", "not decided", "not at this scale", "not checkable",
 )  # fmt: skip
 
 
@@ -58,7 +69,8 @@ class Finding:
 class Measurement:
     """What our own runs say: an effect with its 90 % interval, or why there is none.
 
-    While `gates` names any, the runs may show an effect and yet decide nothing.
+    While `gates` names any, the runs may show an effect and yet decide nothing. A coefficient whose
+    runs lie below the budgets of its claim `is_of_another_scale`.
     """
 
     effect: float | None
@@ -66,6 +78,7 @@ class Measurement:
     high: float = float("inf")
     detail: str = ""
     gates: tuple[str, ...] = ()  # those it rests on that fail
+    is_of_another_scale: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +123,8 @@ class Claim:
         return agreement(self.published, self.relation, finding.value, slack)
 
     def _judge_measurement(self, found: Measurement) -> Label:
+        if found.is_of_another_scale:
+            return "not at this scale"
         if found.effect is None or self.region is None:
             return "measured: cannot tell"
         if found.gates:
@@ -190,10 +205,24 @@ def load_statements() -> tuple[Claim, ...]:
 
 
 def _claim(entry: dict[str, Any]) -> Claim:
-    known = {f.name for f in fields(Claim) if f.init}
+    known = {"word", *(f.name for f in fields(Claim) if f.init)}
     for name in entry:
         rule = "is not a field of a claim"
         require(name in known, f"{entry.get('id', 'claim')}.{name}", entry[name], rule)
     if "region" in entry:
         entry = {**entry, "region": tuple(map(float, entry["region"]))}
+    if word := entry.pop("word", ""):
+        entry |= allowance(word, entry.get("published", ""))
     return Claim(**entry)
+
+
+def allowance(word: str, published: str) -> dict[str, Any]:
+    """The tolerance that a word of the text grants a claim, and the sentence that says so.
+
+    >>> allowance("about", "12")["tolerance"], allowance("constant", "0.0")["tolerance"]
+    (1.2000000000000002, 1.0)
+    """
+    require(word in WORDS, "word", word, f"must be one of {', '.join(WORDS)}")
+    share, percent, because = WORDS[word]
+    tolerance = share * abs(float(published)) + percent
+    return {"tolerance": tolerance, "because": because}

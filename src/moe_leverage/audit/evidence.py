@@ -27,6 +27,7 @@ from moe_leverage.theory.laws import PUBLISHED
 
 MIN_FRONTIER = 2  # dense budgets between which a leverage can be read
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
+UNJUDGED = "no gate judges these runs"
 RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 
 
@@ -54,8 +55,23 @@ def plain_studies(*, with_dense: bool = False) -> list[str]:
     return sorted(table.loc[wanted, "study"].unique())
 
 
+def is_below_the_paper(studies: Sequence[str]) -> bool:
+    """Whether every run of these studies has less compute than the least of the paper's searches.
+
+    Without a run it is: nothing of ours reaches there.
+    """
+    done = runs(studies)
+    return (
+        done.empty
+        or float(done["training_flops"].max()) < PUBLISHED.learning_rate.domain["compute"][0]
+    )
+
+
 def failing_gates(studies: Sequence[str]) -> tuple[str, ...]:
-    """Names of the gates that a claim about these studies rests on and that fail."""
+    """Names of the gates that a claim about these studies rests on and that fail.
+
+    Where no gate judges a study at all, nothing vouches for it either, and that is the name.
+    """
     return _failing_gates(ledger.DIRECTORY, ledger.stamp(ledger.DIRECTORY), *studies)
 
 
@@ -63,8 +79,9 @@ def failing_gates(studies: Sequence[str]) -> tuple[str, ...]:
 def _failing_gates(directory: Path, _: ledger.Stamp, *studies: str) -> tuple[str, ...]:
     found = _gates(directory, ledger.stamp(directory))
     names = rests_on(ledger.table(directory=directory), studies)
-    failing = [gate.name for gate in found if gate.study in names and not gate.holds]
-    return tuple(dict.fromkeys(failing))
+    judging = [gate for gate in found if gate.study in names]
+    failing = [gate.name for gate in judging if not gate.holds]
+    return tuple(dict.fromkeys(failing)) if judging else (UNJUDGED,)
 
 
 @functools.lru_cache(maxsize=2)

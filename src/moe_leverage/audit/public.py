@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moe_leverage.audit.claims import Measurement, check
+from moe_leverage.audit.evidence import UNJUDGED
 from moe_leverage.config import require
 from moe_leverage.evidence import scores
 
@@ -16,4 +17,7 @@ def public(statistic: str) -> Measurement:
     detail = f"{num_points} points derived from public runs"
     if low == float("-inf"):
         detail += " of one source, over which no interval can be drawn"
-    return Measurement(effect=effect, low=low, high=high, detail=detail)
+    # what other groups tuned and balanced is not known, so that no gate can be asked
+    return Measurement(
+        effect=effect, low=low, high=high, detail=f"{UNJUDGED}; {detail}", gates=(UNJUDGED,)
+    )

@@ -23,7 +23,7 @@ that lacks a planned run decides nothing, and one without enough runs gives the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -136,9 +136,16 @@ def fitted(fit: str, coefficient: str, study: str | Sequence[str]) -> Measuremen
     """A coefficient of our own fit to these studies (data/fits) with its interval, if there is.
 
     One that the profile likelihood does not identify has no effect: a resample keeps to the minima
-    that its fit has, while any value would do as well.
+    that its fit has, while any value would do as well. One that is no exponent belongs to the
+    budgets of its fit: of runs below the paper's it is of another scale.
     """
     studies = [study] if isinstance(study, str) else study
+    found = _fitted(fit, coefficient, studies)
+    is_below = coefficient != "exponent" and evidence.is_below_the_paper(studies)
+    return replace(found, is_of_another_scale=is_below)
+
+
+def _fitted(fit: str, coefficient: str, studies: Sequence[str]) -> Measurement:
     if lacking := evidence.shortfall(studies):
         return Measurement(effect=None, detail=f"decided when complete: {lacking}")
     path = FITS / f"{fit}.json"
@@ -160,7 +167,8 @@ def _measurement(
     """An effect with the gates that keep it from deciding anything, if one does."""
     failing = evidence.failing_gates(studies)
     if failing:
-        detail = f"gates that fail: {', '.join(failing)}; {detail}"
+        held = "" if failing == (evidence.UNJUDGED,) else "gates that fail: "
+        detail = f"{held}{', '.join(failing)}; {detail}"
     return Measurement(effect=effect, low=low, high=high, detail=detail, gates=failing)
 
 

@@ -10,6 +10,7 @@ import html
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,9 @@ from moe_leverage.audit.claims import (
     run_check,
 )
 
-COLUMNS = ("verdict", "locator", "claim", "published", "found", "detail")
+AUDIT_PAGE, CLAIMS_PAGE = "10-audit.html", "claims.html"
+COLUMNS = ("verdict", "claim", "published", "found", "detail")
+SHORT_COLUMNS = COLUMNS[:-1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,20 +139,44 @@ def table(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("id")
 
 
-def html_table(verdicts: tuple[Verdict, ...]) -> str:
+def html_table(verdicts: tuple[Verdict, ...], facts: Mapping[str, str] | None = None) -> str:
     """The verdicts as an HTML table whose rows carry data-verdict, data-kind and data-chapter.
 
-    Each row has the claim's id as its anchor and links to the cell of its chapter that decides it.
+    Each row has the claim's id as its anchor and links to its row in the chapter that decides it;
+    with `facts` it links to the conclusion that it belongs to as well.
     """
     frame = table(verdicts)
     head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
-    body = "\n".join(_html_row(str(name), row) for name, row in frame.iterrows())
+    body = "\n".join(_html_row(str(name), row, facts or {}) for name, row in frame.iterrows())
     return (
         '<table class="audit table" data-filter="verdict kind chapter">\n'
         f"<caption>{_extent(verdicts)}, with their verdicts</caption>\n"
-        f"<thead><tr>{head}<th scope='col'>chapter</th></tr></thead>\n<tbody>\n{body}\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n"
         "</tbody>\n</table>"
     )
+
+
+def folded_table(verdicts: tuple[Verdict, ...]) -> str:
+    """The verdicts of one chapter as an HTML table; a row links to the ledger of all claims."""
+    frame = table(verdicts)
+    head = "".join(f'<th scope="col">{name}</th>' for name in SHORT_COLUMNS)
+    rows = []
+    for name, row in frame.iterrows():
+        texts = {column: html.escape(str(row[column])) for column in (*SHORT_COLUMNS, "locator")}
+        place = f'<a href="{CLAIMS_PAGE}#claim-{name}">{texts["locator"]}</a>'
+        texts["claim"] += f"<br><small>{place}</small>"
+        cells = "".join(f"<td>{texts[column]}</td>" for column in SHORT_COLUMNS)
+        rows.append(f'<tr id="claim-{name}">{cells}</tr>')
+    body = "\n".join(rows)
+    return (
+        f'<table class="table">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
+        "</table>"
+    )
+
+
+def worded(verdict: Verdict) -> tuple[str, str]:
+    """What is published and what was found, in words; a measured effect has its interval."""
+    return _published(verdict.claim), _found(verdict)
 
 
 def _extent(verdicts: tuple[Verdict, ...]) -> str:
@@ -157,15 +184,20 @@ def _extent(verdicts: tuple[Verdict, ...]) -> str:
     return f"{own} claims of the paper and {len(verdicts) - own} other readings"
 
 
-def _html_row(name: str, row: pd.Series[Any]) -> str:
-    texts = {column: html.escape(str(row[column])) for column in COLUMNS}
-    texts["detail"] = re.sub(r"\b[Ll]ead (\d+)", r'<a href="#lead-\1">\g<0></a>', texts["detail"])
-    cells = "".join(f"<td>{text}</td>" for text in texts.values())
+def _html_row(name: str, row: pd.Series[Any], facts: Mapping[str, str]) -> str:
+    texts = {column: html.escape(str(row[column])) for column in (*COLUMNS, "locator", "chapter")}
+    texts["detail"] = re.sub(
+        r"\b[Ll]ead (\d+)", rf'<a href="{AUDIT_PAGE}#lead-\1">\g<0></a>', texts["detail"]
+    )
+    places = [f'<a href="{texts["chapter"]}.html#claim-{name}">{texts["chapter"]}</a>']
+    if name in facts:
+        places.append(f'<a href="{AUDIT_PAGE}#conclusion-{facts[name]}">what follows</a>')
+    texts["claim"] += f"<br><small>{texts['locator']} · {' · '.join(places)}</small>"
+    cells = "".join(f"<td>{texts[column]}</td>" for column in COLUMNS)
     data = " ".join(
         f'data-{key}="{html.escape(str(row[key]))}"' for key in ("verdict", "kind", "chapter")
     )
-    link = f'<a href="{row["chapter"]}.html#verdict">{row["chapter"]}</a>'
-    return f'<tr id="claim-{name}" {data}>{cells}<td>{link}</td></tr>'
+    return f'<tr id="claim-{name}" {data}>{cells}</tr>'
 
 
 def _matters(claim: Claim, found: float) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
+from collections import Counter
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,9 +14,11 @@ import seaborn as sns
 from IPython.display import display
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from moe_leverage.audit import LABELS, Verdict, html_table, table
+from moe_leverage.audit import LABELS, Conclusion, Verdict, html_table, table
 from moe_leverage.audit.claims import KINDS
+from moe_leverage.audit.conclusions import of_claim
 from moe_leverage.audit.questions import lead
+from moe_leverage.audit.verdicts import CLAIMS_PAGE
 from moe_leverage.page import theme
 from moe_leverage.page.chapter import say
 from moe_leverage.page.registry import Drawing, figure, show_table
@@ -24,10 +31,12 @@ INKS = {
     "measured: disagrees": "accent",
     "measured: cannot tell": "muted",
     "not decided": "muted",
+    "not at this scale": "muted",
     "not checkable": "grid",
 }
 HATCHES = {
     "measured: agrees": "//", "measured: disagrees": "//", "consistent": "..", "not decided": "xx",
+    "not at this scale": "--",
 }  # fmt: skip
 MARKERS = {"reproduced": "o", "consistent": "s", "discrepant": "X"}
 FARTHEST = 30.0  # ratio at which the second figure ends
@@ -56,18 +65,66 @@ def recomputed(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
 
 def show_claims(verdicts: tuple[Verdict, ...]) -> None:
     """Display every claim with its verdict as one table that the page can filter."""
-    inner = f'<div class="pst-scrollable-table-container">{html_table(verdicts)}</div>'
+    rows = html_table(verdicts, of_claim())
+    inner = f'<div class="pst-scrollable-table-container">{rows}</div>'
     bundle = {"text/html": inner, "text/plain": table(verdicts).to_string()}
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
 
 
+def show_conclusions(found: Sequence[Conclusion]) -> None:
+    """Display the conclusions one after another, each with what follows and where it is shown."""
+    plain = "\n".join(f"{each.label}: {each.fact.says}" for each in found)
+    bundle = {"text/html": "\n".join(map(_conclusion, found)), "text/plain": plain}
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _conclusion(found: Conclusion) -> str:
+    """One conclusion: what the paper says, the verdict with its number, what follows, the proof."""
+    fact = found.fact
+    number = f" {found.found} where the paper has {found.published}" if found.found else ""
+    number = f" · found{number}" if number else ""
+    held = f" (gates that fail: {', '.join(found.gates)})" if found.label == "not decided" else ""
+    labels = Counter(verdict.label for verdict in found.claims)
+    counts = ", ".join(f"{labels[label]} {label}" for label in LABELS if labels[label])
+    links = [
+        f'<li><a href="{CLAIMS_PAGE}#claim-{verdict.claim.id}">{html.escape(verdict.claim.says)}'
+        f"</a> ({verdict.label})</li>"
+        for verdict in found.claims
+    ]
+    links += [
+        f'<li>Question {number}: <a href="#lead-{number}">{lead(number).question}</a></li>'
+        for number in fact.questions
+    ]
+    noun = "claim" if len(found.claims) == 1 else "claims"
+    return (
+        f'<section class="ml-conclusion" id="conclusion-{fact.id}" data-verdict="{found.label}">\n'
+        f"<h3>{html.escape(fact.says)}</h3>\n"
+        f"<p><strong>{found.label}</strong>{_powers(html.escape(number + held))}</p>\n"
+        f"<p>{_powers(html.escape(found.consequence))}</p>\n"
+        f"<details><summary>{len(found.claims)} {noun}: {counts}</summary>\n"
+        f"<ul>{''.join(links)}</ul></details>\n</section>"
+    )
+
+
+def _powers(text: str) -> str:
+    """Powers of ten and of two as a reader writes them: 6e+20 as 6 x 10^20."""
+    text = re.sub(r"\b(\d+(?:\.\d+)?)e([+-]?\d+)\b", _scientific, text)
+    return re.sub(r"\b2\^(-?[\d.]+\d)", r"2<sup>\1</sup>", text)
+
+
+def _scientific(match: re.Match[str]) -> str:
+    mantissa, exponent = match.group(1), int(match.group(2))
+    front = "" if float(mantissa) == 1 else f"{mantissa} × "
+    return f"{front}10<sup>{exponent}</sup>".replace("<sup>-", "<sup>−")
+
+
 def show_lead(number: int) -> None:
-    """Display the table and the answer of one lead."""
+    """Display the answer of one lead, and its table folded."""
     settled = lead(number)
     named = settled.table.rename(columns=_words)
     formats = dict.fromkeys(named.select_dtypes("float").columns, ".4g")
-    show_table(f"lead-{number}", named, settled.question, formats)
     say(settled.paragraph)
+    show_table(f"lead-{number}", named, settled.question, formats, fold="The numbers behind it")
 
 
 @figure(

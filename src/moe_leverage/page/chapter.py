@@ -14,7 +14,8 @@ from myst_nb import glue  # type: ignore[import-untyped]
 
 from moe_leverage import audit, ledger
 from moe_leverage.config import require
-from moe_leverage.page.registry import ENTRIES, show, show_table
+from moe_leverage.page.drawing import power
+from moe_leverage.page.registry import ENTRIES, show
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -41,32 +42,26 @@ def runs_of(*studies: str) -> pd.DataFrame:
 
 
 def standing(*studies: str) -> None:
-    """Say of each study how many of its planned runs stand, over which compute they reach.
+    """Say in one line how many runs of each study stand and over which compute they reach.
 
     An incomplete study decides no verdict; what its runs show so far is drawn all the same.
     """
-    lines = [_standing(study) for study in studies]
-    text = "\n\n".join(lines)
-    _markdown(f":::{{admonition}} What stands\n:class: note\n{text}\n:::", text)
+    say(f"*{'; '.join(map(_standing, studies))}; {{doc}}`what-we-trained` describes them.*")
 
 
 def _standing(study: str) -> str:
     stands, runs = ledger.standing(study, ledger.DIRECTORY), runs_of(study)
     if runs.empty:
-        return (
-            f"The ledger holds no finished run of `{study}` yet: its figures show the published "
-            "side alone, and no measured verdict is given."
-        )
+        return f"`{study}` has no finished run yet, and decides nothing"
     finished = runs[runs["status"] == "ok"]
-    low, high = finished["training_flops"].min(), finished["training_flops"].max()
-    text = (
-        f"The ledger holds {len(finished)} finished runs of `{study}`, from "
-        f"{low:.1e} to {high:.1e} training FLOPs; {len(runs) - len(finished)} did not finish."
-    )
+    ends = finished["budget_flops"].min(), finished["budget_flops"].max()
+    text = f"`{study}`: {len(finished)} runs at {' to '.join(map(power, ends))} FLOPs"
+    if len(runs) > len(finished):
+        text += f", {len(runs) - len(finished)} more did not finish"
     if stands.is_complete:
-        return f"{text} The study is complete."
+        return text
     of = f"{stands.recorded} of {stands.planned}" if stands.planned else "some"
-    return f"{text} It is not complete ({of} of its planned runs): until it is, no verdict."
+    return f"{text}, incomplete ({of} of those planned), so that it decides nothing"
 
 
 def show_runs(name: str, runs: pd.DataFrame, *inputs: object, **options: object) -> None:
@@ -94,18 +89,20 @@ def say(text: str) -> None:
 
 
 def verdicts(chapter: str) -> None:
-    """Say how the paper's claims of a chapter came out, and list those not simply reproduced."""
+    """Say how the paper's claims of a chapter came out, with a row for each, folded."""
     decided = tuple(audit.decide(c) for c in audit.load_claims() if c.chapter == chapter)
     require(len(decided) > 0, "chapter", chapter, "has no claim in data/paper/claims.toml")
     found = {label: count for label, count in audit.counts(decided).items() if count}
     counts = ", ".join(f"{count} {label}" for label, count in found.items())
-    text = f"{sum(found.values())} claims of the paper belong to this chapter: {counts}."
-    _markdown(f":::{{admonition}} Verdict\n:class: tip\n{text}\n:::", text)
-    columns = ["verdict", "claim", "locator", "published", "found"]
-    frame = audit.table(decided)[columns].query("verdict != 'reproduced'")
-    caption = "The claims of this chapter that are not reproduced as printed; "
-    caption += "{doc}`10-audit` lists all, with the reasons."
-    show_table(f"verdicts-{chapter}", frame.rename(columns={"locator": "in the paper"}), caption)
+    noun = "claim" if sum(found.values()) == 1 else "claims"
+    text = f"{sum(found.values())} {noun} of the paper belong to this chapter: {counts}."
+    bundle = {
+        "text/html": f"<details><summary>{text}</summary>\n"
+        f'<div class="pst-scrollable-table-container">{audit.folded_table(decided)}</div>'
+        "</details>",
+        "text/plain": text,
+    }
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]
 
 
 class _Text(str):

@@ -109,12 +109,17 @@ def show(name: str, *inputs: object, **options: object) -> None:
 
 
 def show_table(
-    name: str, frame: pd.DataFrame, caption: str, formats: dict[str, str] | None = None
+    name: str,
+    frame: pd.DataFrame,
+    caption: str,
+    formats: dict[str, str] | None = None,
+    fold: str = "",
 ) -> None:
     """Display a table as Markdown, numbered and referable as `tab-<name>`, and write its CSV.
 
     Columns that bear a name of the notation are headed by their symbol. `formats` maps a column to
-    a format specification such as ".3g"; missing values become dashes.
+    a format specification such as ".3g"; missing values become dashes. With words for `fold` the
+    table opens under them.
     """
     paths.write_atomically(FIGURE_DIRECTORY / f"{name}.csv", frame.to_csv(index=False))
     rows = [
@@ -126,6 +131,7 @@ def show_table(
     rows += [list(row) for row in zip(*columns, strict=True)]
     lines = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
     markdown = f":::{{table}} {caption}\n:name: tab-{name}\n\n{lines}\n:::\n"
+    markdown = f"::::{{dropdown}} {fold}\n{markdown}::::\n" if fold else markdown
     bundle = {"text/markdown": markdown, "text/plain": frame.to_string(index=False)}
     display(bundle, raw=True, metadata={"moe_leverage": {"table": name, "caption": caption}})  # type: ignore[no-untyped-call]
 

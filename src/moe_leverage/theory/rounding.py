@@ -13,9 +13,9 @@ import tomllib
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
-from moe_leverage.theory.laws import COEFFICIENTS, PUBLISHED, JointLaw
+from moe_leverage.theory.laws import COEFFICIENTS, PUBLISHED, JointLaw, PowerLaw
 
 
 def half_unit(printed: str) -> float:
@@ -69,7 +69,7 @@ def half_units() -> dict[str, float]:
     >>> half_units()["a"], half_units()["d"]
     (0.005, 5e-05)
     """
-    table = tomllib.loads(COEFFICIENTS.read_text(), parse_float=str)["joint"]
+    table = _printed("joint")
     halves = {name: half_unit(str(digits)) for name, digits in table["coefficients"].items()}
     bases = {name: float(base) for name, base in table["logarithm_bases"].items()}
     law = JointLaw.from_coefficients([halves[name] for name in JointLaw.coefficient_names])
@@ -89,6 +89,28 @@ def rounding_range(quantity: Callable[[JointLaw], float]) -> tuple[float, float]
     """
     values = [float(quantity(law)) for law in _corners()]
     return min(values), max(values)
+
+
+def power_law_corners(name: str) -> tuple[PowerLaw, ...]:
+    """The four laws at the ends of what the printed digits of a power law leave open.
+
+    >>> [round(law(1e20), 6) for law in power_law_corners("learning_rate")]
+    [0.001011, 0.001015, 0.001011, 0.001016]
+    """
+    law: PowerLaw = getattr(PUBLISHED, name)
+    digits = _printed(name)["coefficients"]
+    ends = [
+        [getattr(law, key) + sign * half_unit(str(digits[key])) for sign in (-1, 1)]
+        for key in law.coefficient_names
+    ]
+    return tuple(law.from_coefficients(corner, law.source) for corner in itertools.product(*ends))
+
+
+@cache
+def _printed(name: str) -> dict[str, Any]:
+    """A law of coefficients.toml with its numbers as they are printed."""
+    table: dict[str, Any] = tomllib.loads(COEFFICIENTS.read_text(), parse_float=str)[name]
+    return table
 
 
 @cache

@@ -1,0 +1,164 @@
+"""What we trained: the ladders as tables, their gates, their routers' loads, their departures.
+
+Everything is read from the ledger, `analysis.gates` and data/departures.toml at each build. A
+ladder is the runs of one protocol that laws or claims may rest on; pilots are no part of it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from moe_leverage import ledger
+from moe_leverage.analysis.gates import JUDGED, MOST_LOAD, Gate
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import FAMILIES, power
+from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.paths import DATA
+
+ORDINALS = {1: "first ladder", 2: "second ladder"}
+SPANS = {
+    "num_layers": "layers", "d_model": "d_model", "num_heads": "heads", "num_experts": "experts",
+    "d_expert": "d_expert", "total_params": "parameters", "active_params": "of them active",
+    "num_tokens": "tokens", "batch_tokens": "batch", "num_steps": "steps",
+    "learning_rate": "rate",
+}  # fmt: skip
+
+
+def ladder(table: pd.DataFrame, protocol: int) -> pd.DataFrame:
+    """The finished runs of one ladder that claims may rest on, each once."""
+    runs = ledger.finished(table)
+    runs = runs[(runs["protocol"] == protocol) & runs["role"].isin(JUDGED)]
+    return ledger.once(runs)
+
+
+def designs(runs: pd.DataFrame) -> pd.DataFrame:
+    """What was trained at each budget, a row a family: sizes, settings, runs and seeds."""
+    rows: list[dict[str, Any]] = []
+    for (is_moe, budget), group in runs.groupby(["is_moe", "budget_flops"]):
+        kind = FAMILIES["moe" if is_moe else "dense"]
+        row = {"family": kind, "budget (FLOPs)": power(float(budget))}
+        row |= {name: _span(group[column]) for column, name in SPANS.items()}
+        if not is_moe:
+            row |= {"experts": "–", "d_expert": "–"}
+        row |= {"runs": len(group), "designs": group["config_id"].nunique()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def gates_table(found: list[Gate], studies: set[str]) -> pd.DataFrame:
+    """Every gate of these studies with its figure and its limit, those that fail first."""
+    rows = [
+        {"gate": gate.name, "study": gate.study, "holds": "yes" if gate.holds else "no",
+         "figure": gate.figure, "limit": gate.limit, "what was found": gate.detail}
+        for gate in sorted(found, key=lambda gate: gate.holds) if gate.study in studies
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def departures(runs: pd.DataFrame) -> pd.DataFrame:
+    """The settings in which some run of a ladder departs from Appendix B, with the reason."""
+    text = (DATA / "departures.toml").read_text(encoding="utf-8")
+    rows = []
+    for entry in tomllib.loads(text)["departure"]:
+        column = runs[entry["field"]]
+        if entry["field"].startswith("routing."):
+            column = column[runs["is_moe"]]
+        values = sorted({value for value in column.dropna().tolist() if value != entry["paper"]})
+        if values:
+            rows.append({
+                "setting": entry["setting"],
+                "the paper": _word(entry["paper"]),
+                "our runs": ", ".join(map(_word, values)),
+                "in": f"{int(column.isin(values).sum())} of {len(column)}",
+                "why": entry["reason"],
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["setting", "the paper", "our runs", "in", "why"])
+
+
+def dense_bests(table: pd.DataFrame) -> pd.DataFrame:
+    """Lowest mean loss of a dense design at each budget, ladder by ladder, where both have one."""
+    columns = {}
+    for protocol, name in ORDINALS.items():
+        runs = ladder(table, protocol)
+        dense = runs[~runs["is_moe"]]
+        means = dense.groupby(["budget_flops", "config_id"])["loss_nats"].mean()
+        columns[name] = means.groupby(level=0).min()
+    both = pd.DataFrame(columns).dropna().reset_index()
+    both["gap"] = both["first ladder"] - both["second ladder"]
+    return both
+
+
+def loads(table: pd.DataFrame) -> pd.DataFrame:
+    """The busiest expert over the mean, worst layer, of every run of the ladders."""
+    parts = []
+    for protocol, name in ORDINALS.items():
+        runs = ladder(table, protocol)
+        routed = runs[runs["is_moe"]]
+        busiest = routed["load.max_over_mean"].map(_worst)
+        part = routed[["run_id", "study", "num_experts", "budget_flops"]]
+        parts.append(part.assign(busiest_over_mean=busiest, ladder=name))
+    return pd.concat(parts, ignore_index=True).dropna(subset="busiest_over_mean")
+
+
+@figure(
+    "router-loads",
+    paper="Section 4.1.2 and Figure 12: what weak balancing does",
+    caption="The busiest expert over the mean on held-out text, in the worst layer of every run.",
+    studies=("activation", "granularity", "tuning"),
+)
+def router_loads(found: pd.DataFrame) -> Drawing:
+    """A mark a run, by number of experts and ladder; `found` comes from `loads`."""
+    fig, ax = plt.subplots()
+    names = [name for name in ORDINALS.values() if (found["ladder"] == name).any()]
+    inks = {"first ladder": theme.colour("accent"), "second ladder": theme.colour("moe")}
+    generator = np.random.default_rng(0)
+    sns.scatterplot(
+        x=found["num_experts"] * np.exp(generator.uniform(-0.08, 0.08, len(found))),
+        y=found["busiest_over_mean"], hue=found["ladder"], style=found["ladder"], ax=ax,
+        hue_order=names, style_order=names, palette=[inks[name] for name in names],
+        edgecolor=theme.colour("surface"), s=28,
+    )  # fmt: skip
+    ax.axhline(MOST_LOAD, color=theme.colour("muted"), lw=1, ls="--")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_xlabel("Experts, $E$")
+    ax.set_ylabel("Busiest expert over the mean")
+    ax.legend(title=None)
+    said = []
+    for name in names:
+        mine = found[found["ladder"] == name]
+        beyond = int((mine["busiest_over_mean"] > MOST_LOAD).sum())
+        said.append(f"{beyond} of {len(mine)} runs of the {name}")
+    finding = f"Above the limit of {MOST_LOAD:g} (dashed) lie {' and '.join(said)}."
+    return Drawing(fig, found, finding)
+
+
+def _span(values: pd.Series[Any]) -> str:
+    """The least and the most of a column, as one word where they are the same."""
+    ends = [float(values.min()), float(values.max())]
+    return " to ".join(dict.fromkeys(_short(end) for end in ends))
+
+
+def _short(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if value >= 1e4:
+        return f"{value / 1e3:.3g}k"
+    return f"{value:,.0f}" if value >= 1 else f"{value:.2g}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _worst(layers: object) -> float:
+    """The largest of the layers of a run; NaN where none is recorded."""
+    return max(layers) if isinstance(layers, list | tuple) else np.nan

@@ -1,0 +1,114 @@
+"""The three lines at the head of a chapter and the answer at its end, from claims and runs.
+
+data/chapters.toml has the words for each outcome; which outcome it is, and every number, comes from
+the audit at each build.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from typing import Any
+
+from moe_leverage import audit
+from moe_leverage.audit import Conclusion, Verdict
+from moe_leverage.audit.conclusions import PLAINLY, conclude, filled
+from moe_leverage.audit.verdicts import AUDIT_PAGE
+from moe_leverage.config import require
+from moe_leverage.page.chapter import runs_of, say
+from moe_leverage.page.drawing import power
+from moe_leverage.paths import DATA
+
+TRAINED_PAGE = "what-we-trained"
+
+
+@cache
+def chapters() -> dict[str, dict[str, Any]]:
+    """The entries of data/chapters.toml by chapter.
+
+    >>> chapters()["05-granularity"]["question"]
+    'Few wide experts or many narrow ones?'
+    """
+    return tomllib.loads((DATA / "chapters.toml").read_text(encoding="utf-8"))
+
+
+def head(chapter: str) -> None:
+    """Display what the paper, its own numbers and our runs say, and the question."""
+    entry = _entry(chapter)
+    printed = _concluded(entry["printed"])
+    words = entry["numbers"].get(printed.outcome) or PLAINLY[printed.outcome]
+    place = f'<a href="{AUDIT_PAGE}#conclusion-{printed.fact.id}">{printed.label}</a>'
+    lines = [
+        f"- **The paper says:** {entry['paper']}",
+        f"- **Its own numbers say:** {filled(words, DECIDED)} ({place})",
+        f"- {_ours(entry)}",
+    ]
+    say("\n".join([*lines, "", f"*{entry['question']}*"]))
+
+
+def answer(chapter: str) -> None:
+    """Display the answer to the question of a chapter: its printed part, then that of our runs."""
+    entry = _entry(chapter)
+    printed = _concluded(entry["printed"])
+    words = entry["answer"].get(printed.outcome) or PLAINLY[printed.outcome]
+    parts = [f"*{entry['question']}*", filled(words, DECIDED)]
+    if "runs" in entry:
+        parts.append(_concluded(entry["runs"]).consequence)
+    say(" ".join(parts))
+
+
+def _ours(entry: dict[str, Any]) -> str:
+    """The third line: the effects of our runs with intervals and what they decide."""
+    if "ours" in entry:
+        return f"**Our runs say:** {entry['ours']}"
+    asked = [(DECIDED[name], words) for name, words in entry["effects"].items()]
+    effects = [words.format(v.value) + _interval(v) for v, words in asked if v.value is not None]
+    conclusion = _concluded(entry["runs"])
+    place = f'<a href="{AUDIT_PAGE}#conclusion-{conclusion.fact.id}">{conclusion.label}</a>'
+    gates = f", since these gates fail: {', '.join(conclusion.gates)}" if conclusion.gates else ""
+    found = ", ".join(effects) if effects else "no effect can be read from them yet"
+    drawn = f" ({{numref}}`{entry['figure']}`)" if effects else ""
+    said = f"{found}{drawn}: {place}{gates}. {{doc}}`{TRAINED_PAGE}` describes them."
+    return f"**Our runs say{_reach([v for v, _ in asked])}:** {said}"
+
+
+def _interval(verdict: Verdict) -> str:
+    if verdict.interval is None:
+        return ""
+    low, high = verdict.interval
+    return f" ({low:.2f} to {high:.2f})"
+
+
+def _reach(verdicts: list[Verdict]) -> str:
+    """Between which computes the runs behind these claims lie."""
+    studies = [verdict.claim.arguments["study"] for verdict in verdicts]
+    names = [name for study in studies for name in ([study] if isinstance(study, str) else study)]
+    runs = runs_of(*dict.fromkeys(names))
+    done = runs[runs["status"] == "ok"] if len(runs) else runs
+    if done.empty:
+        return ""
+    ends = (done["budget_flops"].min(), done["budget_flops"].max())
+    return f" (at {' to '.join(map(power, ends))} FLOPs)"
+
+
+def _entry(chapter: str) -> dict[str, Any]:
+    known = ", ".join(chapters())
+    require(chapter in chapters(), "chapter", chapter, f"must be one of {known}")
+    return chapters()[chapter]
+
+
+class _Decided(dict[str, Verdict]):
+    """Verdicts by claim, each found when it is first asked for, since all take long."""
+
+    def __missing__(self, name: str) -> Verdict:
+        (claim,) = [claim for claim in audit.load_claims() if claim.id == name]
+        self[name] = audit.decide(claim)
+        return self[name]
+
+
+DECIDED = _Decided()
+
+
+@cache
+def _concluded(name: str) -> Conclusion:
+    return conclude(name, DECIDED)
