@@ -33,6 +33,7 @@ STAGE = BUILD / "stage"
 PAGES = ("book", "*.md"), ("book", "*.bib"), ("book", "_static/**/*")  # copied as they are
 DESCRIPTION_LENGTH = 200  # characters
 EXPLORER = "tool-explorer"  # the page of every run
+TRAINED = "what-we-trained"  # the page of what they have in common
 FRAME = (
     "_config.yml", "_toc.yml", "book/_ext", "book/publishing.py", "book/serving.py",
     "requirements.lock",
@@ -196,6 +197,8 @@ def _figure(facts: Mapping[str, Any]) -> dict[str, str]:
     parts = [_downloads(facts["figure"], "svg", "png", "csv")]
     if facts.get("function", "").startswith("moe_leverage."):
         parts.append(_computed(facts))
+    if any(facts.get("studies", {}).values()) and Chapter(TRAINED).notebook.is_file():
+        parts.append(f"[what we trained](../notebooks/{TRAINED}.ipynb)")
     if facts.get("runs") and Chapter(EXPLORER).notebook.is_file():
         parts.append(f"[runs](../notebooks/{EXPLORER}.ipynb)")
     caption = f"{facts['caption']} {facts['finding']}\n\n{' · '.join(parts)}"

@@ -66,7 +66,7 @@ def attention_factor() -> Settled:
         groups = pd.Series(attention + rest).groupby(budgets)
         spread = 100 * (groups.max() / groups.min() - 1)
         share = attention / (attention + rest)
-        rows.append((2 * of_projections, of_scores, spread.median(), 100 * share.min(),
+        rows.append((2 * of_projections, of_scores, spread.max(), 100 * share.min(),
                      100 * share.max()))  # fmt: skip
     names = ["flops_per_product", "scores_counted", "spread_of_m_percent",
              "least_attention_percent", "most_attention_percent"]  # fmt: skip

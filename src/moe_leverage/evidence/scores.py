@@ -170,6 +170,7 @@ def interval(points: pd.DataFrame, estimate: Estimate) -> tuple[float, float, fl
     return centre, centre + float(low), centre + float(high)
 
 
+@cache
 def statistic(name: str) -> tuple[float, float, float, int]:
     """A registered statistic of the public points: its value, its interval, how many points."""
     points, estimate = STATISTICS[name]()

@@ -61,8 +61,26 @@ def gates_table(found: list[Gate], studies: set[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
+    """What a ladder may decide, as one sentence."""
+    mine = [gate for gate in found if gate.study in set(runs["study"])]
+    shut = list(dict.fromkeys(gate.name for gate in mine if not gate.holds))
+    ends = f"{power(runs['budget_flops'].min())} to {power(runs['budget_flops'].max())} FLOPs"
+    start = f"The {ORDINALS[protocol]}, {len(runs)} runs at {ends},"
+    if not shut:
+        return f"{start} passes every gate that a measured verdict must pass."
+    return (
+        f"{start} decides nothing where these gates fail: {', '.join(shut)}. An under-tuned "
+        "baseline flatters what is held against it, so read no leverage off its figures."
+    )
+
+
 def departures(runs: pd.DataFrame) -> pd.DataFrame:
-    """The settings in which some run of a ladder departs from Appendix B, with the reason."""
+    """The settings in which a ladder's own recipe departs from Appendix B, with the reason.
+
+    Variants change one thing to study it, and are no departure of the recipe.
+    """
+    runs = runs[runs["role"] != "variant"]
     text = (DATA / "departures.toml").read_text(encoding="utf-8")
     rows = []
     for entry in tomllib.loads(text)["departure"]:

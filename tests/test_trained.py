@@ -1,0 +1,70 @@
+"""The page of what we trained: tables from the ledger, and departures that are really there."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+
+from moe_leverage import ledger
+from moe_leverage.analysis.gates import MOST_LOAD, gates
+from moe_leverage.figures import trained
+from moe_leverage.page import registry
+
+
+@pytest.fixture(scope="module")
+def table():
+    return ledger.table(directory=ledger.DIRECTORY)
+
+
+def test_a_ladder_holds_no_pilot_and_each_run_once(table):
+    for protocol in (1, 2):
+        runs = trained.ladder(table, protocol)
+        assert set(runs["protocol"]) == {protocol}
+        assert "pilot" not in set(runs["role"])
+        assert runs["run_id"].is_unique
+
+
+def test_designs_count_every_run_of_the_ladder(table):
+    runs = trained.ladder(table, 1)
+    rows = trained.designs(runs)
+    assert rows["runs"].sum() == len(runs)
+    assert rows["designs"].le(rows["runs"]).all()
+    dense = rows[rows["family"] == "dense"]
+    assert set(dense["experts"]) == {"–"}
+    assert len(rows) == len(runs.groupby(["is_moe", "budget_flops"]))
+
+
+def test_a_span_is_one_word_where_nothing_varies(table):
+    (row,) = trained.designs(trained.ladder(table, 1).head(1)).to_dict("records")
+    assert " to " not in row["tokens"]
+
+
+def test_gates_that_fail_come_first(table):
+    studies = set(trained.ladder(table, 1)["study"])
+    rows = trained.gates_table(gates(table), studies)
+    holds = rows["holds"].tolist()
+    assert holds == sorted(holds)  # "no" before "yes"
+    assert set(rows["study"]) <= studies
+
+
+def test_a_departure_is_one_and_no_setting_of_the_paper_is_listed(table):
+    rows = trained.departures(trained.ladder(table, 1)).set_index("setting")
+    assert rows.loc["initial standard deviation", "our runs"] == "0.02"
+    assert "weight decay" not in rows.index
+    assert "coefficient of the balance loss" not in rows.index  # the first ladder kept the paper's
+    second = trained.departures(trained.ladder(table, 2)).set_index("setting")
+    assert second.loc["coefficient of the balance loss", "our runs"] == "0.1"
+
+
+def test_the_figure_counts_the_runs_beyond_the_limit(table):
+    found = trained.loads(table)
+    drawing = registry.draw("router-loads", found)
+    first = found[found["ladder"] == "first ladder"]
+    beyond = int((first["busiest_over_mean"] > MOST_LOAD).sum())
+    assert f"{beyond} of {len(first)} runs of the first ladder" in drawing.finding
+    plt.close(drawing.figure)
+
+
+def test_the_second_ladder_tunes_dense_models_no_worse(table):
+    both = trained.dense_bests(table)
+    assert (both["gap"] == both["first ladder"] - both["second ladder"]).all()
