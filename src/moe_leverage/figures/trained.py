@@ -42,7 +42,7 @@ def designs(runs: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (is_moe, budget), group in runs.groupby(["is_moe", "budget_flops"]):
         kind = FAMILIES["moe" if is_moe else "dense"]
-        row = {"family": kind, "budget (FLOPs)": power(float(budget))}
+        row: dict[str, Any] = {"family": kind, "budget (FLOPs)": power(float(str(budget)))}
         row |= {name: _span(group[column]) for column, name in SPANS.items()}
         if not is_moe:
             row |= {"experts": "–", "d_expert": "–"}
