@@ -17,7 +17,7 @@ from moe_leverage.design.designer import explain
 from moe_leverage.design.search import Limits
 from moe_leverage.evidence import scores
 from moe_leverage.evidence.sources import points_table
-from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot
+from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot, trained
 from moe_leverage.figures.beyond_the_paper import frontier_table, gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
@@ -238,6 +238,7 @@ INPUTS |= {  # figures of our own runs alone
     "pilot-rates": ((page.runs_of("pilot"),), None),
     "routing-pilot": ((second_pilot.routing_table(page.runs_of("routing-pilot")),), None),
     "noise-pilot": ((SPREADS,), None),
+    "router-loads": ((trained.loads(ledger.table(directory=ledger.DIRECTORY)),), None),
 }
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
 
