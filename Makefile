@@ -16,7 +16,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13 3,\
   $(shell command -v python$(v) >/dev/null 2>&1 && echo python$(v))))
 
-# what checks the scripts of the site, and what it and its C++ peer look at
+# what draws the formulas of the site and checks its scripts; what the C++ peer of that looks at
 NODE_STAMP := node_modules/.moe-leverage-installed
 BIOME := node_modules/.bin/biome
 CPP := $(wildcard src/moe_leverage/model/native/cpp/*)
@@ -55,7 +55,7 @@ endif
 corpus: env ## fetch the small corpus that the chapters train on, hashes checked
 	@$(BIN)/moe-leverage corpus build --tier smoke
 
-book: env corpus ## execute the chapters that changed and render build/html; SEED=1 for their seed
+book: env corpus $(NODE_STAMP) ## execute the chapters that changed and render build/html; SEED=1 for their seed
 	@$(PY) book/build.py $(if $(SEED),-p seed $(SEED))
 
 test: env corpus ## run every test; those of the site need `make book` first, else they are skipped

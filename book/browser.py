@@ -10,8 +10,6 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-DRAWN = """() => document.readyState === 'complete'
-  && [...document.querySelectorAll('.math')].every((f) => f.querySelector('mjx-container'))"""
 
 
 def program() -> str | None:
@@ -32,7 +30,6 @@ def launched() -> Iterator[Browser]:
 
 
 def opened(page: Page, url: str) -> Page:
-    """The page with all its formulas drawn."""
+    """The page with everything on it."""
     page.goto(url, wait_until="load")
-    page.wait_for_function(DRAWN)
     return page

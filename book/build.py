@@ -25,6 +25,7 @@ import fingerprint
 import publishing
 import staging
 import yaml
+from _ext import formulas
 from _ext.addresses import pages_address
 from chapters import ROOT
 
@@ -63,6 +64,7 @@ def _build(options: argparse.Namespace) -> int:
     """Execute, render and publish; the exit code."""
     begin = time.perf_counter()
     try:
+        formulas.require()  # before minutes of execution
         given = dict(_parameter(name, text) for name, text in options.parameters)
         digest = corpus.load(CORPUS_TIER).digest
         print("Chapters (seconds of their execution)", flush=True)

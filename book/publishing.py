@@ -1,13 +1,14 @@
 """Turns what Sphinx rendered into the site, and puts it in place of the old one in one step.
 
 Scripts and styles move out of the pages into files of their own, so that every page can carry one
-strict Content-Security-Policy. The notebooks for download are the executed ones, not the staged
-ones.
+strict Content-Security-Policy, and all the styles of a page come as one file. The notebooks for
+download are the executed ones, not the staged ones.
 """
 
 from __future__ import annotations
 
 import html
+import os
 import re
 import shutil
 import tomllib
@@ -17,6 +18,7 @@ from xml.sax.saxutils import escape
 import chapters
 import execution
 import fingerprint
+import icons
 from chapters import ROOT
 from serving import POLICY
 
@@ -25,6 +27,11 @@ from moe_leverage.paths import BUILD
 SITE = BUILD / "html"
 META_POLICY = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)([^>]*)>(.*?)</script>", re.DOTALL)
+SCRIPTS = re.compile(r"(?:<script>(?:(?!</script>).)*</script>\s*){2,}", re.DOTALL)  # in a row
+WRITES = re.compile(r"<script>\s*document\.write\(`([^`]*)`\);?\s*</script>")
+SHEETS = re.compile(r'<link\b(?=[^>]*rel="stylesheet")[^>]*href="([^"?]*)[^"]*"[^>]*>\n?')
+IMPORT = re.compile(r'@import "([^"]+)";')
+RELATIVE = re.compile(r"""(url\(["']?)(?!["']?(?:data:|#))([^"')]+)""")
 NOT_JAVASCRIPT = re.compile(r"""type=["'](?!text/javascript|module)""")
 TAG = re.compile(  # one with attributes, which may hold any sign in quotes
     r"""<[a-zA-Z][\w:-]*(?:\s+[^\s=<>"'/]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'>]+))?)+\s*/?>"""
@@ -32,8 +39,9 @@ TAG = re.compile(  # one with attributes, which may hold any sign in quotes
 STYLE_ATTRIBUTE = re.compile(r"""\sstyle=(["'])(.*?)\1""", re.DOTALL)
 CLASS_ATTRIBUTE = re.compile(r'\sclass="([^"]*)"')
 STYLE_ELEMENT = re.compile(r"<style\b[^>]*>(.*?)</style>", re.DOTALL)
-STYLES = "_static/inline/styles.css"
-ICONS = re.compile(r"<script (?=[^>]*/fontawesome/)")  # which else writes a style into the page
+STYLES = "_static/inline/{}.css"  # what the head of a page links
+GLYPHS = re.compile(r'<defs>((?:<path id="glyph-[^>]*></path>)*)</defs>')
+GLYPH = re.compile(r'<path id="(glyph-[^"]*)"[^>]*></path>')
 CLICK_HANDLER = re.compile(r"\sonclick=\"(?:window\.)?(\w+)\(\)\"")
 REDIRECT = """<!DOCTYPE html>
 <html lang="en">
@@ -62,14 +70,14 @@ def publish(rendered: Path, address: str) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(rendered, beside)
     (beside / "_static" / "inline").mkdir(exist_ok=True)
-    rules: dict[str, None] = {}  # of all pages, each once, in their order
-    for page in sorted(beside.rglob("*.html")):
-        if "_static" not in page.relative_to(beside).parts:
-            upwards = "../" * (len(page.relative_to(beside).parts) - 1)
-            text = _without_inline_scripts(page, beside, upwards)
-            text = _without_inline_styles(text, rules)
-            page.write_text(_under_policy(text, upwards), encoding="utf-8")
-    (beside / STYLES).write_text("\n".join(rules) + "\n", encoding="utf-8")
+    drawings = icons.load(beside)
+    rules = dict.fromkeys(icons.rules(beside, drawings))  # of all pages, each once, in their order
+    pages = [p for p in sorted(beside.rglob("*.html")) if "_static" not in _within(p, beside).parts]
+    texts = {p: _freed(p.read_text(encoding="utf-8"), p, beside, rules, drawings) for p in pages}
+    own = "\n".join(rules)
+    for page, text in texts.items():
+        page.write_text(_with_one_sheet(text, page, beside, own), encoding="utf-8")
+    icons.remove(beside)
     for chapter in chapters.chapters():
         offered = beside / "_sources" / "notebooks" / chapter.notebook.name
         shutil.copyfile(execution.executed_path(chapter), offered)
@@ -78,6 +86,41 @@ def publish(rendered: Path, address: str) -> Path:
     (beside / ".nojekyll").touch()  # GitHub Pages would leave out folders with an underscore
     _swap(beside)
     return SITE / "index.html"
+
+
+def _within(page: Path, site: Path) -> Path:
+    return page.relative_to(site)
+
+
+def _freed(
+    text: str, page: Path, site: Path, rules: dict[str, None], drawings: dict[str, icons.Icon]
+) -> str:
+    """The page under its policy: no script or style of its own, its icons and formulas drawn."""
+    upwards = "../" * (len(_within(page, site).parts) - 1)
+    text = WRITES.sub(r"\1", icons.drawn(text, drawings))  # what scripts would write at once
+    text = _without_inline_scripts(text, site, upwards)
+    text = _without_inline_styles(_with_glyphs_once(text), rules)
+    return re.sub(r"<head>", f"<head>\n{META_POLICY}", text, count=1)
+
+
+def _with_one_sheet(text: str, page: Path, site: Path, own: str) -> str:
+    """The page with the style sheets of its head, and the rules of all pages, as one."""
+    head, end, body = text.partition("</head>")
+    sheets = [(page.parent / href).resolve() for href in SHEETS.findall(head)]
+    content = "\n".join([*(_sheet(sheet, site / STYLES) for sheet in sheets), own])
+    name = STYLES.format(fingerprint.of_values(content))
+    (site / name).write_text(content, encoding="utf-8")
+    upwards = "../" * (len(_within(page, site).parts) - 1)
+    link = f'<link rel="stylesheet" href="{upwards}{name}">\n'
+    first, *rest = SHEETS.split(head)[::2]
+    return first + link + "".join(rest) + end + body
+
+
+def _sheet(path: Path, place: Path) -> str:
+    """A style sheet for another place, with what it imports in it."""
+    text = path.read_text(encoding="utf-8")
+    text = IMPORT.sub(lambda found: _sheet(path.parent / found[1], place), text)
+    return RELATIVE.sub(lambda f: f[1] + os.path.relpath(path.parent / f[2], place.parent), text)
 
 
 def _redirect(site: Path) -> None:
@@ -99,7 +142,7 @@ def _swap(beside: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _without_inline_scripts(page: Path, site: Path, upwards: str) -> str:
+def _without_inline_scripts(text: str, site: Path, upwards: str) -> str:
     folder = site / "_static" / "inline"
 
     def move(script: re.Match[str]) -> str:
@@ -110,9 +153,27 @@ def _without_inline_scripts(page: Path, site: Path, upwards: str) -> str:
         (folder / name).write_text(body, encoding="utf-8")
         return f'<script{attributes} src="{upwards}_static/inline/{name}"></script>'
 
-    text = INLINE_SCRIPT.sub(move, page.read_text(encoding="utf-8"))
+    def join(scripts: re.Match[str]) -> str:
+        bodies = [body for _, body in INLINE_SCRIPT.findall(scripts.group())]
+        return "<script>" + "\n".join(bodies) + "</script>\n"
+
+    text = INLINE_SCRIPT.sub(move, SCRIPTS.sub(join, text))
     text = CLICK_HANDLER.sub(r' data-call="\1"', text)  # book.js listens instead
     return text.replace(*CITATION_ROLE)
+
+
+def _with_glyphs_once(text: str) -> str:
+    """The page with each glyph of its formulas once, at its start.
+
+    >>> a = '<defs><path id="glyph-a" d="M0"></path></defs>'
+    >>> _with_glyphs_once(f"<body>{a}x{a}y</body>").partition("</svg>")[2]
+    'xy</body>'
+    """
+    found = {g[1]: g[0] for defs in GLYPHS.finditer(text) for g in GLYPH.finditer(defs[1])}
+    if not found:
+        return text
+    shared = f'<svg class="glyphs" aria-hidden="true"><defs>{"".join(found.values())}</defs></svg>'
+    return re.sub(r"<body\b[^>]*>", lambda m: m[0] + shared, GLYPHS.sub("", text), count=1)
 
 
 def _without_inline_styles(text: str, rules: dict[str, None]) -> str:
@@ -140,14 +201,6 @@ def _without_inline_styles(text: str, rules: dict[str, None]) -> str:
     for sheet in STYLE_ELEMENT.findall(text):
         rules[sheet.strip()] = None
     return TAG.sub(move, STYLE_ELEMENT.sub("", text))
-
-
-def _under_policy(text: str, upwards: str) -> str:
-    """The page with its policy first in the head, and the styles that its tags had last."""
-    text = ICONS.sub('<script data-auto-add-css="false" ', text)
-    text = re.sub(r"<head>", f"<head>\n{META_POLICY}", text, count=1)
-    link = f'<link rel="stylesheet" href="{upwards}{STYLES}">'
-    return text.replace("</head>", f"{link}\n</head>", 1)
 
 
 def _sitemap(site: Path, address: str) -> str:

@@ -35,8 +35,8 @@ DESCRIPTION_LENGTH = 200  # characters
 EXPLORER = "tool-explorer"  # the page of every run
 TRAINED = "what-we-trained"  # the page of what they have in common
 FRAME = (
-    "_config.yml", "_toc.yml", "book/_ext", "book/publishing.py", "book/serving.py",
-    "requirements.lock",
+    "_config.yml", "_toc.yml", "book/_ext", "book/publishing.py", "book/icons.py",
+    "book/serving.py", "requirements.lock", "package.json",
 )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import jupytext
 import pytest
+from _ext import formulas
+from bs4 import BeautifulSoup
 
 from moe_leverage import corpus, paths
 from moe_leverage.locks import claim
@@ -20,7 +22,13 @@ from moe_leverage.locks import claim
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 COPIED = ("src", "data", "book/_ext", "book/_static", "_config.yml", "pyproject.toml")
-COPIED += ("requirements.lock", "book/references.bib", "book/notation.md", "book/timings.md")
+COPIED += (
+    "requirements.lock",
+    "package.json",
+    "book/references.bib",
+    "book/notation.md",
+    "book/timings.md",
+)
 INTRO = "# Start\n\nA test {cite:p}`kaplan2020scaling` of {numref}`fig-line`.\n"
 TOC = """
 format: jb-book
@@ -34,7 +42,9 @@ HEADER = "---\nkernelspec: {display_name: Python 3, language: python, name: pyth
 PARAMETERS = "```{code-cell}\n:tags: [parameters]\n\nseed = 0\n```\n\n"
 FIRST = f"""{HEADER}# First
 
-The old prose, and {{glue:text}}`exponent:.4f`.
+The old prose, and {{glue:text}}`exponent:.4f`, of $A$ and again $A$.
+
+$$ A = \\frac{{E_a}}{{E}} $$
 
 {PARAMETERS}```{{code-cell}}
 import pandas as pd
@@ -84,8 +94,9 @@ class Book:
         assert old in text
         (self.root / path).write_text(text.replace(old, new))
 
-    def build(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def build(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"}
+        environment |= variables
         command = [sys.executable, "book/build.py", *arguments]
         return subprocess.run(
             command, cwd=self.root, env=environment, capture_output=True, text=True, check=False
@@ -106,6 +117,7 @@ def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 def book(tmp_path_factory: pytest.TempPathFactory) -> Book:
     try:
         corpus.load("smoke")
+        formulas.require()
     except ValueError as error:
         pytest.skip(str(error))
     book = Book(tmp_path_factory.mktemp("book"))
@@ -122,6 +134,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Book:
     (book.root / "book/moved.toml").write_text('"index" = "book/intro"\n')
     (book.root / "_toc.yml").write_text(TOC)
     (book.root / ".cache").symlink_to(paths.CACHE)
+    (book.root / "node_modules").symlink_to(formulas.PACKAGES)
     book.write("01-first", FIRST)
     book.write("02-second", SECOND)
     assert states(book.build()) == {"01-first": "executed", "02-second": "executed"}
@@ -136,6 +149,19 @@ def test_outputs_become_numbered_figures_and_tables(book: Book) -> None:
     assert "Table 1.1" in page
     assert "said before" in page
     assert ">Table 1.1<" in book.page("02-second")
+
+
+def test_formulas_are_drawn_with_each_glyph_once(book: Book) -> None:
+    page = BeautifulSoup(book.page("01-first"), "html.parser")
+    found = page.select(".math")
+    assert [formula["data-tex"] for formula in found] == ["A", "A", r"A = \frac{E_a}{E}"]
+    assert all(formula.select_one("svg[aria-hidden]") for formula in found)
+    assert [formula.math.get_text() for formula in found] == ["A", "A", "A=EaE"]
+    names = [str(glyph["id"]) for glyph in page.select("svg.glyphs path")]
+    assert sorted(set(names)) == sorted(names)
+    used = {str(use["href"]) for formula in found for use in formula.select("use")}
+    assert used == {f"#{name}" for name in names}
+    assert not page.select(".math defs, script[src*=mathjax]")
 
 
 def test_a_second_build_does_nothing(book: Book) -> None:
@@ -230,3 +256,20 @@ def test_a_broken_reference_leaves_the_good_site(book: Book) -> None:
         assert done.returncode == 1
         assert "tab-nowhere" in done.stderr
     assert book.page("02-second") == before
+
+
+def test_an_unreadable_formula_is_named_and_leaves_the_good_site(book: Book) -> None:
+    before = book.page("02-second")
+    book.edit("notebooks/02-second.md", "See {numref}", r"A $\nosuch$ word. See {numref}")
+    failed = book.build()
+    assert failed.returncode == 1
+    assert r"formula = '\\nosuch': Undefined control sequence \nosuch" in failed.stderr
+    assert book.page("02-second") == before
+    book.edit("notebooks/02-second.md", r"A $\nosuch$ word. ", "")
+
+
+def test_without_node_nothing_begins(book: Book, tmp_path: Path) -> None:
+    failed = book.build(PATH=str(tmp_path))
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("book: node = none found: install Node.js")
+    assert failed.stderr.count("\n") == 1

@@ -100,9 +100,11 @@ def tracked(*patterns: str) -> set[str]:
 
 def test_what_checks_the_scripts_is_pinned_and_sees_them_all() -> None:
     package = json.loads((ROOT / "package.json").read_text())
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", v) for v in package["devDependencies"].values())
-    (pattern,) = json.loads((ROOT / "biome.json").read_text())["files"]["includes"]
-    assert tracked("*.js") == {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern)}
+    pins = package["dependencies"] | package["devDependencies"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in pins.values())
+    patterns = json.loads((ROOT / "biome.json").read_text())["files"]["includes"]
+    seen = {p.relative_to(ROOT).as_posix() for pattern in patterns for p in ROOT.glob(pattern)}
+    assert tracked("*.js", "*.mjs") == seen
 
 
 def test_what_checks_the_c_plus_plus_is_pinned_and_sees_it_all() -> None:

@@ -18,10 +18,16 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).parents[1]
 PAGE = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>A page</title>
-<script>let a = "</p>" < 1;</script><script type="application/json">{"style": "x"}</script>
-<script src="../_static/vendor/fontawesome/6.5.2/js/all.min.js"></script>
+<link href="../_static/styles/theme.css?digest=1" rel="stylesheet" />
+<link rel="stylesheet" type="text/css" href="../_static/book.css?v=2" />
+<script src="../_static/book.js"></script>
+<script>let a = "</p>" < 1;</script>
+<script>let b = 2;</script>
+<script src="../_static/other.js"></script><script type="application/json">{"style": "x"}</script>
 <style>p { color: red }</style></head>
-<body><button onclick="toggle()">x</button>
+<body><script>
+document.write(`<em>written</em>`);
+</script><button onclick="toggle()">x</button>
 <p style="color: blue">one <code>style=&quot;x&quot;</code></p>
 <td class="a b" title="a > b" style="text-align: &quot;right&quot;">two</td>
 <hr style='width:1px'/></body>
@@ -29,15 +35,18 @@ PAGE = """<!DOCTYPE html>
 
 
 def published(tmp_path: Path, text: str) -> tuple[BeautifulSoup, str, dict[str, None]]:
-    page = tmp_path / "notebooks" / "page.html"
-    (tmp_path / "_static" / "inline").mkdir(parents=True)
-    page.parent.mkdir()
-    page.write_text(text)
+    static = tmp_path / "_static"
+    (static / "inline").mkdir(parents=True)
+    (static / "styles").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (static / "basic.css").write_text("li { background: url(file.png) }")
+    (static / "styles" / "theme.css").write_text('@import "../basic.css";\nb { color: red }')
+    (static / "book.css").write_text('i { mask: url("data:a.b") }')
     rules: dict[str, None] = {}
-    moved = publishing._without_inline_scripts(page, tmp_path, "../")
-    moved = publishing._without_inline_styles(moved, rules)
-    moved = publishing._under_policy(moved, "../")
-    return BeautifulSoup(moved, "html.parser"), moved, rules
+    page = tmp_path / "notebooks" / "page.html"
+    freed = publishing._freed(text, page, tmp_path, rules, {})
+    whole = publishing._with_one_sheet(freed, page, tmp_path, "\n".join(rules))
+    return BeautifulSoup(whole, "html.parser"), whole, rules
 
 
 def test_a_page_holds_no_script_handler_or_style(tmp_path: Path) -> None:
@@ -55,8 +64,22 @@ def test_a_page_holds_no_script_handler_or_style(tmp_path: Path) -> None:
         assert sum(rule.startswith(f".{name}.{name}.{name} ") for rule in rules) == 1
     assert 'text-align: "right"' in " ".join(rules)
     assert next(iter(rules)) == "p { color: red }"
-    assert page.find("script", src=re.compile("fontawesome"))["data-auto-add-css"] == "false"
-    assert page.find("link", href=f"../{publishing.STYLES}") is not None
+
+
+def test_a_page_has_one_style_sheet_with_the_own_rules_last(tmp_path: Path) -> None:
+    page, _, rules = published(tmp_path, PAGE)
+    (link,) = page.select("link[rel=stylesheet]")
+    sheet = (tmp_path / "notebooks" / str(link["href"])).read_text()
+    parts = ["url(../file.png)", "b { color: red }", 'url("data:a.b")', *rules]
+    assert sorted(parts, key=sheet.index) == parts
+
+
+def test_scripts_beside_one_another_are_one_and_what_they_write_is_there(tmp_path: Path) -> None:
+    page, *_ = published(tmp_path, PAGE)
+    assert page.body.em.text == "written"
+    (script,) = page.select("script[src*=inline]")
+    text = (tmp_path / "notebooks" / str(script["src"])).read_text()
+    assert text.split("\n") == ['let a = "</p>" < 1;', "let b = 2;"]
 
 
 def test_the_policy_is_the_first_thing_that_a_page_says(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ document.addEventListener("click", (event) => {
 
 /* What is wider than the page scrolls in its frame, which must then answer to the keyboard: code
    in a fold too, which the theme measured while it was closed. */
-const frames =
-  ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math mjx-container[display]";
+const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output";
 const watch = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const frame = target.matches("table") ? target.closest(frames) : target;

@@ -64,3 +64,25 @@ def test_every_row_leads_to_a_cell_that_is_there(site: Path) -> None:
     assert {"07-joint-law.html", "10-audit.html"} <= chapters
     for page, anchor in links:
         assert f'id="{anchor}"' in (site / "notebooks" / page).read_text(encoding="utf-8")
+
+
+def test_what_is_chosen_stands_in_the_address_and_comes_back(page: Page) -> None:
+    bar = page.locator(".table-filter")
+    bar.locator("select").first.select_option("discrepant")
+    bar.locator("input").fill("law")
+    row = page.locator("table.audit tbody tr:not([hidden])").first
+    row.locator(".headerlink").focus()
+    page.keyboard.press("Enter")
+    expect(row).to_have_attribute("aria-current", "true")
+    name = row.get_attribute("id")
+    assert page.url.endswith(f"#verdict=discrepant&containing=law&row={name}")
+    shown, said = page.url, bar.locator("output").inner_text()
+    page.goto("about:blank")
+    page.goto(shown)
+    expect(bar.locator("output")).to_have_text(said)
+    expect(page.locator("tr[aria-current]")).to_be_in_viewport()
+    assert page.locator("tr[aria-current]").get_attribute("id") == name
+    page.evaluate("() => { location.hash = 'verdict=nonsense&row=nowhere'; }")
+    total = len(audit.audit())
+    expect(bar.locator("output")).to_have_text(f"{total} of {total} shown")
+    assert page.url.endswith(PAGE)

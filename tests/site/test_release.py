@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-import browser as browsing
 import pytest
 import release
 from playwright.sync_api import Browser
@@ -26,7 +25,6 @@ def test_the_archive_opens_without_a_server(site: Path, browser: Browser, tmp_pa
     page.on("request", lambda r: r.url.startswith(("file:", "data:")) or errors.append(r.url))
     page.goto((home / "index.html").as_uri())
     page.wait_for_url("**/book/intro.html")
-    page.wait_for_function(browsing.DRAWN)
     page.goto(f"{(home / 'search.html').as_uri()}?q=granularity")
     page.locator("#search-results li a").first.click()
     page.wait_for_selector("article h1")

@@ -37,7 +37,9 @@ def article(site: Path, page: str) -> Tag:
 def used(page: Tag) -> Iterator[str]:
     """The rows of the notation whose symbols stand in the formulas of a page."""
     formulas = [
-        m.get_text() for m in page.select(".math") if not m.find_parent(["table", "figcaption"])
+        str(m["data-tex"])
+        for m in page.select(".math")
+        if not m.find_parent(["table", "figcaption"])
     ]
     canonical = [extension().canonical(formula) for formula in formulas]
     for entry in extension().symbols():
