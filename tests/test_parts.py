@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from moe_leverage import paths
@@ -83,3 +84,25 @@ def test_the_address_of_a_section_is_no_state():
         'location.hash = "#how-sure"; ml.parts.remember(["x"], { x: 1 }); return location.hash'
     )
     assert in_javascript(program, None) == "#x=1"
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_scale_holds_its_values_and_has_ticks_in_order(is_log):
+    generator = np.random.default_rng(0)
+    batches = [generator.uniform(-20, 25, generator.integers(1, 8)) for _ in range(200)]
+    if is_log:
+        batches = [10**batch for batch in batches]
+    given = [[sorted(batch.tolist()), is_log] for batch in batches]
+    found = in_javascript(
+        """return values.map(([batch, log]) => {
+          const { place, ticks } = ml.parts.scale(batch, [0, 100], log);
+          return [batch.map(place), ticks, ticks.map(place)];
+        })""",
+        given,
+    )
+    for places, ticks, at in found:
+        assert all(0 <= place <= 100 for place in places)
+        assert places == sorted(places)
+        assert all(-1e-6 <= place <= 100 + 1e-6 for place in at)
+        assert ticks == sorted(set(ticks))
+        assert len(ticks) <= 50  # one for each decade
