@@ -254,17 +254,24 @@
   const lawOf = (theta) =>
     Object.fromEntries(NAMES.map((name, i) => [name, i < 4 ? theta[i] : Math.exp(theta[i])]));
 
-  /* Exponential weights from a seeded generator (mulberry32), so that a page draws the same again */
-  function generator(seed) {
+  /* Numbers from 0 to 1 from a seeded generator (mulberry32), so that a page draws the same again */
+  function uniform(seed) {
     let state = seed >>> 0;
-    const uniform = () => {
+    return () => {
       state = (state + 0x6d2b79f5) >>> 0;
       let t = Math.imul(state ^ (state >>> 15), state | 1);
       t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
       return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
     };
-    return (count) => Array.from({ length: count }, () => -Math.log(1 - uniform()));
   }
 
-  Object.assign(ml, { refit: { NAMES, fit, generator, lacks, minimise, prepare, redraw, lawOf } });
+  /* Exponential weights */
+  function generator(seed) {
+    const next = uniform(seed);
+    return (count) => Array.from({ length: count }, () => -Math.log(1 - next()));
+  }
+
+  Object.assign(ml, {
+    refit: { NAMES, fit, generator, uniform, lacks, minimise, prepare, redraw, lawOf },
+  });
 })();

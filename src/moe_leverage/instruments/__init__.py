@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from moe_leverage.instruments import calculator, explorer, gallery, printed_laws, refit, router
+from moe_leverage.instruments import (
+    calculator,
+    explorer,
+    gallery,
+    printed_laws,
+    refit,
+    router,
+    your_table,
+)
 
 SCRIPTS: Mapping[str, Callable[[], str]] = {
     "leverage-data.js": calculator.script,
@@ -18,6 +26,7 @@ SCRIPTS: Mapping[str, Callable[[], str]] = {
     "explorer-data.js": explorer.index_script,
     "refit-data.js": refit.script,
     "router-data.js": router.script,
+    "table-data.js": your_table.script,
 } | {
     f"explorer-{study}.js": partial(explorer.details_script, study)  # loaded as a run is opened
     for study in explorer.study_names()
