@@ -20,10 +20,14 @@ from typing import Any
 
 from moe_leverage.design import closed_form, huggingface
 from moe_leverage.design.built import construct, quietly
+from moe_leverage.design.parts import TOP_K, first_whole
+from moe_leverage.design.words import is_structural
 
 EXACT, OFF, REFUSED = "exact", "off", "refused"
 FUZZED = 80  # configs a type
 DROPPED, RESPELLED, NULL = 0.25, 0.15, 0.04  # chances of a key
+CHANGED = 0.3  # chance of a size of a type without a closed form
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "vocab_size": (64, 100), "hidden_size": (32, 48, 64), "intermediate_size": (48, 96),
     "num_hidden_layers": (1, 2, 3, 5), "num_attention_heads": (2, 4, 8),
@@ -52,6 +56,7 @@ def run() -> list[dict[str, Any]]:
     defaults = Counter(verdict for _, verdict, _ in table())
     by_default = time.perf_counter() - start
     kinds = [kind for kind in closed_form.FORMS if kind not in closed_form.REPOSITORY]
+    kinds += built_kinds()
     fuzzes = Counter(fuzz(kind, number)[0] for kind in kinds for number in range(FUZZED))
     return [
         row("default configs counted otherwise than built", defaults, by_default),
@@ -75,10 +80,19 @@ def row(name: str, verdicts: Counter[str], seconds: float) -> dict[str, Any]:
 
 def table() -> list[tuple[str, str, str]]:
     """Each type with its verdict, and the count or the reason."""
+    return [(kind, *verdict({"model_type": kind})) for kind in causal_kinds()]
+
+
+def causal_kinds() -> list[str]:
+    """Every type of which transformers has a causal language model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kinds = sorted({config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING})
-    return [(kind, *verdict({"model_type": kind})) for kind in kinds]
+    return sorted({config.model_type for config in MODEL_FOR_CAUSAL_LM_MAPPING})
+
+
+def built_kinds() -> list[str]:
+    """Those of them that have no closed form here."""
+    return [kind for kind in causal_kinds() if kind not in closed_form.FORMS]
 
 
 def verdict(raw: dict[str, Any]) -> tuple[str, str]:
@@ -96,14 +110,33 @@ def verdict(raw: dict[str, Any]) -> tuple[str, str]:
 
 def built_total(raw: dict[str, Any]) -> int:
     """Trained parameters of the language model that the library builds, summed afresh."""
+    return built_counts(raw)[0]
+
+
+def built_counts(raw: dict[str, Any]) -> tuple[int, int]:
+    """Those parameters, and how many of them a token visits by what its config says of experts.
+
+    A tensor of all experts is one of three dimensions in a module that is named for them.
+    """
     with quietly():
         config, model = construct(raw)
-    if config.get_text_config(decoder=True) is config:
-        held = list(model.parameters())
-    else:
-        head = model.get_output_embeddings()
-        held = [*model.get_decoder().parameters(), *(head.parameters() if head else ())]
-    return sum(p.numel() for p in {id(p): p for p in held}.values() if p.requires_grad)
+    text = config.get_text_config(decoder=True)
+    held = [model] if text is config else [model.get_decoder(), model.get_output_embeddings()]
+    chosen = first_whole(text, *TOP_K)
+    seen: set[int] = set()
+    total, asleep = 0, 0.0
+    for module in (module for part in held if part is not None for module in part.modules()):
+        stacked = [tensor for tensor in module.parameters(recurse=False) if tensor.dim() == 3]
+        names_experts = "Experts" in type(module).__name__
+        number = max((tensor.shape[0] for tensor in stacked), default=0)  # zero experts included
+        for tensor in module.parameters(recurse=False):
+            if id(tensor) in seen or not tensor.requires_grad:
+                continue
+            seen.add(id(tensor))
+            total += tensor.numel()
+            if names_experts and chosen and tensor.dim() >= 2 and stacked:
+                asleep += tensor.numel() * (1 - chosen / number)
+    return total, round(total - asleep)
 
 
 def fuzzed(kind: str, number: int) -> dict[str, Any]:
@@ -114,33 +147,64 @@ def fuzzed(kind: str, number: int) -> dict[str, Any]:
     """
     draw = random.Random(f"{kind} {number}")
     raw: dict[str, Any] = {"model_type": kind}
-    table = closed_form.class_tables()[kind]
-    names = {value: key for key, value in table["aliases"].items()}
-    for name in table["defaults"]:
-        if name not in CHOICES or draw.random() < DROPPED:
-            continue
+    names, sizes = _closed_sizes(kind, draw) if kind in closed_form.FORMS else _sizes(kind, draw)
+    for name, value in sizes.items():
         spelled = name
         if draw.random() < RESPELLED:
             others = [g for g in closed_form.THEIR_NAMES.values() if name in g]
             spelled = draw.choice([names.get(name, name), *(others[0] if others else ())])
-        raw[spelled] = None if draw.random() < NULL else draw.choice(CHOICES[name])
-    if draw.random() < RESPELLED:
+        raw[spelled] = None if draw.random() < NULL else value
+    if kind in closed_form.FORMS and draw.random() < RESPELLED:
         raw["head_dim"] = draw.choice(CHOICES["head_dim"])
     return raw
+
+
+def _closed_sizes(kind: str, draw: random.Random) -> tuple[dict[str, str], dict[str, Any]]:
+    """Other names of a closed type's fields, and small values of most of them."""
+    table = closed_form.class_tables()[kind]
+    kept = [name for name in table["defaults"] if name in CHOICES and draw.random() >= DROPPED]
+    names = {value: key for key, value in table["aliases"].items()}
+    return names, {name: draw.choice(CHOICES[name]) for name in kept}
+
+
+def _sizes(kind: str, draw: random.Random) -> tuple[dict[str, str], dict[str, Any]]:
+    """The same of any other type: few layers, and some sizes that its class does not expect."""
+    from transformers import CONFIG_MAPPING
+
+    cls = CONFIG_MAPPING[kind]
+    names = {value: key for key, value in cls.attribute_map.items()}
+    found: dict[str, Any] = {}
+    for entry in dataclasses.fields(cls):
+        name, default = entry.name, entry.default
+        if name in LAYERS:
+            found[name] = draw.choice((1, 2, 3, 4, 6))
+        elif not is_structural(name) or draw.random() >= CHANGED:
+            continue
+        elif name in CHOICES:
+            found[name] = draw.choice(CHOICES[name])
+        elif isinstance(default, bool):
+            found[name] = draw.random() < 0.5
+        elif isinstance(default, int):
+            near = (default, max(default // 2, 1), 2 * default)
+            found[name] = draw.choice((*near, 1, 2, 8))
+    return names, found
 
 
 def fuzz(kind: str, number: int) -> tuple[str, str]:
     """The verdict on one such config; what the library cannot build is no number to differ from."""
     raw = fuzzed(kind, number)
     try:
-        counted = huggingface.read(raw).anatomy.parameters.total
+        counted = huggingface.read(raw).anatomy.parameters
     except ValueError as error:
         return REFUSED, str(error)
     try:
-        wanted = built_total(raw)
+        total, active = built_counts(raw)
     except ValueError as error:
-        return OFF, f"{counted:,}, but the library refuses: {error}: {raw}"
-    return (EXACT, "") if counted == wanted else (OFF, f"{counted:,} for {wanted:,}: {raw}")
+        return OFF, f"{counted.total:,}, but the library refuses: {error}: {raw}"
+    if counted.total != total or abs(counted.active - active) > 1:
+        ours = f"{counted.total:,} and {counted.active:,} active"
+        return OFF, f"{ours} for {total:,} and {active:,}: {raw}"
+    return EXACT, ""
 
 
 def class_defaults() -> dict[str, dict[str, Any]]:

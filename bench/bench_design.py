@@ -5,9 +5,11 @@ python bench/bench_design.py
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moe_leverage.accounting import count_parameters
-from moe_leverage.design.huggingface import load
+from moe_leverage.design.huggingface import MODELS, load
 from moe_leverage.design.search import Limits, design
 from moe_leverage.theory.laws import PUBLISHED
 
@@ -27,6 +29,23 @@ REPEATS = 5
 EXPLAIN = "import sys; sys.argv = ['moe-leverage', 'explain', 'Mixtral-8x7B', '--json']\n" + (
     "from moe_leverage.cli import main; main()"
 )
+TRILLION_SECONDS, TRILLION_GIGABYTES = 5.0, 2.0
+TRILLIONS = {
+    "closed form": json.loads((MODELS / "Kimi-K2.json").read_text()),
+    "built": {"model_type": "bailing_hybrid", "num_hidden_layers": 88, "hidden_size": 8192,
+              "num_experts": 640},
+}  # fmt: skip
+MEASURED = """
+import contextlib, io, json, resource, sys
+from moe_leverage.cli import main
+sys.argv = ["moe-leverage", "explain", {!r}, "--json"]
+said = io.StringIO()
+with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+    main()
+used = resource.getrusage(resource.RUSAGE_SELF)
+total = json.loads(said.getvalue())["parameters"]["total"]
+print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, total)
+"""
 PEER_COUNT = (
     "import torch, transformers\n"
     "with torch.device('meta'):\n"
@@ -37,7 +56,7 @@ PEER_COUNT = (
 
 def run() -> list[dict[str, Any]]:
     """One row a figure: name, shape, value, unit, peer, ratio, target, met."""
-    return [predictions(), explanation(), search()]
+    return [predictions(), explanation(), *trillions(), search()]
 
 
 def predictions() -> dict[str, Any]:
@@ -78,6 +97,20 @@ def explanation() -> dict[str, Any]:
         "explain a model, cold start", "Mixtral-8x7B, a new process", seconds,
         "transformers on the meta device, parameters alone", peer / seconds, EXPLAIN_SECONDS,
     ) | {"equal": equal}  # fmt: skip
+
+
+def trillions() -> list[dict[str, Any]]:
+    """`explain` of 1e12 parameters in a new process, by a closed form and built: CPU and memory."""
+    found = []
+    for way, config in TRILLIONS.items():
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(config, file)
+            file.flush()
+            seconds, gigabytes, parameters = map(float, python(MEASURED.format(file.name)).split())
+        shape = f"{way}, {parameters / 1e12:.2f} T parameters, {gigabytes:.2f} GB, CPU"
+        one = row("explain a trillion", shape, seconds, None, None, TRILLION_SECONDS)
+        found.append(one | {"met": one["met"] and gigabytes < TRILLION_GIGABYTES})
+    return found
 
 
 def search() -> dict[str, Any]:

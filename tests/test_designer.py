@@ -10,7 +10,7 @@ import pytest
 
 from moe_leverage import cli
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.design.designer import dense_equivalent, explain, memory
+from moe_leverage.design.designer import dense_equivalent, dense_shape, explain, memory
 from moe_leverage.design.huggingface import load, names, of_model
 from moe_leverage.design.prediction import predict
 from moe_leverage.theory.laws import PUBLISHED
@@ -323,3 +323,27 @@ def test_length_mask_vocabulary_and_ranks_are_the_readers(run):
     cached = 2 * 8 * 64 * 2 * 12  # keys and values, heads, width, bytes, layers of a kind
     assert found["serving"]["cache_bytes_per_token"] == {"sliding": cached, "full": cached}
     assert found["serving"]["cache_gb"] == pytest.approx(cached * (128 + 8192) / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        ({"sequence_length": "x"}, "sequence_length = 'x': must be a whole number"),
+        ({"training_tokens": "many"}, "training_tokens = 'many': must be a number"),
+        ({"training_tokens": -5}, "training_tokens = -5"),
+    ],
+)
+def test_what_makers_cannot_have_printed_is_refused(printed, message):
+    found = replace(load("Mixtral-8x7B"), published=printed)
+    with pytest.raises(ValueError, match=message):
+        explain(found)
+
+
+def test_no_rank_is_without_an_expert():
+    with pytest.raises(ValueError, match="expert_parallel = 16: exceeds the 8 experts of a layer"):
+        explain(load("Mixtral-8x7B"), tokens=1e12, expert_parallel=16)
+    assert explain(load("Llama-3-8B"), tokens=1e12, expert_parallel=16).serving.rank_training_gb
+
+
+def test_the_dense_equal_of_the_largest_budgets_has_a_shape():
+    assert dense_shape(1e13, 126_464, 4096).num_layers < 1000

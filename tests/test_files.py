@@ -121,3 +121,21 @@ def test_a_flavour_that_is_not_known_is_refused_with_those_that_are(tmp_path):
     path.write_text('[model]\nname = "llama4"\nflavor = "17bx16e"\n')
     with pytest.raises(ValueError, match=r"model.flavor = 'llama4 17bx16e': .* llama3 debugmodel"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", json.dumps(META | {"multiple_of": 0}), "multiple_of = 0: must be above 0"),
+        ("x.json", json.dumps(META | {"ffn_dim_multiplier": "a"}), "ffn_dim_multiplier = 'a'"),
+        ("x.json", json.dumps(META | {"ffn_dim_multiplier": float("inf")}), "multiplier = inf"),
+        ("x.json", json.dumps(META | {"ffn_dim_multiplier": float("nan")}), "multiplier = nan"),
+        ("x.sh", MEGATRON.replace("heads 32", "heads 0"), "num_attention_heads = 0: must be above"),
+        ("x.sh", "--num-layers 2 --hidden-size '64", "x.sh: is no line of arguments: No closing"),
+        ("x.json", '{"model_type": "llama", "a": 1, "a": 2}', "x.json: a = 1: is given again as 2"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_said_of_its_field(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / name)

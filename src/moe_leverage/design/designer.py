@@ -128,7 +128,7 @@ def explain(
     """
     anatomy = found.anatomy
     printed = found.published.get("sequence_length", PAPER_SEQUENCE_LENGTH)
-    length = int(printed) if sequence_length is None else sequence_length
+    length = printed if sequence_length is None else sequence_length
     flops = anatomy.forward_flops(length, causal=causal)
     count = anatomy.parameters
     tokens, notes = _tokens(found, flops.total, flops.non_embedding, compute, tokens)
@@ -189,7 +189,7 @@ def dense_equivalent(
 def dense_shape(flops_per_token: float, vocab_size: int, length: int) -> ModelConfig:
     """The buildable dense shape closest to M = `flops_per_token`, in proportions of Dense-6.1B."""
     step = DENSE_HEAD * DENSE_KV_GROUP
-    shapes: list[tuple[float, ModelConfig]] = []
+    shapes: list[tuple[float, ModelConfig, int]] = []
     for d_model in [128, 256, *range(step, 64 * step + 1, step)]:
         d_head = DENSE_HEAD if d_model >= step else d_model // DENSE_KV_GROUP
         heads = d_model // d_head
@@ -206,8 +206,9 @@ def dense_shape(flops_per_token: float, vocab_size: int, length: int) -> ModelCo
         layers = max(1, round(flops_per_token / per_layer))
         off = abs(math.log(layers * per_layer / flops_per_token))
         skew = abs(math.log(d_model / layers / DENSE_ASPECT))
-        shapes.append((4 * off + skew, replace(layer, num_layers=layers, num_dense_layers=0)))
-    return min(shapes, key=lambda scored: scored[0])[1]
+        shapes.append((4 * off + skew, layer, layers))
+    _, layer, layers = min(shapes, key=lambda scored: scored[0])
+    return replace(layer, num_layers=layers, num_dense_layers=0)
 
 
 def memory(total_params: int) -> Memory:
@@ -234,6 +235,9 @@ def serving(anatomy: Anatomy, sequence_length: int, expert_parallel: int = 1) ->
     """
     rule = "must be from 1 to 65536"
     require(1 <= expert_parallel <= 65_536, "expert_parallel", expert_parallel, rule)
+    experts = max((expert.num_experts for expert in anatomy.experts), default=0)
+    fits = expert_parallel <= max(experts, 1) or not experts
+    require(fits, "expert_parallel", expert_parallel, f"exceeds the {experts} experts of a layer")
     count = anatomy.parameters
     held = count.total - count.routed_experts * (1 - 1 / expert_parallel)
     growing: dict[str, float] = {}
@@ -243,7 +247,6 @@ def serving(anatomy: Anatomy, sequence_length: int, expert_parallel: int = 1) ->
                 growing.get(mixer.kind, 0.0) + CACHE_BYTES * mixer.layers * mixer.cached
             )
     cache = sum(mixer.cached_numbers(sequence_length) for mixer in anatomy.mixers) * CACHE_BYTES
-    experts = max((expert.num_experts for expert in anatomy.experts), default=0)
     return Serving(
         weights_gb={name: count.total * size / GIGABYTE for name, size in PRECISIONS.items()},
         cache_bytes_per_token=growing,
@@ -311,7 +314,10 @@ def _tokens(
         return positive("compute", compute) / (TRAINING_PASSES * flops), ()
     printed = found.published.get("training_tokens")
     if printed is not None:
-        return float(printed), (f"tokens = {printed:g}, as its makers print",)
+        number = isinstance(printed, int | float) and not isinstance(printed, bool)
+        require(number, "training_tokens", printed, "must be a number")
+        known = positive("training_tokens", printed)
+        return known, (f"tokens = {known:g}, as its makers print",)
     laws = (PUBLISHED.moe_model, PUBLISHED.moe_tokens)
     if not found.anatomy.is_moe:
         laws = (PUBLISHED.dense_model, PUBLISHED.dense_tokens)

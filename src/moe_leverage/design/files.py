@@ -40,9 +40,9 @@ def parse(path: Path) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml"):
         return _yaml(path, text)
     if re.match(r"\s*(#|--[a-z])", text):
-        return _arguments(text)
+        return _arguments(path, text)
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path.name}: is not JSON: {error}") from error
     return _object(path, raw)
@@ -73,11 +73,27 @@ def _yaml(path: Path, text: str) -> dict[str, Any]:
         raise ValueError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, each of whose keys has one value."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        rule = f"is given again as {value!r:.40}"
+        require(
+            key not in found or found[key] == value, f"{path.name}: {key}", found.get(key), rule
+        )
+        found[key] = value
+    return found
+
+
+def _arguments(path: Path, text: str) -> dict[str, Any]:
     """`--num-layers 32 --swiglu` as values by name; a flag without a value is true."""
     found: dict[str, Any] = {}
     name = ""
-    for word in shlex.split(text.replace("\\\n", " "), comments=True):
+    try:
+        words = shlex.split(text.replace("\\\n", " "), comments=True)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: is no line of arguments: {error}") from error
+    for word in words:
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
             found[name] = _value(value) if value else True

@@ -64,8 +64,13 @@ def _meta(raw: Mapping[str, Any]) -> dict[str, Any]:
     dim = _size(raw, "dim")
     width = int(2 * 4 * dim / 3)
     factor = raw.get("ffn_dim_multiplier")
-    width = int(factor * width) if factor is not None else width
-    multiple = _size(raw, "multiple_of", 256)
+    if factor is not None:
+        number = isinstance(factor, int | float) and not isinstance(factor, bool)
+        require(
+            number and 0 < factor < 1e6, "ffn_dim_multiplier", factor, "must be a number above 0"
+        )
+        width = int(factor * width)
+    multiple = _above_zero(raw, "multiple_of", 256)
     vocab = raw.get("vocab_size")
     rule = "is left to the tokenizer by this file; give --vocab"
     require(isinstance(vocab, int) and vocab > 0, "vocab_size", vocab, rule)
@@ -140,7 +145,7 @@ def _deepseek(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _megatron(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Megatron-LM's arguments: a gated decoder without biases, dense or with equal MoE layers."""
     raw = {key.replace("-", "_"): value for key, value in raw.items()}
-    heads = _size(raw, "num_attention_heads")
+    heads = _above_zero(raw, "num_attention_heads")
     require(bool(raw.get("swiglu")), "swiglu", raw.get("swiglu"), "must be set: else no gated FFN")
     bias = raw.get("disable_bias_linear") or raw.get("add_bias_linear") is False
     require(
@@ -196,6 +201,12 @@ def _size(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     require(whole, name, value, "must be a whole number >= 0")
     return int(value or 0)
+
+
+def _above_zero(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = _size(raw, name, default)
+    require(value > 0, name, value, "must be above 0")
+    return value
 
 
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:

@@ -448,7 +448,8 @@ def _require_feasible(grid: SimpleNamespace, fewest: Column, limits: Limits) -> 
         if getattr(limits, name) is not None:
             cost = base + fewest * slope
             best[name] = f"the least that any shape of this size needs is {cost.min():.4g}"
-            excess[name] = cost / getattr(limits, name)
+            with np.errstate(over="ignore"):
+                excess[name] = cost / getattr(limits, name)
     values = {name: getattr(limits, name) or limits.smallest_activation_ratio for name in excess}
     for name, factor in excess.items():
         rule = f"cannot be met: {best[name]}, {factor.min():.3g} times off the limit"

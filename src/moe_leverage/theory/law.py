@@ -257,6 +257,7 @@ def _transform(law: Any, values: ArrayLike, function: np.ufunc) -> Array:
 
 
 def _warning(name: str, value: float, low: float, high: float) -> str:
+    value = float(value)  # whose division overflows without a word, unlike numpy's
     factor = max(low / value if value else math.inf, value / high)
     return (
         f"{name} = {value:.4g}{UNITS.get(name, '')} is {factor:.3g} times beyond the range "
