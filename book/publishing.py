@@ -58,10 +58,25 @@ REDIRECT = """<!DOCTYPE html>
 <body><p><a href="{target}" data-moved>A companion to Towards Greater Leverage</a></p></body>
 </html>
 """
+# for any address that is no page: it may be asked for from any folder, so it stands on its own
+NOWHERE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+{policy}
+<title>No such page: A companion to Towards Greater Leverage</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+</head>
+<body><main><h1>There is no such page</h1>
+<p>It may have moved. <a href="{address}index.html">The first page</a> leads to all others, and
+<a href="{address}search.html">the search</a> finds words in them.</p></main></body>
+</html>
+"""
 MOVED = tomllib.loads((ROOT / "book/moved.toml").read_text(encoding="utf-8"))  # old: new address
 CITATION_ROLE = ('role="doc-biblioentry"', 'role="listitem"')  # the former is no part of a list
 # pages that hold nothing of their own
-UNLISTED = {"search.html", "genindex.html", *(f"{old}.html" for old in MOVED)}
+UNLISTED = {"404.html", "search.html", "genindex.html", *(f"{old}.html" for old in MOVED)}
 
 
 def publish(rendered: Path, address: str) -> Path:
@@ -82,6 +97,8 @@ def publish(rendered: Path, address: str) -> Path:
         offered = beside / "_sources" / "notebooks" / chapter.notebook.name
         shutil.copyfile(execution.executed_path(chapter), offered)
     _redirect(beside)
+    nowhere = NOWHERE.format(policy=META_POLICY, address=address)
+    (beside / "404.html").write_text(nowhere, encoding="utf-8")  # as GitHub Pages looks for it
     (beside / "sitemap.xml").write_text(_sitemap(beside, address), encoding="utf-8")
     (beside / ".nojekyll").touch()  # GitHub Pages would leave out folders with an underscore
     _swap(beside)

@@ -93,6 +93,17 @@ def test_the_policy_is_the_first_thing_that_a_page_says(tmp_path: Path) -> None:
     assert {value.replace(" data:", "") for value in rules.values()} == {"'self'", "'none'"}
 
 
+def test_the_page_for_no_page_needs_nothing_beside_it() -> None:
+    text = publishing.NOWHERE.format(policy=publishing.META_POLICY, address="https://a.b/c/")
+    page = BeautifulSoup(text, "html.parser")
+    assert page.head.find(True)["charset"] == "utf-8"
+    assert page.find("meta", attrs={"http-equiv": True})["content"] == serving.POLICY
+    assert not page.select("script, link, img, [style]")
+    assert [a["href"] for a in page.select("main a")] == [
+        "https://a.b/c/index.html", "https://a.b/c/search.html",
+    ]  # fmt: skip
+
+
 def test_make_serve_sends_the_policy_and_ends_quietly(tmp_path: Path) -> None:
     (tmp_path / "book").mkdir()
     (tmp_path / "build" / "html").mkdir(parents=True)
