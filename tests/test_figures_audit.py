@@ -57,7 +57,7 @@ def test_claims_are_shown_as_one_table(
     (bundle,) = shown
     assert 'data-filter="verdict kind chapter"' in bundle["text/html"]
     assert bundle["text/html"].count("<tr id=") == len(verdicts)
-    assert '<a href="10-audit.html#lead-8">lead 8</a>' in bundle["text/html"]
+    assert '<a href="claims.html#lead-8">lead 8</a>' in bundle["text/html"]
     own = [verdict for verdict in verdicts if not verdict.claim.reading_of]
     assert bundle["text/html"].count("#conclusion-") == len(own)
 

@@ -187,7 +187,7 @@ def _extent(verdicts: tuple[Verdict, ...]) -> str:
 def _html_row(name: str, row: pd.Series[Any], facts: Mapping[str, str]) -> str:
     texts = {column: html.escape(str(row[column])) for column in (*COLUMNS, "locator", "chapter")}
     texts["detail"] = re.sub(
-        r"\b[Ll]ead (\d+)", rf'<a href="{AUDIT_PAGE}#lead-\1">\g<0></a>', texts["detail"]
+        r"\b[Ll]ead (\d+)", rf'<a href="{CLAIMS_PAGE}#lead-\1">\g<0></a>', texts["detail"]
     )
     places = [f'<a href="{texts["chapter"]}.html#claim-{name}">{texts["chapter"]}</a>']
     if name in facts:
