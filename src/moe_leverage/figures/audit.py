@@ -92,7 +92,8 @@ def _conclusion(found: Conclusion) -> str:
         for verdict in found.claims
     ]
     links += [
-        f'<li>Question {number}: <a href="{CLAIMS_PAGE}#lead-{number}">{lead(number).question}</a></li>'
+        f'<li>Question {number}: <a href="{CLAIMS_PAGE}#lead-{number}">{lead(number).question}</a>'
+        "</li>"
         for number in fact.questions
     ]
     noun = "claim" if len(found.claims) == 1 else "claims"
