@@ -468,7 +468,7 @@ def _frontier_points(
     compute = dense["compute"].to_numpy(dtype=float)
     own = moe["compute"].to_numpy(dtype=float)
     of_dense, tail = draws.log_losses(dense), (1 - draws.level) / 2
-    value, low, high = np.empty((3, len(moe)))
+    value, low, high = (np.empty(len(moe)) for _ in range(3))
     for start in range(0, len(moe), POINTS_AT_ONCE):
         part = slice(start, start + POINTS_AT_ONCE)
         of_moe = draws.log_losses(moe.iloc[part])

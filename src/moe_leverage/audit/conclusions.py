@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from moe_leverage.audit.claims import LABELS, Finding, Label, Measurement, load_claims
 from moe_leverage.audit.verdicts import Verdict, worded
@@ -85,11 +85,11 @@ def load_facts() -> tuple[Fact, ...]:
     """
     text = (DATA / "paper" / "conclusions.toml").read_text(encoding="utf-8")
     entries = tomllib.loads(text)["conclusion"]
-    lists = ("claims", "questions")
-    return tuple(
-        Fact(**{key: tuple(v) if key in lists else v for key, v in entry.items()})
-        for entry in entries
-    )
+    return tuple(Fact(**{key: _frozen(value) for key, value in entry.items()}) for entry in entries)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def conclusions(verdicts: Sequence[Verdict]) -> tuple[Conclusion, ...]:
