@@ -17,7 +17,9 @@ READ = """
     return values.configs.map((raw) => {
       try {
         const m = ml.configs.read(raw);
-        return { ...ml.count(m, values.length), ...ml.axes(m) };
+        // as the form and the address have a shape: what is 0 among the extras is left out
+        const kept = Object.entries(m).filter(([key, v]) => v || !(key in ml.calculator.EXTRAS));
+        return { ...ml.count(Object.fromEntries(kept), values.length), ...ml.axes(m) };
       } catch (error) {
         return error.message;
       }
@@ -27,7 +29,7 @@ READ = """
 
 def read(configs: list[dict]) -> list:
     values = {"data": gallery.script(), "configs": configs, "length": PAPER_SEQUENCE_LENGTH}
-    return in_javascript(READ, values, "leverage.js", "configs.js")
+    return in_javascript(READ, values, "leverage.js", "configs.js", "calculator.js")
 
 
 def of_gallery() -> list[dict]:

@@ -91,7 +91,7 @@
       of("attention_output_bias") * d +
       of("attention_sinks") * heads;
     const byNorm = [0, 2 * m.d_head, m.d_head * (heads + kv)][of("qk_norm")];
-    const norms = 2 * d + (isLatent ? m.q_rank + m.kv_rank : byNorm);
+    const norms = 2 * d + (isLatent ? of("q_rank") + of("kv_rank") : byNorm);
     const width =
       heads * (isLatent ? m.d_head_nope + m.d_head_rope + m.d_head_value : 2 * m.d_head);
     const scores = 2 * sequence * width;
