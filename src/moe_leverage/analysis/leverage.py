@@ -473,8 +473,9 @@ def _frontier_points(
         part = slice(start, start + POINTS_AT_ONCE)
         of_moe = draws.log_losses(moe.iloc[part])
         leverage = frontier_compute(compute, of_dense, of_moe, floor) / own[part]
+        value[part] = leverage[0]
         ends = np.quantile(leverage[1:], [tail, 1 - tail], axis=0, method="nearest")
-        value[part], low[part], high[part] = leverage[0], *ends
+        low[part], high[part] = ends[0], ends[1]
     inside = np.isfinite(value) & (value > 0)
     if not np.isfinite(draws.noise):  # no freedom, no interval
         low = high = np.full(len(value), np.nan)
