@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _alone():
             return _build(options)
+    except (ValueError, OSError) as error:  # of the lock
+        return _fail(error, 2)
     except KeyboardInterrupt:
         return _fail("stopped; what was finished is kept", 130)
 

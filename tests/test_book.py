@@ -201,6 +201,19 @@ def test_a_mistake_is_one_line_and_changes_nothing(book: Book) -> None:
     assert book.page("01-first") == before
 
 
+def test_a_folder_where_the_lock_belongs_is_one_line(book: Book) -> None:
+    lock = book.root / "build" / ".book.lock"
+    lock.mkdir()
+    try:
+        done = book.build()
+    finally:
+        lock.rmdir()
+    assert done.returncode == 2
+    assert done.stderr.startswith("book: lock = ")
+    assert done.stderr.endswith("is a folder where a lock belongs; remove it\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_second_build_at_the_same_time_waits_and_a_stopped_one_says_so(book: Book) -> None:
     command = [sys.executable, "book/build.py"]
     environment = os.environ | {"PYTHONPATH": str(book.root / "src"), "OMP_NUM_THREADS": "1"}

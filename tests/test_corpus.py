@@ -1,5 +1,6 @@
 """The corpus is the same everywhere, refuses what differs, and leaves nothing half-written."""
 
+import gzip
 import hashlib
 import json
 import subprocess
@@ -325,3 +326,14 @@ def test_a_member_larger_than_a_document_can_be_is_not_read(tmp_path, monkeypatc
         sizes = sorted(info.file_size for info in archive.infolist())
     monkeypatch.setattr(documents, "LARGEST_MEMBER_BYTES", sizes[1] - 1)
     assert len({document.key for document in documents.extract(source, wheel)}) == 1
+
+
+def test_of_a_packed_member_no_more_is_unpacked_than_a_member_may_have(tmp_path, monkeypatch):
+    path = tmp_path / "one-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("p/packed.txt.gz", gzip.compress(prose(1, 4000).encode()))
+    source = Source(name="one", version="1.0", wheel=path.name, sha256="", licence="MIT")
+    monkeypatch.setattr(documents, "LARGEST_MEMBER_BYTES", path.stat().st_size)
+    found = [document.text for document in documents.extract(source, path)]
+    assert found
+    assert sum(map(len, found)) <= path.stat().st_size

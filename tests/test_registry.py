@@ -71,3 +71,20 @@ def test_light_and_dark_colours_are_distinct_and_complete():
     lights = [light for light, _ in pairs]
     assert len(set(lights)) == len(lights), "a shared light colour could not be told apart in dark"
     assert all(f"{name}:" in theme.stylesheet() for name in theme.variables())
+
+
+@pytest.mark.parametrize("word", ["=1+1", "+SUM(A1)", "-2+3", "@now", "\t=1"])
+def test_what_a_spreadsheet_would_compute_is_exported_as_text(sample, tmp_path, word):
+    table = pd.DataFrame({word: [word, "a-b", "-0.5"], "loss": [-3.0, 2.0, 1.0]})
+    drawn = registry.draw(sample, TABLE)
+    registry.save(sample, registry.Drawing(drawn.figure, table, FINDING), tmp_path)
+    written = pd.read_csv(tmp_path / "sample.csv", dtype=str)
+    assert written.to_dict("list") == {
+        f"'{word}": [f"'{word}", "a-b", "-0.5"], "loss": ["-3.0", "2.0", "1.0"],
+    }  # fmt: skip
+
+
+def test_a_shown_table_is_exported_by_the_same_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "FIGURE_DIRECTORY", tmp_path)
+    registry.show_table("sample", pd.DataFrame({"model": ["@x"]}), "A sample.")
+    assert (tmp_path / "sample.csv").read_text() == "model\n'@x\n"

@@ -147,6 +147,19 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path):
     assert not recorded(place.ledger)
 
 
+def test_a_folder_where_a_lock_belongs_is_named_and_the_rest_goes_on(tmp_path):
+    place, tasks = toy_place(tmp_path), toy_plan(2)
+    lock = place.runs / f"{tasks[0].run_id}.lock"
+    (lock / "inside").mkdir(parents=True)
+    states = {outcome.run_id: outcome for outcome in runner.run(tasks, pool=POOL, place=place)}
+    assert [states[task.run_id].state for task in tasks] == ["failed", "ok"]
+    assert "is a folder where a lock belongs; remove it" in states[tasks[0].run_id].reason
+    assert "Errno" not in states[tasks[0].run_id].reason
+    assert not in_progress(tasks[0], place)
+    assert runner.run(tasks[1:], pool=POOL, place=place) == []
+    assert (lock / "inside").is_dir()
+
+
 @pytest.mark.parametrize("module", [ledger, checkpoint])
 def test_a_full_disk_fails_by_name_and_the_run_goes_on_later(tmp_path, monkeypatch, module):
     place, (task,) = toy_place(tmp_path), toy_plan(1)

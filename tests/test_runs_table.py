@@ -211,6 +211,17 @@ def test_axes_that_contradict_their_sizes_are_refused(tmp_path):
          "num_tokens = 'billions': has no unit, or no column"),
         ("[colums]\n", "map.toml = 'colums': is no known table"),
         ("columns = ", "map.toml: "),
+        ("columns = 3", r"--map \[columns\] = 3: must be a table of names"),
+        ('columns = ["loss"]', r"--map \[columns\] = \['loss'\]: must be a table of names"),
+        ('units = "nats"', r"--map \[units\] = 'nats': must be a table of names"),
+        ("columns.loss = 3", r"--map \[columns\] loss = 3: must be text"),
+        ("columns.loss.deep = 'x'", r"--map \[columns\] loss = .*: must be text"),
+        ("units.loss = ['nats']", r"--map \[units\] loss = \['nats'\]: must be text"),
+        (f"columns = {'[' * 5000}", "map.toml: "),
+        (
+            '[columns]\nloss = "loss"\nnum_tokens = "loss"\n',
+            "column loss = 'loss': is loss and num_tokens at once; name a column of its own",
+        ),
     ],
 )  # fmt: skip
 def test_bad_maps_are_refused(tmp_path, column_map, reason):

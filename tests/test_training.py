@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from unittest import mock
 
 import numpy as np
@@ -568,6 +569,26 @@ def test_zero_steps_are_refused():
 def test_a_bad_execution_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Execution(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "rule"),
+    [
+        ("TMPDIR", "nowhere", "is no folder to write in"),
+        ("TMPDIR", "with space", "has white space"),
+        ("TORCHINDUCTOR_CACHE_DIR", "with space", "has white space"),
+    ],
+)
+def test_compiling_where_no_compiler_can_build_is_refused(
+    monkeypatch, tmp_path, name, folder, rule
+):
+    (tmp_path / "with space").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # which torch itself sets
+    monkeypatch.setenv(name, str(tmp_path / folder))
+    with pytest.raises(ValueError, match=rf"{name} = .*{rule}"):
+        Execution(device="cpu", compile=True)
+    Execution(device="cpu")
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):

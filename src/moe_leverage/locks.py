@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor
 
+from moe_leverage.config import require
+
 PROBE_SECONDS = 0.1  # that a claim waits at most: `is_claimed` holds a lock for the blink of an eye
 POLL_SECONDS = 0.02
 
@@ -21,7 +23,8 @@ POLL_SECONDS = 0.02
 def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold the lock file at `path`, yielding whether it was free; the file is gone afterwards.
 
-    Inside it holds the process ids of the holder and of its parent.
+    Inside it holds the process ids of the holder and of its parent. Raises ValueError if a folder
+    stands in its place.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -32,6 +35,7 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
     True False True
     False
     """
+    require(not path.is_dir(), "lock", str(path), "is a folder where a lock belongs; remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(
         path,
@@ -59,7 +63,7 @@ def is_claimed(path: Path) -> bool:
     """Whether a living process holds the lock at `path`."""
     try:
         descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
     try:
         return not lock_descriptor(descriptor, blocking=False)

@@ -30,7 +30,7 @@ import numpy as np
 from moe_leverage import paths
 
 DOMAINS = ("code", "prose", "services", "data")
-LARGEST_MEMBER_BYTES = 32 << 20  # a larger file inside a wheel is left out, packed or unpacked
+LARGEST_MEMBER_BYTES = 32 << 20  # a larger file in a wheel is left out; of a packed one, the rest
 LARGEST_DOCUMENT = 16_000  # characters; a longer text becomes several documents
 MOST_PARTS = 16  # documents of one file and domain; the rest of a longer file is left out
 SMALLEST_DOCUMENT = 200  # characters

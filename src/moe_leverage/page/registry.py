@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -25,6 +26,7 @@ from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import heading
 
 FIGURE_DIRECTORY = paths.BUILD / "figures"
+FORMULA = re.compile(r"[=+\-@\t]")  # what makes a cell a formula where a spreadsheet opens it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def show_table(
     a format specification such as ".3g"; missing values become dashes. With words for `fold` the
     table opens under them.
     """
-    paths.write_atomically(FIGURE_DIRECTORY / f"{name}.csv", frame.to_csv(index=False))
+    paths.write_atomically(FIGURE_DIRECTORY / f"{name}.csv", exported(frame))
     rows = [
         list(map(heading, frame.columns)),
         [_alignment(frame[column]) for column in frame.columns],
@@ -134,6 +136,27 @@ def show_table(
     markdown = f"::::{{dropdown}} {fold}\n{markdown}::::\n" if fold else markdown
     bundle = {"text/markdown": markdown, "text/plain": frame.to_string(index=False)}
     display(bundle, raw=True, metadata={"moe_leverage": {"table": name, "caption": caption}})  # type: ignore[no-untyped-call]
+
+
+def exported(frame: pd.DataFrame) -> str:
+    """A table as CSV that a spreadsheet shows as it stands: text that it would compute is quoted.
+
+    >>> exported(pd.DataFrame({"name": ["=1+1", "-0.5", "a-b"], "loss": [-3.0, 2.0, 1.0]}))
+    "name,loss\\n'=1+1,-3.0\\n-0.5,2.0\\na-b,1.0\\n"
+    """
+    quoted = frame.map(_as_text).rename(columns=_as_text)
+    return str(quoted.to_csv(index=False))
+
+
+def _as_text(cell: Any) -> Any:
+    """The cell, with a quotation mark before it where a spreadsheet would take it for a formula."""
+    if not isinstance(cell, str) or not FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def num_runs(study: str) -> int:
@@ -150,7 +173,7 @@ def save(name: str, drawing: Drawing, directory: Path = FIGURE_DIRECTORY) -> str
         drawing.figure.savefig(raster, format="png", facecolor="white", metadata=metadata)
     paths.write_atomically(directory / f"{name}.svg", links.unlinked(svg))
     paths.write_atomically(directory / f"{name}.png", raster.getvalue())
-    paths.write_atomically(directory / f"{name}.csv", drawing.table.to_csv(index=False))
+    paths.write_atomically(directory / f"{name}.csv", exported(drawing.table))
     return svg
 
 

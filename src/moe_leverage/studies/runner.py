@@ -127,7 +127,8 @@ def share(planned: Sequence[Planned], place: Place) -> None:
     have = recorded(place.ledger)
     for task in planned:
         path = ledger_path(task.study, place)
-        if task.run_id in have and task.run_id not in ledger.statuses(path):
+        lacks = task.run_id in have and task.run_id not in ledger.statuses(path)
+        if lacks and _has_lock(task.run_id, place):
             with claim(lock_path(task.run_id, place)) as is_mine:
                 if is_mine:
                     _copy(task, place)
@@ -145,9 +146,15 @@ def sweep_leftovers(place: Place) -> None:
     have = recorded(place.ledger)
     names = {path.name.removesuffix(".lock") for path in place.runs.glob("*")}
     for run_id in sorted(names & set(have)):
-        with claim(lock_path(run_id, place)) as is_mine:
-            if is_mine:
-                shutil.rmtree(place.runs / run_id, ignore_errors=True)
+        if _has_lock(run_id, place):
+            with claim(lock_path(run_id, place)) as is_mine:
+                if is_mine:
+                    shutil.rmtree(place.runs / run_id, ignore_errors=True)
+
+
+def _has_lock(run_id: str, place: Place) -> bool:
+    """Whether a run can be claimed: no folder stands where its lock belongs; `run_one` names it."""
+    return not lock_path(run_id, place).is_dir()
 
 
 def _clear(path: Path) -> None:

@@ -59,6 +59,8 @@ class Execution(Record):
         require_number("checkpoint_seconds", self.checkpoint_seconds, 0, 1e9, above=True)
         for name, options in (("dispatch", ("grouped", "loop")), ("parallel", ("ddp", "fsdp"))):
             require(getattr(self, name) in options, name, getattr(self, name), one_of(options))
+        if self.compile:
+            door.require_scratch()
         if self.device != "auto":
             is_there = self.device in available_devices()
             rule = f"not on this machine, which has {', '.join(available_devices())}"

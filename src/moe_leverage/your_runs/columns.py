@@ -201,8 +201,15 @@ def load_map(path: Path) -> ColumnMap:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"--map {path.name}: {error}") from None
-    for name in tables:
+    except RecursionError:
+        raise ValueError(f"--map {path.name}: is nested deeper than any map") from None
+    for name, table in tables.items():
         require(name in ("columns", "units"), f"--map {path.name}", name, "is no known table")
+        rule = "must be a table of names"
+        require(isinstance(table, dict), f"--map [{name}]", table, rule)
+        for ours, theirs in table.items():
+            rule = "must be text"
+            require(isinstance(theirs, str), f"--map [{name}] {ours}", theirs, rule)
     columns, given = tables.get("columns", {}), tables.get("units", {})
     units = {name: given.get(name, next(iter(UNITS[name]))) for name in columns if name in UNITS}
     for name in given:
@@ -222,6 +229,9 @@ def told_map(columns: Iterable[str], units: Iterable[str]) -> ColumnMap:
         for (ours, mark, theirs), value in zip(split, values, strict=True):
             known = bool(mark and theirs) and ours.strip() in SYNONYMS
             require(known, option, value, f"must be OURS=THEIRS; ours are {', '.join(SYNONYMS)}")
+        named = [ours.strip() for ours, _, _ in split]
+        for ours in named:
+            require(named.count(ours) == 1, option, ours, "is given twice")
         pairs.append({ours.strip(): theirs.strip() for ours, _, theirs in split})
     for ours, unit in pairs[1].items():
         rule = f"must be one of {', '.join(filter(None, UNITS.get(ours, {})))}"
@@ -237,6 +247,9 @@ def checked(mapping: ColumnMap, cells: pd.DataFrame) -> ColumnMap:
         require(ours in SYNONYMS, f"--map [columns] {ours}", theirs, rule)
         rule = f"is not in the file, which has {', '.join(headers)}"
         require(theirs in headers, f"column {ours}", theirs, rule)
+        others = [name for name, column in mapping.columns.items() if column == theirs]
+        rule = f"is {' and '.join(others)} at once; name a column of its own for each"
+        require(len(others) == 1, f"column {ours}", theirs, rule)
     for ours, unit in mapping.units.items():
         rule = f"must be one of {', '.join(filter(None, UNITS[ours]))}"
         require(unit in UNITS[ours], f"--map [units] {ours}", unit, rule)

@@ -6,10 +6,14 @@ does not take, goes to the plain expression beside the call, which says the same
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -126,6 +130,23 @@ def require_compiler(device: str) -> None:
     require(has_compiler(), "compile", True, rule)
     if _is_reached(torch.device(device)):
         library("routing")
+
+
+def require_scratch() -> None:
+    """There is a folder for passing files that the compilers of a step can use.
+
+    Raises ValueError if not: the C++ compiler builds where the variable TMPDIR says, and the
+    commands that torch composes for it are cut at white space.
+    """
+    given = os.environ.get("TMPDIR", "")
+    can_build = not given or (Path(given).is_dir() and os.access(given, os.W_OK | os.X_OK))
+    require(
+        can_build, "TMPDIR", given, "is no folder to write in, and compiled steps are built there"
+    )
+    name = "TORCHINDUCTOR_CACHE_DIR" if "TORCHINDUCTOR_CACHE_DIR" in os.environ else "TMPDIR"
+    place = os.environ.get(name) or tempfile.gettempdir()
+    rule = "has white space, at which the compiler's commands are cut; name a folder without"
+    require(not re.search(r"\s", place), name, place, rule)
 
 
 def _is_reached(device: torch.device) -> bool:
