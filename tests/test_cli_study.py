@@ -123,6 +123,8 @@ def test_mistakes_are_one_line(here, call):
     for arguments, message in {
         ("plan", "depth"): "study = 'depth': must be one of hparams, allocation",
         ("plan", "joint"): "study = 'joint': needs the hyperparameters law",
+        ("run",): "studies = None: name some, or say --all to train what all ",
+        ("run", "hparams", "--all"): "studies = 'hparams': go without --all, which names every one",
         ("run", "hparams", "--workers", "0"): "workers = 0: must be a whole number >= 1",
         ("run", "hparams", "--backend", "slurm"): "backend = 'slurm': must be one of",
         ("run", "hparams", "--device", "abacus"): "Execution.device = 'abacus': must be one of",

@@ -97,8 +97,11 @@ def plan(study: str, as_json: Json = False) -> None:
 def run(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(help="Names, or one file of your own; all that can be planned if none."),
+        typer.Argument(help="Names, or one file of your own."),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every study that can be planned.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Runs that go on at once.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
     backend: Annotated[str, typer.Option(help="local, dask or ray.")] = "local",
@@ -116,9 +119,18 @@ def run(
     Example: moe-leverage study run activation granularity --workers 2
     Example: moe-leverage study run data/studies/example.toml
     """
+    from moe_leverage.config import require
     from moe_leverage.studies import catalogue
     from moe_leverage.studies.backends import Pool
 
+    rule = f"name some, or say --all to train what all {len(catalogue.STUDIES)} lack (study list)"
+    require(bool(studies) or everything, "studies", None, rule)
+    require(
+        not (studies and everything),
+        "studies",
+        " ".join(studies or ()),
+        "go without --all, which names every one",
+    )
     yours = _yours(studies or [])
     for name in () if yours else studies or ():
         catalogue.get(name)
