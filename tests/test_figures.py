@@ -308,6 +308,30 @@ def test_a_heat_map_has_every_setting_and_frames_the_near_optimal():
     plt.close(drawing.figure)
 
 
+def test_each_panel_of_a_narrow_figure_names_its_axes():
+    fig, grid = plt.subplots(2, 2, sharex=True, sharey=True)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("EL")
+    for ax in grid[-1]:
+        ax.set_xlabel("compute")
+    narrow.make_narrow(fig)
+    assert [ax.get_xlabel() for ax in grid.flat] == 4 * ["compute"]
+    assert [ax.get_ylabel() for ax in grid.flat] == 4 * ["EL"]
+    plt.close(fig)
+
+
+def test_a_narrow_panel_takes_the_label_of_the_axis_that_it_shares():
+    fig, grid = plt.subplots(2, 2, sharex="col", sharey="row")
+    for ax, label in zip(grid[-1], ("A", "G"), strict=True):
+        ax.set_xlabel(label)
+    for ax, label in zip(grid[:, 0], ("EL", "loss"), strict=True):
+        ax.set_ylabel(label)
+    narrow.make_narrow(fig)
+    assert [ax.get_xlabel() for ax in grid.flat] == ["A", "G", "A", "G"]
+    assert [ax.get_ylabel() for ax in grid.flat] == ["EL", "EL", "loss", "loss"]
+    plt.close(fig)
+
+
 def test_a_narrow_legend_keeps_its_title():
     drawing = draw("open-models", *INPUTS["open-models"][0])
     (ax,) = drawing.figure.axes

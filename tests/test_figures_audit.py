@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from moe_leverage.audit import LABELS, Verdict, audit, counts
+from moe_leverage.audit import LABELS, Verdict, audit, audit_statements, counts
 from moe_leverage.figures import audit as page
 from moe_leverage.page import registry
 
@@ -27,6 +27,15 @@ def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
         monkeypatch.setattr(module, "display", lambda bundle, **_: bundles.append(bundle))
     monkeypatch.setattr(page, "say", lambda text: bundles.append({"text/plain": text}))
     return bundles
+
+
+def test_statements_of_other_papers_are_counted_law_by_law() -> None:
+    statements = audit_statements()
+    found = page.by_law(statements)
+    assert len(found) == len({verdict.claim.law for verdict in statements})
+    labels = [label for label in found.columns if label != "law"]
+    expected = {label: count for label, count in counts(statements).items() if count}
+    assert found[labels].sum().to_dict() == expected
 
 
 def test_the_tally_counts_what_the_audit_counts(verdicts: tuple[Verdict, ...]) -> None:

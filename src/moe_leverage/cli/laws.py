@@ -36,6 +36,9 @@ def laws(
         typer.echo(f"{law.id}: {law.title} (arXiv {law.arxiv}, {law.locator})")
         read = f"read so: {stands.reading.says}" if stands.reading else "no reading returns all"
         typer.echo(f"    {law.missing or read}")
+        if law.domain:
+            ranges = (f"{name} {low:g} to {high:g}" for name, (low, high) in law.domain.items())
+            typer.echo(f"    runs behind it ({law.domain_locator}): {', '.join(ranges)}")
         for verdict in stands.verdicts:
             published = verdict.statement.published
             sign = (

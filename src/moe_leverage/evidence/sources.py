@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import pandas as pd
 from moe_leverage import paths
 from moe_leverage.config import require
 from moe_leverage.theory.forms import FIXED_TOKENS, OWN_OPTIMUM
+from moe_leverage.theory.printed import entry_of
 
 EVIDENCE = paths.DATA / "evidence"
 
@@ -84,12 +85,11 @@ def read_source(path: Path) -> Source:
         raise ValueError(f"{path.name}: {error}") from error
     points = tuple(_point(entry, path.name) for entry in table.pop("point", []))
     values = {**table, "id": path.stem, "points": points}
-    _require_names(Source, values, path.name)
-    source = Source(**{**values, "files": tuple(values["files"])})
+    source: Source = entry_of(Source, values, path.name)
     rule = f"must be {OWN_OPTIMUM} or {FIXED_TOKENS}"
     is_basis = source.basis in (OWN_OPTIMUM, FIXED_TOKENS)
     require(is_basis, f"{path.name}: basis", source.basis, rule)
-    return source
+    return replace(source, files=tuple(source.files))
 
 
 def points_table() -> pd.DataFrame:
@@ -112,16 +112,7 @@ def points_table() -> pd.DataFrame:
 
 
 def _point(entry: dict[str, Any], place: str) -> Point:
-    _require_names(Point, entry, f"{place}: point")
-    low, high = map(float, entry["leverage"])
+    point: Point = entry_of(Point, entry, f"{place}: point")
+    low, high = map(float, point.leverage)
     require(0 < low <= high, f"{place}: leverage", [low, high], "must be [at least, at most]")
-    return Point(**{**entry, "leverage": (low, high)})
-
-
-def _require_names(kind: Any, values: Mapping[str, Any], place: str) -> None:
-    known = {f.name: f for f in fields(kind)}
-    for name in values:
-        require(name in known, f"{place}.{name}", values[name], "is not known")
-    for name, entry in known.items():
-        is_given = name in values or entry.default is not entry.default_factory
-        require(is_given, f"{place}.{name}", None, "is required")
+    return replace(point, leverage=(low, high))

@@ -22,6 +22,7 @@ from moe_leverage.audit.verdicts import CLAIMS_PAGE
 from moe_leverage.page import theme
 from moe_leverage.page.chapter import say
 from moe_leverage.page.registry import Drawing, figure, show_table
+from moe_leverage.theory.printed import printed_laws
 
 INKS = {
     "reproduced": "moe",
@@ -49,6 +50,14 @@ def tally(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
     labels = [verdict.label for verdict in own]
     counts = pd.crosstab(pd.Series(kinds, name="kind"), pd.Series(labels, name="verdict"))
     return counts.reindex(index=KINDS, columns=list(LABELS), fill_value=0).reset_index()
+
+
+def by_law(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
+    """Number of statements of other papers by law and verdict, verdicts of none left out."""
+    laws = {law.id: law.title for law in printed_laws()}
+    titles = pd.Series([laws[verdict.claim.law] for verdict in verdicts], name="law")
+    counts = pd.crosstab(titles, pd.Series([verdict.label for verdict in verdicts], name="verdict"))
+    return counts.reindex(columns=[label for label in LABELS if label in counts]).reset_index()
 
 
 def recomputed(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:

@@ -74,6 +74,7 @@ def laws_table() -> pd.DataFrame:
             "arXiv": law.arxiv,
             "variables": _variables(law) if law.form else "",
             "read so": reading.says if len(law.readings) > 1 else "",
+            "range of its runs": law.domain_locator if law.domain else "",
             "statements returned": f"{returned} of {len(law.statements)}" if law.statements else "",
             "silent": law.missing or ("" if stands.reading else NOT_RETURNED),
         })  # fmt: skip

@@ -61,9 +61,16 @@ def _stack(figure: Figure, panels: list[Axes]) -> None:
         ax.set_subplotspec(grid[place])
         # side by side they shared labels at the outer edges; in a column each needs its own
         ax.tick_params(labelleft=True, labelbottom=True)
-        for mine, first in ((ax.yaxis, panels[0].yaxis), (ax.xaxis, panels[0].xaxis)):
-            if not mine.get_label_text():
-                mine.set_label_text(first.get_label_text())
+        for name in ("x", "y"):
+            _label(ax, name, panels)
+
+
+def _label(ax: Axes, name: str, panels: list[Axes]) -> None:
+    """The label of an axis, or that of the first panel that has one, those first that share it."""
+    shared = getattr(ax, f"get_shared_{name}_axes")()
+    order = [ax, *sorted(panels, key=lambda other: not shared.joined(ax, other))]
+    labels = [getattr(panel, f"get_{name}label")() for panel in order]
+    getattr(ax, f"set_{name}label")(next(filter(None, labels), ""))
 
 
 def _narrow_legend(ax: Axes) -> None:

@@ -6,7 +6,8 @@ that its definitions leave open, and statements of its own paper by which it is 
 
     title         who and when, as a table shows it
     coefficients  of the mixture; [dense] has those of a dense side of its own
-    domain        smallest and largest value of each quantity among its runs, G and A in our sense
+    domain        smallest and largest value of each quantity among its runs, G and A in our sense;
+                  domain_locator says where the paper gives them, else they were read second hand
     num_tokens    D of all its runs, where the law does not know D
     [[reading]]   one way to read what the paper leaves open; the first that returns the statements
                   is used
@@ -85,6 +86,7 @@ class PrintedLaw:
     dense: Mapping[str, Any] = field(default_factory=dict)  # form and coefficients
     half_units: Mapping[str, float] = field(default_factory=dict)  # "a", "dense.a": of the rounding
     domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    domain_locator: str = "second hand"
     readings: tuple[Reading, ...] = (Reading(),)
     statements: tuple[Statement, ...] = ()
 
@@ -132,7 +134,7 @@ def read_law(path: Path) -> PrintedLaw:
     lists = {"reading": Reading, "statement": Statement}
     plain = {name: value for name, value in table.items() if name not in lists}
     parts = {
-        f"{name}s": tuple(_entry(kind, entry, f"{path.name}: {name}") for entry in table[name])
+        f"{name}s": tuple(entry_of(kind, entry, f"{path.name}: {name}") for entry in table[name])
         for name, kind in lists.items()
         if name in table
     }
@@ -140,7 +142,7 @@ def read_law(path: Path) -> PrintedLaw:
     halves = _halves(digits.get("coefficients", {}), "")
     halves |= _halves(digits.get("dense", {}).get("coefficients", {}), "dense.")
     values = {**plain, **parts, "id": path.stem, "half_units": halves}
-    law: PrintedLaw = _entry(PrintedLaw, values, path.name)
+    law: PrintedLaw = entry_of(PrintedLaw, values, path.name)
     rule = "needs a form, or `missing` that says why it has none"
     require(bool(law.form) != bool(law.missing), f"{path.name}: form", law.form, rule)
     if law.form:
@@ -162,7 +164,13 @@ def _form(law: PrintedLaw, name: str, values: Mapping[str, Any]) -> Form:
     return form(**given)  # type: ignore[no-any-return]
 
 
-def _entry(kind: Any, values: Mapping[str, Any], place: str) -> Any:
+def entry_of(kind: Any, values: Mapping[str, Any], place: str) -> Any:
+    """An entry of a data file as the class of its fields; ValueError names the field that is off.
+
+    >>> entry_of(Reading, {"says": "so", "option": {}}, "law.toml: reading")
+    Traceback (most recent call last):
+    ValueError: law.toml: reading.option = {}: is not known
+    """
     known = {f.name: f for f in fields(kind)}
     for name in values:
         require(name in known, f"{place}.{name}", values[name], "is not known")
