@@ -1,8 +1,8 @@
 """Turns what Sphinx rendered into the site, and puts it in place of the old one in one step.
 
 Scripts and styles move out of the pages into files of their own, so that every page can carry one
-strict Content-Security-Policy, and all the styles of a page come as one file. The notebooks for
-download are the executed ones, not the staged ones.
+strict Content-Security-Policy; the styles of a page come as one file, scripts in a row as another.
+The notebooks for download are the executed ones, not the staged ones.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from moe_leverage.paths import BUILD
 
 SITE = BUILD / "html"
 META_POLICY = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+PRELOADED = re.compile(r'<link rel="preload" as="script"[^>]*>\n?')  # by a name of their own
 INLINE_SCRIPT = re.compile(r"<script(?![^>]*\bsrc=)([^>]*)>(.*?)</script>", re.DOTALL)
-SCRIPTS = re.compile(r"(?:<script>(?:(?!</script>).)*</script>\s*){2,}", re.DOTALL)  # in a row
+# in a row, without attributes but for a source; a page's own name does not join what all share
+SCRIPTS = re.compile(
+    r'(?:<script(?: src="[^":]*")?>(?:(?!</script>|\.pagename).)*</script>\s*){2,}', re.DOTALL
+)
+SCRIPT = re.compile(r'<script(?: src="([^"?]*)[^"]*")?>(.*?)</script>', re.DOTALL)
 WRITES = re.compile(r"<script>\s*document\.write\(`([^`]*)`\);?\s*</script>")
 SHEETS = re.compile(r'<link\b(?=[^>]*rel="stylesheet")[^>]*href="([^"?]*)[^"]*"[^>]*>\n?')
 IMPORT = re.compile(r'@import "([^"]+)";')
@@ -113,9 +118,8 @@ def _freed(
     text: str, page: Path, site: Path, rules: dict[str, None], drawings: dict[str, icons.Icon]
 ) -> str:
     """The page under its policy: no script or style of its own, its icons and formulas drawn."""
-    upwards = "../" * (len(_within(page, site).parts) - 1)
     text = WRITES.sub(r"\1", icons.drawn(text, drawings))  # what scripts would write at once
-    text = _without_inline_scripts(text, site, upwards)
+    text = _without_inline_scripts(PRELOADED.sub("", text), page, site)
     text = _without_inline_styles(_with_glyphs_once(text), rules)
     return re.sub(r"<head>", f"<head>\n{META_POLICY}", text, count=1)
 
@@ -159,8 +163,9 @@ def _swap(beside: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _without_inline_scripts(text: str, site: Path, upwards: str) -> str:
+def _without_inline_scripts(text: str, page: Path, site: Path) -> str:
     folder = site / "_static" / "inline"
+    upwards = "../" * (len(_within(page, site).parts) - 1)
 
     def move(script: re.Match[str]) -> str:
         attributes, body = script.groups()
@@ -171,8 +176,9 @@ def _without_inline_scripts(text: str, site: Path, upwards: str) -> str:
         return f'<script{attributes} src="{upwards}_static/inline/{name}"></script>'
 
     def join(scripts: re.Match[str]) -> str:
-        bodies = [body for _, body in INLINE_SCRIPT.findall(scripts.group())]
-        return "<script>" + "\n".join(bodies) + "</script>\n"
+        found = SCRIPT.findall(scripts.group())
+        texts = [(page.parent / s).read_text(encoding="utf-8") if s else b for s, b in found]
+        return "<script>" + "\n;\n".join(texts) + "</script>\n"
 
     text = INLINE_SCRIPT.sub(move, SCRIPTS.sub(join, text))
     text = CLICK_HANDLER.sub(r' data-call="\1"', text)  # book.js listens instead

@@ -23,7 +23,9 @@ PAGE = """<!DOCTYPE html>
 <script src="../_static/book.js"></script>
 <script>let a = "</p>" < 1;</script>
 <script>let b = 2;</script>
-<script src="../_static/other.js"></script><script type="application/json">{"style": "x"}</script>
+<script src="../_static/other.js?v=1"></script>
+<script defer src="../_static/third.js"></script>
+<script>options.pagename = 'page';</script><script type="application/json">{"style": "x"}</script>
 <style>p { color: red }</style></head>
 <body><script>
 document.write(`<em>written</em>`);
@@ -41,6 +43,8 @@ def published(tmp_path: Path, text: str) -> tuple[BeautifulSoup, str, dict[str, 
     (tmp_path / "notebooks").mkdir()
     (static / "basic.css").write_text("li { background: url(file.png) }")
     (static / "styles" / "theme.css").write_text('@import "../basic.css";\nb { color: red }')
+    (static / "book.js").write_text("(() => 0)()")
+    (static / "other.js").write_text("(() => 1)()")
     (static / "book.css").write_text('i { mask: url("data:a.b") }')
     rules: dict[str, None] = {}
     page = tmp_path / "notebooks" / "page.html"
@@ -77,9 +81,13 @@ def test_a_page_has_one_style_sheet_with_the_own_rules_last(tmp_path: Path) -> N
 def test_scripts_beside_one_another_are_one_and_what_they_write_is_there(tmp_path: Path) -> None:
     page, *_ = published(tmp_path, PAGE)
     assert page.body.em.text == "written"
-    (script,) = page.select("script[src*=inline]")
-    text = (tmp_path / "notebooks" / str(script["src"])).read_text()
-    assert text.split("\n") == ['let a = "</p>" < 1;', "let b = 2;"]
+    scripts = [str(script["src"]) for script in page.select("script[src]")]
+    joined, third, named = scripts
+    assert (tmp_path / "notebooks" / joined).read_text().split("\n;\n") == [
+        "(() => 0)()", 'let a = "</p>" < 1;', "let b = 2;", "(() => 1)()",
+    ]  # fmt: skip
+    assert third == "../_static/third.js"
+    assert "pagename" in (tmp_path / "notebooks" / named).read_text()
 
 
 def test_the_policy_is_the_first_thing_that_a_page_says(tmp_path: Path) -> None:
