@@ -285,7 +285,7 @@ def test_our_own_fits_stand_beside_the_published_ones(tmp_path):
     assert side["reach"] == side["laws"]["moe_tokens"]["reach"] == REACH
     assert side["closed"] == side["laws"]["moe_tokens"]["closed"] == []
     ours = calculator.payload()["measured"]
-    assert ours["closed"] == ["activation_ratio", "granularity"]  # as data/fits/profiles.csv has it
+    assert ours["closed"] == ["granularity"]  # as data/fits/profiles.csv has it
     drawn = joint.law.from_theta(joint.samples)
     np.testing.assert_allclose(side["samples"], drawn[: len(side["samples"])], rtol=1e-4)
 

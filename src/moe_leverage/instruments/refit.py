@@ -44,7 +44,7 @@ def payload(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict
     """The points, and the constants of the fit, so that the page types none of them.
 
     >>> payload()["needed"]
-    [4, 3, 2]
+    [3, 3, 2]
     """
     return {
         "points": _points(directory, fits),

@@ -95,7 +95,7 @@ def power_law_corners(name: str) -> tuple[PowerLaw, ...]:
     """The four laws at the ends of what the printed digits of a power law leave open.
 
     >>> [round(law(1e20), 6) for law in power_law_corners("learning_rate")]
-    [0.001011, 0.001015, 0.001011, 0.001016]
+    [0.001011, 0.001015, 0.001011, 0.001015]
     """
     law: PowerLaw = getattr(PUBLISHED, name)
     digits = _printed(name)["coefficients"]
