@@ -127,7 +127,8 @@ def built_counts(raw: dict[str, Any]) -> tuple[int, int]:
     total, asleep = 0, 0.0
     for module in (module for part in held if part is not None for module in part.modules()):
         stacked = [tensor for tensor in module.parameters(recurse=False) if tensor.dim() == 3]
-        names_experts = "Experts" in type(module).__name__
+        kind = type(module).__name__
+        names_experts = "Experts" in kind and "Shared" not in kind  # those are always awake
         number = max((tensor.shape[0] for tensor in stacked), default=0)  # zero experts included
         for tensor in module.parameters(recurse=False):
             if id(tensor) in seen or not tensor.requires_grad:
