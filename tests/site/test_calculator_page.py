@@ -336,7 +336,7 @@ def test_every_control_has_a_name_and_results_are_announced(page: Page) -> None:
     )
     assert nameless == []
     tree = json.dumps(page.locator(ROOT).aria_snapshot())
-    for role in ("combobox", "textbox", "checkbox", "status", "table", "img", "form"):
+    for role in ("combobox", "textbox", "checkbox", "status", "table", "application", "form"):
         assert role in tree, role
     assert page.locator(f"{ROOT} .ml-headline").get_attribute("aria-live") == "polite"
     assert page.locator(f"{ROOT} [role=alert]").count() == 1
