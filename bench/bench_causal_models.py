@@ -125,10 +125,12 @@ def built_counts(raw: dict[str, Any]) -> tuple[int, int]:
     chosen = first_whole(text, *TOP_K)
     seen: set[int] = set()
     total, asleep = 0, 0.0
-    for module in (module for part in held if part is not None for module in part.modules()):
+    for path, module in (
+        each for part in held if part is not None for each in part.named_modules()
+    ):
         stacked = [tensor for tensor in module.parameters(recurse=False) if tensor.dim() == 3]
-        kind = type(module).__name__
-        names_experts = "Experts" in kind and "Shared" not in kind  # those are always awake
+        shared = path.rpartition(".")[2].startswith("shared")  # always awake
+        names_experts = "Experts" in type(module).__name__ and not shared
         number = max((tensor.shape[0] for tensor in stacked), default=0)  # zero experts included
         for tensor in module.parameters(recurse=False):
             if id(tensor) in seen or not tensor.requires_grad:

@@ -160,6 +160,20 @@ def test_fuzzed_configs_of_types_without_a_closed_form_are_counted_or_refused(ki
     assert [said for verdict, said in verdicts if verdict == bench.OFF] == []
 
 
+@pytest.mark.parametrize(
+    ("raw", "total", "active"),
+    [
+        # A class of routed experts that is named after a model with shared ones.
+        ({"model_type": "granitemoeshared", "num_hidden_layers": 1, "attention_bias": False,
+          "shared_intermediate_size": 1}, 1_411_440_640, 599_842_816),
+    ],
+)  # fmt: skip
+def test_configs_that_were_counted_in_two_ways(raw, total, active):
+    assert bench.built_counts(raw) == (total, active)
+    parameters = huggingface.read(raw).anatomy.parameters
+    assert (parameters.total, parameters.active) == (total, active)
+
+
 @pytest.mark.parametrize("number", range(2))
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_fuzzed_configs(kind, number):
