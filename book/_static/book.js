@@ -5,7 +5,8 @@ document.addEventListener("click", (event) => {
 });
 
 /* What is wider than the page scrolls in its frame, which must then answer to the keyboard: code
-   in a fold too, which the theme measured while it was closed. */
+   in a fold too, which the theme measured while it was closed, and a table that grows inside a frame
+   that does not, as a filter's rows or a late font make it. */
 const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output";
 const watch = new ResizeObserver((entries) => {
   for (const { target } of entries) {
@@ -25,7 +26,10 @@ function makeReachable(frame) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  for (const frame of document.querySelectorAll(frames)) watch.observe(frame);
+  for (const frame of document.querySelectorAll(frames)) {
+    watch.observe(frame);
+    for (const table of frame.querySelectorAll("table")) watch.observe(table);
+  }
 });
 
 /* Opened from the disk, a page may not read another: search then lists its finds without excerpts. */

@@ -49,6 +49,18 @@ SHIFT = """() => new Promise((done) => {
 })"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
+# every table wider than its frame, whose own size stays: what a filter or a late font does
+GROW = """async () => {
+  document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
+  for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
+  document.querySelectorAll("article table").forEach((t) => { t.style.minWidth = "2000px"; });
+  for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
+}"""
+OUT_OF_REACH = """() => [...document.querySelectorAll(".pst-scrollable-table-container")]
+  .filter((frame) => frame.scrollWidth > frame.clientWidth)
+  .filter((frame) => frame.tabIndex < 0 || !frame.ariaLabel || !frame.getAttribute("role"))
+  .map((frame) => frame.textContent.trim().slice(0, 60))"""
+
 
 @dataclass
 class Visit:
@@ -122,6 +134,12 @@ def test_a_page_arrives_light_and_still_and_is_open_to_all(visit: Visit, name: s
         assert page.evaluate(AUDIT, RULES) == []
     assert min(page.evaluate(LETTERS), default=SMALLEST_LETTER_PIXELS) >= SMALLEST_LETTER_PIXELS
     assert visit.trouble == []
+
+
+def test_a_table_that_grows_in_its_frame_can_be_scrolled_by_keyboard(visit: Visit) -> None:
+    page = visit.go("notebooks/claims.html")
+    page.evaluate(GROW)
+    assert page.evaluate(OUT_OF_REACH) == []
 
 
 def test_the_theme_follows_the_system_and_the_switch(visit: Visit, browser: Browser) -> None:
