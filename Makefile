@@ -59,7 +59,7 @@ book: env corpus $(NODE_STAMP) ## execute the chapters that changed and render b
 	@$(PY) book/build.py $(if $(SEED),-p seed $(SEED))
 
 test: env corpus ## run every test; those of the site need `make book` first, else they are skipped
-	@$(PY) -m pytest $(PYTEST_FLAGS)
+	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 $(PYTEST_FLAGS)
 
 serve: env ## show the site on this machine
 	@$(PY) book/serving.py '$(PORT)'
