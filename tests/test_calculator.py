@@ -27,7 +27,10 @@ SCRIPTS = ("leverage.js", "parts.js", "calculator.js", "landscape.js", "calculat
 LIMIT_BYTES = 24_000  # as a server sends it, compressed; so the layout of the scripts is free
 RELATIVE = 1e-9
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("node") is None, reason="needs Node"),
+    pytest.mark.usefixtures("every_gate_holds"),
+]
 
 
 def in_javascript(expression: str, values: object, fits: Path = paths.FITS) -> list:
@@ -295,3 +298,20 @@ def test_the_calculator_stays_small_even_with_samples(tmp_path):
     scripts = [(STATIC / name).read_bytes() for name in SCRIPTS]
     data = max(calculator.script(tmp_path), calculator.script(), key=len).encode()
     assert sum(len(gzip.compress(part)) for part in (*scripts, data)) < LIMIT_BYTES
+
+
+def test_while_a_gate_fails_the_page_names_it_and_gives_no_value(tmp_path):
+    synthetic_fits(tmp_path)
+    gates = {"failing_gates": {"joint": ["tuned", "control"]}}
+    (tmp_path / "index.json").write_text(json.dumps(gates))
+    near = {"A": 0.05, "G": 4, "C": 1e12}
+    ((said, _, standing),) = in_javascript(WORDS, [near], tmp_path)
+    assert said.endswith("Our own law is not decided.")
+    assert standing == "not decided: of the gates of its runs fail: tuned, control."
+    (found,) = in_javascript(ROWS, [near], tmp_path)
+    assert found["rows"]["Efficiency leverage EL"][1]["value"] is None
+    assert (
+        found["splits"]["MoE: tokens D"][2]["value"] > 0
+    )  # a law of other studies, whose gates hold
+    assert in_javascript(MAP, [1e12], tmp_path) == [[]]
+    assert in_javascript("ml.calculator.unanswered()", 0, tmp_path) == "not decided"

@@ -15,6 +15,8 @@ from moe_leverage.design.huggingface import load, names, of_model
 from moe_leverage.design.prediction import predict
 from moe_leverage.theory.laws import PUBLISHED
 
+pytestmark = pytest.mark.usefixtures("every_gate_holds")
+
 # what each verb prints with --json: keys in order, and the type of each value
 PUBLISHED_SHAPE = {"value": float, "in_domain": bool, "rounding_range": [float, float]}
 ANSWERED = {"value": float, "interval": [float, float], "in_domain": bool, "reason": str}

@@ -11,10 +11,11 @@ import typer
 from synthetic_ledger import ADOPTED, BATCH, JOINT, MODEL, RATE, fill
 
 from moe_leverage import ledger
-from moe_leverage.analysis import measured
+from moe_leverage.analysis import gates, measured
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.leverage import table_noise
+from moe_leverage.audit import evidence
 from moe_leverage.cli.fit import fits
 from moe_leverage.instruments import explorer
 from moe_leverage.studies.catalogue import plan
@@ -81,6 +82,10 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     index = measured.write_fits(part, tmp_path, resamples=20)
     assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
     assert "no finished run" in index["skipped"]["allocation"]
+    assert set(index["failing_gates"]) == set(index["fits"])
+    assert index["failing_gates"]["joint"] == list(
+        gates.failing(part, {"activation", "granularity"}, gates.gates(part))
+    )
     for name, law in index["fits"].items():
         assert type(Fit.load(tmp_path / f"{name}.json").law).__name__ == law
     assert {"leverage.csv", "rivals.csv", "profiles.csv"} <= {p.name for p in tmp_path.iterdir()}
@@ -161,6 +166,9 @@ def test_committed_fits_are_current():
     if not index:
         pytest.skip("data/fits holds no fits yet: the studies have not been run")
     assert index["ledger"] == measured.digest(measured.load_ledger())
+    frame = measured.load_ledger()
+    behind = frame.loc[frame["role"].isin(measured.PARTS["leverage"]), "study"].unique()
+    assert set(index["failing_gates"]["joint"]) == set(evidence.failing_gates(sorted(behind)))
     for name, law in index["fits"].items():
         stored = Fit.load(measured.DIRECTORY / f"{name}.json")
         assert type(stored.law).__name__ == law

@@ -1,7 +1,9 @@
 """Published and measured apart: what each law says of a point, how far, and in which words."""
 
 import itertools
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +12,14 @@ from hypothesis import strategies as st
 from synthetic_fits import synthetic_fits
 
 from moe_leverage import paths
+from moe_leverage.analysis import identification
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.design.prediction import BY_DEFINITION, REACH, predict, silence
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
 from moe_leverage.theory.rounding import half_units, rounding_range
 
+pytestmark = pytest.mark.usefixtures("every_gate_holds")
 OWN = Fit.load(paths.FITS / "joint.json")
 EXAMPLE = {"activation_ratio": 0.031, "granularity": 12.0, "compute": 1e22}
 
@@ -194,3 +198,21 @@ def test_intervals_hold_the_value_on_a_grid_of_the_whole_range():
         found = predict(activation_ratio=a, granularity=g, compute=c).measured
         if found.value is not None:
             assert found.interval[0] <= found.value <= found.interval[1], (a, g, c)
+
+
+def test_while_a_gate_fails_our_own_law_names_it_and_gives_no_value(tmp_path):
+    synthetic_fits(tmp_path)
+    near = {"activation_ratio": 0.05, "granularity": 4.0, "compute": 1e12}
+    assert predict(**near, fits=tmp_path).measured.value > 0
+    shut = tmp_path / "shut"
+    shutil.copytree(tmp_path, shut, ignore=shutil.ignore_patterns("shut"))
+    gates = {"joint": ["tuned", "control"], "moe_tokens": ["sized"]}
+    (shut / "index.json").write_text(json.dumps({"failing_gates": gates}))
+    assert identification.failing_gates(shut)["joint"] == ("tuned", "control")
+    measured = predict(**near, fits=shut).measured
+    assert (measured.value, measured.interval, measured.in_domain) == (None, None, False)
+    assert measured.reason == "not decided: of the gates of its runs fail: tuned, control"
+    far = predict(**near | {"compute": 1e20}, fits=shut).measured
+    assert far.reason.startswith("not at this scale")
+    whole = predict(**near | {"activation_ratio": 1}, fits=shut).measured
+    assert whole.value == 1

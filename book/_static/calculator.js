@@ -7,6 +7,7 @@
   const { large } = ml.parts;
   const LEVEL = 0.9;
   const NOT_HERE = "not at this scale";
+  const NOT_DECIDED = "not decided";
 
   const number = (key, label, low, high, start, ticks) => ({ key, label, low, high, start, ticks });
   const whole = (key, label, low) => ({ key, label, low, high: 1e16, whole: true });
@@ -161,7 +162,7 @@
   }
 
   /* Rows of the table: a name, and for each side a value and perhaps its range; a value is null
-     where the law is silent at this scale, NaN where there is none */
+     where the law is silent, NaN where there is none */
   function answers(state, by, isFull) {
     const { A, G, C, D, counted, isDense } = state;
     const all = (value) => by.map((side) => ({ value: value(side) }));
@@ -271,16 +272,21 @@
         : "a dense model reaches the same loss with less compute";
     const first = `${told(published)} by the published law: ${meaning}.`;
     if (!measured) return first;
+    if (measured.silent?.failing) return `${first} Our own law is ${NOT_DECIDED}.`;
     if (measured.value === null) return `${first} Our own law says nothing at this scale.`;
     return `${first} Our own law${measured.in_domain ? "" : ", extrapolated,"} says ${told(measured)}.`;
   }
 
   const SYMBOLS = { activation_ratio: "A", granularity: "G", compute: "C" };
+  /* What stands in a cell in place of a value of ours */
+  const unanswered = () => (ml.data.measured.failing.length ? NOT_DECIDED : NOT_HERE);
   const apart = (symbol, { value, range }) =>
     `${symbol} = ${large(value)} outside ${large(range[0])} to ${large(range[1])}`;
 
   /* Why a law of our own has no value here */
   function unsaid({ silent, reach }) {
+    if (silent.failing)
+      return `${NOT_DECIDED}: of the gates of its runs fail: ${silent.failing.join(", ")}.`;
     if (silent.key === null) return `${NOT_HERE}: our runs leave its interval unbounded here.`;
     const rule =
       silent.factor > reach
@@ -310,7 +316,6 @@
     SHAPE,
     EXTRAS,
     LEVEL,
-    NOT_HERE,
     allocations,
     answers,
     besides,
@@ -322,5 +327,6 @@
     said,
     sides,
     standing,
+    unanswered,
   };
 })();

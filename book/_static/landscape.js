@@ -90,7 +90,7 @@
       const range = says.rounding_range || says.interval;
       const value =
         says.value === null
-          ? ml.calculator.NOT_HERE
+          ? ml.calculator.unanswered()
           : `EL = ${ml.calculator.leverageText(says.value)}${ml.calculator.ranged(range, ml.calculator.leverageText)}`;
       readout.textContent = `A = ${percent(A)}, G = ${large(G)}: ${value}${says.beyond?.length ? ", extrapolated" : ""}`;
     }
@@ -144,7 +144,7 @@
       shown = found.length ? { state, side, name } : null;
       if (!shown) {
         frame.replaceChildren();
-        words.textContent = "Our own law says nothing at this scale.";
+        words.textContent = `Our own law says nothing: ${ml.calculator.unanswered()}.`;
         return;
       }
       const viewBox = `0 0 ${WIDTH} ${HEIGHT}`;

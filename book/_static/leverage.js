@@ -157,8 +157,8 @@
   }
 
   /* The first axis along which a point lies further from the runs of a law than it answers: beyond
-     `reach` times, or beyond the runs at all where they leave the axis open; null where it answers.
-     `fitted` is a law of our own with its domain; a published one has no reach and always answers */
+     `reach` times, or beyond the runs at all where they leave the axis open; else the gates of its
+     runs that fail, if any; null where it answers. `fitted` is a law of our own with its domain; a published one has no reach and always answers */
   function silence(fitted, point) {
     if (fitted.reach === undefined) return null;
     for (const [key, value] of Object.entries(point)) {
@@ -167,7 +167,7 @@
       const isClosed = factor > 1 && fitted.closed.includes(key);
       if (factor > fitted.reach || isClosed) return { key, value, range: [low, high], factor };
     }
-    return null;
+    return fitted.failing.length ? { key: null, failing: fitted.failing } : null;
   }
 
   /* What a law says of a point, in the words of the package's JSON; `beyond` is what makes it an

@@ -420,7 +420,8 @@ def test_our_own_fit_stands_beside_with_its_interval(
         "not at this scale"
     )
     said(page)  # the landscape waits for a frame
-    assert "nothing at this scale" in page.locator(f"{ROOT} .ml-landscape").inner_text()
+    landscape = page.locator(f"{ROOT} .ml-landscape").inner_text()
+    assert "Our own law says nothing: not at this scale." in landscape
 
 
 def test_the_published_value_has_the_reach_of_its_rounding(page: Page) -> None:

@@ -40,6 +40,7 @@ REPEATED_BUDGETS = 2
 WHOLE = 0.999  # activation ratio from which on all experts are active
 BESIDE = ("search", "sizes")  # roles on whose gates every measured claim rests
 JUDGED = ("search", "sizes", "plain", "variant", "held out")
+UNJUDGED = "no gate judges these runs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +90,17 @@ def rests_on(table: pd.DataFrame, studies: Collection[str]) -> set[str]:
     own = table[table["study"].isin(studies)]
     beside = table["protocol"].isin(own["protocol"]) & table["role"].isin(BESIDE)
     return {*own["study"], *table.loc[beside, "study"]}
+
+
+def failing(table: pd.DataFrame, studies: Collection[str], found: list[Gate]) -> tuple[str, ...]:
+    """Names of the gates, of those `found` in the table, that these studies rest on and that fail.
+
+    Where no gate judges a study at all, nothing vouches for it either, and that is the name.
+    """
+    names = rests_on(table, studies)
+    judging = [gate for gate in found if gate.study in names]
+    shut = [gate.name for gate in judging if not gate.holds]
+    return tuple(dict.fromkeys(shut)) if judging else (UNJUDGED,)
 
 
 @gate

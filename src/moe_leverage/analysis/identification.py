@@ -1,13 +1,15 @@
-"""Which coefficients of our own fits the runs tell, read without what it took to find out."""
+"""What the runs behind our own fits can tell, read without what it took to find out."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 from moe_leverage import paths
 
 IDENTIFIED = "identified"
+INDEX = "index.json"
 NOT_IDENTIFIED = "not identified"  # of the verdicts of `diagnose.Profile`: any value fits as well
 
 
@@ -23,3 +25,16 @@ def verdicts(directory: Path = paths.FITS) -> dict[tuple[str, str], str]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         return {(row["fit"], row["coefficient"]): row["verdict"] for row in rows}
+
+
+def failing_gates(directory: Path = paths.FITS) -> dict[str, tuple[str, ...]]:
+    """By fit, the gates of the studies behind it that failed when it was made (`analysis.gates`).
+
+    >>> "sized" in failing_gates()["joint"]
+    True
+    """
+    path = directory / INDEX
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text("utf-8")).get("failing_gates", {})
+    return {name: tuple(gates) for name, gates in found.items()}

@@ -17,18 +17,23 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis import findings
+from moe_leverage.analysis import findings, gates
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
+from moe_leverage.analysis.identification import INDEX
 from moe_leverage.analysis.leverage import RESAMPLES
 from moe_leverage.analysis.reductions import with_law_names
 
 T = TypeVar("T")
 
 DIRECTORY = paths.FITS
-INDEX = "index.json"
 LADDER = 1  # the protocol whose runs the laws are made from
-FED = ("first search", "search", "sizes", "plain", "variant", "held out")  # roles behind laws
+PARTS = {  # of the laws: the roles of the studies that each is made from
+    "hyperparameters": ("search",),
+    "allocation": ("sizes",),
+    "leverage": ("plain", "held out", "variant"),
+}
+FED = ("first search", *(role for roles in PARTS.values() for role in roles))
 TABLES = ("leverage", "rivals", "profiles")
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
 QUANTITIES = (
@@ -58,7 +63,14 @@ def fed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
-    """The laws that the book reads of the studies of a ledger, with reasons for those not fitted.
+    """The laws that the book reads of the studies of a ledger, under the names of the protocol."""
+    return joined(fit_parts(frame, resamples=resamples, seed=seed))
+
+
+def fit_parts(
+    frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Findings]:
+    """What each of PARTS finds in a ledger, with reasons for the laws that are not fitted.
 
     A run that several studies plan stands in the file of each. A study's own fit has it; a fit of
     several has it once, as the first named study sees it, since a copy would count as a second seed
@@ -74,19 +86,18 @@ def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
         return joined.drop_duplicates(["run_id", "variant"], ignore_index=True)
 
     options = {"resamples": resamples, "seed": seed}
-    parts = [
-        _unless_empty(
-            findings.hyperparameters,
-            of("search"),
-            "hyperparameters",
-            options | {"repeated": of("first search", "search")},  # the first one has the seeds
-        ),
-        _unless_empty(findings.allocation, of("sizes"), "allocation", options),
-        _unless_empty(
-            findings.leverage_laws, of("plain", "held out", "variant"), "leverage", options
-        ),
-    ]
-    found = findings.merge(parts)
+    repeated = of("first search", "search")  # the first one has the seeds
+    more: dict[str, dict[str, Any]] = {"hyperparameters": {"repeated": repeated}}
+    examine = (findings.hyperparameters, findings.allocation, findings.leverage_laws)
+    return {
+        part: _unless_empty(look, of(*roles), part, options | more.get(part, {}))
+        for look, (part, roles) in zip(examine, PARTS.items(), strict=True)
+    }
+
+
+def joined(parts: Mapping[str, Findings]) -> Findings:
+    """The findings of all parts as one, under the names that the protocol gives its laws."""
+    found = findings.merge(list(parts.values()))
     return replace(found, fits=named(found.fits), skipped=named(found.skipped))
 
 
@@ -97,7 +108,8 @@ def write_fits(
 
     Files of fits that are no longer made are removed; what else lies in the directory stays.
     """
-    found = fit_ledger(frame, resamples=resamples)
+    parts = fit_parts(frame, resamples=resamples)
+    found = joined(parts)
     directory.mkdir(parents=True, exist_ok=True)
     before = read_index(directory)
     for name in set(before.get("fits", {})) - set(found.fits):
@@ -111,12 +123,24 @@ def write_fits(
     index = {
         "ledger": digest(frame),
         "fits": {name: type(fitted.law).__name__ for name, fitted in sorted(found.fits.items())},
+        "failing_gates": failing_gates(frame, parts),
         "skipped": dict(sorted(found.skipped.items())),
         "warnings": found.warnings,
         "noise": None if found.leverage is None else found.leverage.noise_source,
     }
     paths.write_atomically(directory / INDEX, json.dumps(index, indent=1) + "\n")
     return index
+
+
+def failing_gates(frame: pd.DataFrame, parts: Mapping[str, Findings]) -> dict[str, list[str]]:
+    """By fit, the gates that its studies rest on and that fail: it is silent while any does."""
+    found = gates.gates(frame)
+    failing: dict[str, list[str]] = {}
+    for part, roles in PARTS.items():
+        behind = frame.loc[frame["role"].isin(roles), "study"].unique() if len(frame) else ()
+        shut = list(gates.failing(frame, behind, found))
+        failing |= dict.fromkeys(named(parts[part].fits), shut)
+    return dict(sorted(failing.items()))
 
 
 def read_index(directory: Path = DIRECTORY) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.fitting import Fit
-from moe_leverage.analysis.gates import Gate, gates, rests_on
+from moe_leverage.analysis.gates import Gate, failing, gates
 from moe_leverage.analysis.leverage import best_runs, frontier_compute
 from moe_leverage.analysis.measured import load_ledger
 from moe_leverage.analysis.reductions import seed_noise, with_law_names
@@ -27,7 +27,6 @@ from moe_leverage.theory.laws import PUBLISHED
 
 MIN_FRONTIER = 2  # dense budgets between which a leverage can be read
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
-UNJUDGED = "no gate judges these runs"
 RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 
 
@@ -68,20 +67,14 @@ def is_below_the_paper(studies: Sequence[str]) -> bool:
 
 
 def failing_gates(studies: Sequence[str]) -> tuple[str, ...]:
-    """Names of the gates that a claim about these studies rests on and that fail.
-
-    Where no gate judges a study at all, nothing vouches for it either, and that is the name.
-    """
+    """`gates.failing` of these studies in the ledger."""
     return _failing_gates(ledger.DIRECTORY, ledger.stamp(ledger.DIRECTORY), *studies)
 
 
 @functools.lru_cache(maxsize=64)
 def _failing_gates(directory: Path, _: ledger.Stamp, *studies: str) -> tuple[str, ...]:
     found = _gates(directory, ledger.stamp(directory))
-    names = rests_on(ledger.table(directory=directory), studies)
-    judging = [gate for gate in found if gate.study in names]
-    failing = [gate.name for gate in judging if not gate.holds]
-    return tuple(dict.fromkeys(failing)) if judging else (UNJUDGED,)
+    return failing(ledger.table(directory=directory), studies, found)
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from moe_leverage.analysis.gates import UNJUDGED
 from moe_leverage.audit.claims import Measurement, check
-from moe_leverage.audit.evidence import UNJUDGED
 from moe_leverage.config import require
 from moe_leverage.evidence import scores
 

@@ -33,6 +33,7 @@ import pandas as pd
 
 from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
 from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.gates import UNJUDGED
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement, check, require_arguments
@@ -167,7 +168,7 @@ def _measurement(
     """An effect with the gates that keep it from deciding anything, if one does."""
     failing = evidence.failing_gates(studies)
     if failing:
-        held = "" if failing == (evidence.UNJUDGED,) else "gates that fail: "
+        held = "" if failing == (UNJUDGED,) else "gates that fail: "
         detail = f"{held}{', '.join(failing)}; {detail}"
     return Measurement(effect=effect, low=low, high=high, detail=detail, gates=failing)
 

@@ -14,7 +14,8 @@ beyond it
 - only along an axis whose coefficients the runs identify, if only on one side (`CARRIED_BY`). Among
   the runs, coefficients that trade off against one another agree on EL; beyond, nothing holds them.
 
-Elsewhere it says that it has nothing to say "at this scale", and why.
+Elsewhere it says that it has nothing to say "at this scale", and why. While a gate of the studies
+behind it fails (`analysis.gates`) it says nothing anywhere: "not decided", and which gates.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from moe_leverage import paths
+from moe_leverage.analysis import identification
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
 from moe_leverage.config import require
 from moe_leverage.theory.law import UNITS, Law
@@ -46,6 +48,7 @@ CARRIED_BY = MappingProxyType({  # the coefficients by which a law goes on beyon
     "compute": ("d", "exponent"),
 })  # fmt: skip
 NOT_HERE = "not at this scale"
+NOT_DECIDED = "not decided"
 NO_FIT = "no joint law is fitted to our own runs yet"
 BY_DEFINITION = "EL = 1 by definition: with A = 1 the model is its own dense equal"
 
@@ -154,6 +157,15 @@ def silence(
     return ""
 
 
+def undecided(gates: Iterable[str]) -> str:
+    """Why a law whose runs do not hold their gates says nothing.
+
+    >>> undecided(["tuned", "balanced"])
+    'not decided: of the gates of its runs fail: tuned, balanced'
+    """
+    return f"{NOT_DECIDED}: of the gates of its runs fail: {', '.join(gates)}"
+
+
 def positive(name: str, value: float) -> float:
     """The value as a float; ValueError unless it is positive and finite."""
     is_positive = 0 < value < math.inf
@@ -178,9 +190,11 @@ def _measured(point: Mapping[str, float], fits: Path) -> tuple[MeasuredLeverage,
     path = fits / f"{JOINT}.json"
     if not path.is_file():
         return _unsaid(NO_FIT), []
-    fit, closed = _load(path)
+    fit, closed, shut = _load(path)
     if reason := silence(point, fit.law.domain, closed):
         return _unsaid(reason), []
+    if shut:
+        return _unsaid(undecided(shut)), []
     found = fit.predict(point)
     low, high = (float(end) for end in found.confidence[0])
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -198,9 +212,10 @@ def _unsaid(reason: str) -> MeasuredLeverage:
 
 
 @cache
-def _load(path: Path) -> tuple[Fit, tuple[str, ...]]:
-    """The joint fit and its closed axes."""
+def _load(path: Path) -> tuple[Fit, tuple[str, ...], tuple[str, ...]]:
+    """The joint fit, its closed axes and the gates that keep it from answering."""
     from moe_leverage.analysis.fitting import Fit
 
     fit = Fit.load(path)
-    return fit, closed_axes(JOINT, fit.law, path.parent)
+    shut = identification.failing_gates(path.parent).get(JOINT, ())
+    return fit, closed_axes(JOINT, fit.law, path.parent), shut

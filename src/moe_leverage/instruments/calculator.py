@@ -19,6 +19,7 @@ import numpy as np
 
 from moe_leverage import paths
 from moe_leverage.accounting import TRAINING_PASSES
+from moe_leverage.analysis import identification
 from moe_leverage.design.prediction import JOINT, REACH, closed_axes
 from moe_leverage.theory import allocation
 from moe_leverage.theory.law import Law
@@ -104,4 +105,5 @@ def _measured(fits: Path) -> dict[str, Any] | None:
 
 
 def _bounds(fit: str, law: Law, fits: Path) -> dict[str, Any]:
-    return {"reach": REACH, "closed": list(closed_axes(fit, law, fits))}
+    shut = identification.failing_gates(fits).get(fit, ())
+    return {"reach": REACH, "closed": list(closed_axes(fit, law, fits)), "failing": list(shut)}
