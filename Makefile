@@ -26,9 +26,14 @@ BENCH ?=
 PORT ?= 8000
 # the version that trained the runs of data/ledger; make lock moves everything else
 TORCH := torch==2.13.0
+HASHED := $(wildcard requirements/*.txt)
+BY_HASH := --no-deps --require-hashes --requirement
+# Every package for every system and Python of ours, with the hashes of all its files
+COMPILE = build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --custom-compile-command 'make hashes'
 
 .DEFAULT_GOAL := help
-.PHONY: help env corpus book test serve release screenshots lock lint format sync bench fits clean FORCE
+.PHONY: help env corpus book test serve release screenshots lock hashes lint format sync bench fits clean FORCE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -42,8 +47,14 @@ $(PY):
 	  || { echo "make: python = $$("$(PYTHON)" -V): use 3.11, 3.12 or 3.13: make PYTHON=python3.11" >&2; exit 2; }
 	"$(PYTHON)" -m venv $(ENV)
 
-$(STAMP): requirements.lock pyproject.toml | $(PY)
-	$(PIP) install --quiet --requirement requirements.lock
+# Every file is held to its hash, and the lists are whole, so pip follows no dependency. PyTorch goes
+# first: its build for CPUs where the index at hand offers it, else PyPI's with what that brings. One
+# that is there already stays, whatever it was built for.
+$(STAMP): $(HASHED) requirements.lock pyproject.toml | $(PY)
+	@$(PIP) freeze 2>/dev/null | grep -q '^$(TORCH)' \
+	  || $(PIP) install --quiet $(BY_HASH) requirements/torch-cpu.txt 2>/dev/null \
+	  || $(PIP) install --quiet $(BY_HASH) requirements/torch.txt
+	$(PIP) install --quiet $(BY_HASH) requirements/all-but-torch.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@pwd -P > $@
 
@@ -108,6 +119,24 @@ lock: ## resolve the dependencies anew and write requirements.lock
 	  build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
 	  | grep -v -E '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.partial
 	@mv requirements.lock.partial requirements.lock
+	@$(MAKE) --no-print-directory hashes
+
+hashes: ## write requirements/, the versions of requirements.lock with the hashes of their files
+	@test -d build/lock || "$(PYTHON)" -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	mkdir -p build/lock/torch requirements
+	echo '$(TORCH)' > build/lock/torch.in
+	echo "torch ; sys_platform == 'none'" > build/lock/no-torch.in
+	$(COMPILE) --constraints requirements.lock --output-file requirements/torch.txt build/lock/torch.in
+	$(COMPILE) --overrides build/lock/no-torch.in --no-emit-package torch \
+	  --output-file requirements/all-but-torch.txt requirements.lock
+	@rm -f requirements/torch-cpu.txt
+	@build/lock/bin/python -m pip download --quiet --no-deps --dest build/lock/torch '$(TORCH)+cpu' \
+	  || { echo "make: requirements/torch-cpu.txt = not written: no index here offers $(TORCH)+cpu" >&2; exit 0; }; \
+	{ echo "# PyTorch's build for CPUs, which PyPI does not hold, for Linux on x86-64 with Python 3.11."; \
+	  echo "# Written by make hashes. Where it is not to be had, make env installs torch.txt."; \
+	  printf '%s \\\n' '$(TORCH)+cpu'; build/lock/bin/python -m pip hash build/lock/torch/*.whl \
+	  | sed -n 's/^--hash/    --hash/p'; } > requirements/torch-cpu.txt
 	rm -rf build/lock
 
 clean: ## remove everything built, but not the environment and the corpus

@@ -54,6 +54,40 @@ def test_whatever_the_package_imports_is_declared() -> None:
     assert missing == []
 
 
+HASHED = {path.stem: path.read_text() for path in (ROOT / "requirements").glob("*.txt")}
+CPU = "torch-cpu"  # written only where an index offers PyTorch's build for CPUs
+
+
+def hashed(name: str) -> dict[str, str]:
+    """What pip reads in requirements/<name>.txt: the pins, with markers; each holds a hash."""
+    lines = [s for s in HASHED[name].replace("\\\n", " ").splitlines() if s and s[0] != "#"]
+    pins = {}
+    for line in lines:
+        pin, *hashes = line.split("--hash=")
+        assert hashes, pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text.strip()) for text in hashes), pin
+        requirement = Requirement(pin)
+        if requirement.marker is None or requirement.marker.evaluate():
+            pins[canonicalize_name(requirement.name)] = str(requirement.specifier)
+    return pins
+
+
+def test_what_make_installs_are_the_versions_of_the_lock_each_file_by_its_hash() -> None:
+    assert set(HASHED) - {CPU} == {"all-but-torch", "torch"}
+    pins = {name: f"=={version}" for name, version in PINS.items()}
+    torch = hashed("torch")
+    assert torch["torch"] == pins.pop("torch")
+    assert {name: pin for name, pin in hashed("all-but-torch").items() if name in pins} == pins
+    assert all(pins.get(name, pin) == pin for name, pin in torch.items() if name != "torch")
+    needed = {n for n in torch if not BROUGHT_BY_TORCH.match(n)} - {"torch"}
+    assert needed <= set(pins)
+
+
+@pytest.mark.skipif(CPU not in HASHED, reason="no build for CPUs was offered to make hashes")
+def test_the_build_for_cpus_is_the_locked_release() -> None:
+    assert hashed(CPU) == {"torch": f"=={PINS['torch']}+cpu"}
+
+
 def conda_pip() -> list[str]:
     return next(entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
 
@@ -118,9 +152,38 @@ def test_what_checks_the_c_plus_plus_is_pinned_and_sees_it_all() -> None:
     assert tracked("*.cpp", "*.h") == {p.relative_to(ROOT).as_posix() for p in ROOT.glob(pattern)}
 
 
+# notes how it was called, and has no PyTorch for CPUs to install
 PYTHON = """#!/bin/sh
-case "$*" in "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;; esac
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *install*) echo "${*#*install }" >> .venv/asked; case "$*" in *torch-cpu*) exit 1 ;; esac ;;
+  *freeze*) echo "$FOUND" ;;
+esac
 """
+BY_HASH = "--quiet --no-deps --require-hashes --requirement requirements"
+ITSELF = "--quiet --no-deps --no-build-isolation --editable ."
+
+
+def made(checkout: Path, **own: str) -> list[str]:
+    """What `make env` has pip install in a checkout of these files."""
+    for file in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copyfile(ROOT / file, checkout / file)
+    python = checkout / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    own |= {"PATH": os.environ["PATH"], "PYTHON": "./python"}
+    subprocess.run(["make", "--silent", "env"], cwd=checkout, env=own, check=True)
+    return (checkout / ".venv" / "asked").read_text().splitlines()
+
+
+def test_make_installs_nothing_that_is_not_held_to_a_hash_but_the_project(tmp_path: Path) -> None:
+    files = ("torch-cpu", "torch", "all-but-torch")  # the second where the first is not to be had
+    assert made(tmp_path) == [*(f"{BY_HASH}/{name}.txt" for name in files), ITSELF]
+
+
+def test_make_leaves_a_pytorch_of_the_locked_release_as_it_is(tmp_path: Path) -> None:
+    asked = made(tmp_path, FOUND=f"torch=={PINS['torch']}+cu130")
+    assert asked == [f"{BY_HASH}/all-but-torch.txt", ITSELF]
 
 
 @pytest.mark.parametrize("name", ["plain", "two words", "späce and ünïcode", "100% #1, (a)"])
