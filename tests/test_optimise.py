@@ -109,7 +109,7 @@ def test_result_does_not_depend_on_the_blocks(monkeypatch):
 def test_fixed_coefficient_stays():
     problem = noisy_problem(PowerLaw)
     free = minimise(problem, np.zeros((1, 2)))
-    held = minimise(problem, np.array([[0.0, -0.05], [0.0, -0.2]]), fixed=1)
+    held = minimise(problem, np.array([[0.0, -0.05], [0.0, -0.2]]), fixed=np.array([1, 1]))
     np.testing.assert_array_equal(held.theta[:, 1], [-0.05, -0.2])
     assert held.converged.all()
     assert (held.objective > free.objective).all()

@@ -13,6 +13,7 @@ at m - P degrees of freedom to the normal one: without both, small tables look t
 
 from __future__ import annotations
 
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -110,6 +111,7 @@ def small_sample_factor(count: int, size: int) -> float:
     return float(np.sqrt(count / max(count - size, 1)))
 
 
+@cache
 def student_ratio(freedom: int) -> float:
     """Student's over the normal quantile at LEVEL: how much wider few degrees of freedom are.
 

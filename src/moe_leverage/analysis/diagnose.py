@@ -87,7 +87,7 @@ def profile(fitted: Fit, level: float = LEVEL) -> dict[str, Profile]:
     names = fitted.law.theta_names or fitted.law.coefficient_names
     if fitted.num_clusters > MANY_ROWS:
         return {name: _quadratic(fitted, name, number) for number, name in enumerate(names)}
-    return {name: _profile(fitted, name, number, level) for number, name in enumerate(names)}
+    return _profiles(fitted, names, level)
 
 
 def _quadratic(fitted: Fit, name: str, number: int) -> Profile:
@@ -97,7 +97,8 @@ def _quadratic(fitted: Fit, name: str, number: int) -> Profile:
     values = fitted.theta[number] + error * steps
     low, high = fitted.theta[number] + error * NORMAL_95 * np.array([-1.0, 1.0])
     if name in fitted.law.positive:
-        values, low, high = np.exp(values), np.exp(low), np.exp(high)
+        with np.errstate(over="ignore"):  # one that the rows do not tell
+            values, low, high = np.exp(values), np.exp(low), np.exp(high)
     told = error < (1.0 if name in fitted.law.positive else np.inf)
     return Profile(
         name=name,
@@ -123,7 +124,7 @@ def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
     start = np.array(fitted.theta)[None]
     start[:, number] = np.log(value) if name in fitted.law.positive else value
     lowest = max(float(minimise(fitted.problem, fitted.theta[None]).objective[0]), SMALLEST)
-    there = _lowest(fitted.problem, number, start)
+    there = _lowest(fitted.problem, np.array([number]), start)
     return bool(there.objective[0] <= _limit(fitted, number, lowest, level))
 
 
@@ -166,8 +167,45 @@ def _dependence(fitted: Fit, number: int) -> float:
     return float(max(own / rows, 1.0)) if rows > 0 else 1.0
 
 
-def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
-    is_log = name in fitted.law.positive
+def _profiles(fitted: Fit, names: Sequence[str], level: float) -> dict[str, Profile]:
+    """The profiles of all coefficients, walked side by side: a call costs more than a problem."""
+    problem, count = fitted.problem, 2 * POINTS + 1
+    is_log = np.array([name in fitted.law.positive for name in names])
+    starts = np.concatenate([_walk(fitted, number, log) for number, log in enumerate(is_log)])
+    numbers = np.arange(len(names))
+    paths = _lowest(problem, np.repeat(numbers, count), starts)
+    lowest = max(float(paths.objective.min()), SMALLEST)
+    limits = np.array([_limit(fitted, number, lowest, level) for number in numbers])
+    theta = paths.theta.reshape(len(names), count, -1)
+    objective = paths.objective.reshape(len(names), count)
+    ends = np.stack([
+        _crossings(problem, numbers, theta[:, walk], objective[:, walk], limits)
+        for walk in (slice(POINTS, None, -1), slice(POINTS, None))
+    ], axis=1)  # fmt: skip
+    verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
+    found = {}
+    for number, name in enumerate(names):
+        values = starts.reshape(theta.shape)[number, :, number]
+        bottom = 0.0 if is_log[number] else -np.inf
+        with np.errstate(over="ignore"):
+            shown, (low, high) = (
+                (np.exp(part) if is_log[number] else part) for part in (values, ends[number])
+            )
+        found[name] = Profile(
+            name=name,
+            values=shown,
+            deviance=len(fitted.log_target)
+            * np.log(np.maximum(objective[number], SMALLEST) / lowest),
+            interval=(
+                bottom if np.isnan(low) else float(low), np.inf if np.isnan(high) else float(high)
+            ),
+            verdict=verdicts[int(np.isfinite(ends[number]).sum())],
+        )  # fmt: skip
+    return found
+
+
+def _walk(fitted: Fit, number: int, is_log: bool) -> Array:
+    """Theta with one coefficient moved away from its estimate on both sides, (2 POINTS + 1, P)."""
     error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
     step = min(error, 1.0) or 1e-3 * max(abs(fitted.theta[number]), 1e-3)
     decades = REACH_DECADES * np.log(10) + abs(fitted.theta[number])
@@ -175,73 +213,57 @@ def _profile(fitted: Fit, name: str, number: int, level: float) -> Profile:
     side = np.geomspace(0.05 * step, max(decades if is_log else sizes, step), POINTS)
     starts = np.repeat(fitted.theta[None], 2 * POINTS + 1, axis=0)
     starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
-    paths = _lowest(fitted.problem, number, starts)
-    lowest = max(float(paths.objective.min()), SMALLEST)
-    limit = _limit(fitted, number, lowest, level)
-    ends = [
-        _crossing(fitted.problem, number, paths.theta[walk], paths.objective[walk] > limit, limit)
-        for walk in (slice(POINTS, None, -1), slice(POINTS, None))
-    ]
-    low, high = (end if end is None or not is_log else float(np.exp(end)) for end in ends)
-    closed = sum(end is not None for end in ends)
-    verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
-    with np.errstate(over="ignore"):
-        values = np.exp(starts[:, number]) if is_log else starts[:, number]
-    bottom = 0.0 if is_log else -np.inf
-    return Profile(
-        name=name,
-        values=values,
-        deviance=len(fitted.log_target) * np.log(np.maximum(paths.objective, SMALLEST) / lowest),
-        interval=(bottom if low is None else low, np.inf if high is None else high),
-        verdict=verdicts[closed],
-    )
+    return starts
 
 
-def _lowest(problem: Problem, number: int, starts: Array) -> Solution:
-    """The least objective with the coefficient held at its value in each of a row of starts."""
+def _lowest(problem: Problem, fixed: NDArray[np.int64], starts: Array) -> Solution:
+    """The least objective with one coefficient held at its value in each of a row of starts."""
     count = PROFILE_STARTS if problem.log_target.shape[-1] < FEW_MINIMA else 2
     drawn = problem.law.starts(problem.inputs, problem.log_target, count, np.random.default_rng(0))
-    count = len(starts)
+    count, own = len(starts), np.arange(len(starts))
     begin = np.concatenate([starts, np.repeat(drawn, count, axis=0)])
-    begin[:, number] = np.tile(starts[:, number], 1 + len(drawn))
+    held = np.tile(fixed, 1 + len(drawn))
+    begin[np.arange(len(begin)), held] = np.tile(starts[own, fixed], 1 + len(drawn))
     # all at once: one call, however many starts, of which the lowest go on to the end
-    every = minimise(problem, begin, fixed=number, most=TRIAL_ITERATIONS)
-    rows = every.objective.reshape(-1, count).argmin(axis=0) * count + np.arange(count)
-    solved = minimise(problem, every.theta[rows], fixed=number, most=PROFILE_ITERATIONS)
+    every = minimise(problem, begin, fixed=held, most=TRIAL_ITERATIONS)
+    rows = every.objective.reshape(-1, count).argmin(axis=0) * count + own
+    solved = minimise(problem, every.theta[rows], fixed=fixed, most=PROFILE_ITERATIONS)
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
-        again = np.roll(solved.theta, inward, axis=0)
-        solved = _lower(solved, problem, number, starts, again)
+        begin = np.roll(solved.theta, inward, axis=0)
+        begin[own, fixed] = starts[own, fixed]
+        other = minimise(problem, begin, fixed=fixed, most=PROFILE_ITERATIONS)
+        better = other.objective < solved.objective
+        theta = np.where(better[:, None], other.theta, solved.theta)
+        lower = np.minimum(other.objective, solved.objective)
+        solved = replace(solved, theta=theta, objective=lower)
     return solved
 
 
-def _lower(
-    solved: Solution, problem: Problem, number: int, starts: Array, begin: Array
-) -> Solution:
-    """What was solved, or what is reached from other beginnings where that is lower."""
-    begin[:, number] = starts[:, number]
-    other = minimise(problem, begin, fixed=number, most=PROFILE_ITERATIONS)
-    better = other.objective < solved.objective
-    kept = np.where(better[:, None], other.theta, solved.theta)
-    return replace(solved, theta=kept, objective=np.minimum(other.objective, solved.objective))
+def _crossings(
+    problem: Problem, fixed: NDArray[np.int64], walks: Array, objective: Array, limits: Array
+) -> Array:
+    """Where objectives first pass their limits, walking away from the estimate; NaN if never.
 
-
-def _crossing(
-    problem: Problem, number: int, walk: Array, is_above: NDArray[np.bool_], limit: float
-) -> float | None:
-    """Where the objective first passes the limit, walking away from the estimate; None if never.
-
-    `walk` holds the solved thetas on one side; the step that crosses is walked again, ever finer.
+    `walks` (K, points, P) holds solved thetas; the step that crosses is walked again, ever finer.
     """
+    ends = np.full(len(walks), np.nan)
+    left, is_above = np.arange(len(walks)), objective > limits[:, None]
+    shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
     for _ in range(REFINEMENTS):
-        if not is_above.any():
-            return None
-        outer = max(int(is_above.argmax()), 1)
-        shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
-        walk = walk[outer - 1] + shares * (walk[outer] - walk[outer - 1])
-        # from solved points on both sides
-        solved = minimise(problem, walk, fixed=number, most=PROFILE_ITERATIONS)
-        walk, is_above = solved.theta, solved.objective > limit
-    return float(walk[max(int(is_above.argmax()), 1), number])
+        crosses = is_above.any(axis=1)
+        left, walks, is_above = left[crosses], walks[crosses], is_above[crosses]
+        if len(left) == 0:
+            return ends
+        own, outer = np.arange(len(left)), np.maximum(is_above.argmax(axis=1), 1)
+        inner, beyond = walks[own, outer - 1, None], walks[own, outer, None]
+        finer = (inner + shares * (beyond - inner)).reshape(-1, walks.shape[-1])
+        held = np.repeat(fixed[left], REFINED_POINTS)
+        solved = minimise(problem, finer, fixed=held, most=PROFILE_ITERATIONS)
+        walks = solved.theta.reshape(len(left), REFINED_POINTS, -1)
+        is_above = solved.objective.reshape(len(left), -1) > limits[left, None]
+    outer = np.maximum(is_above.argmax(axis=1), 1)
+    ends[left] = walks[np.arange(len(left)), outer, fixed[left]]
+    return ends
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -399,6 +399,8 @@ def _section_fits(
                 fitted = fit(law, group, "efficiency_leverage", resamples=resamples, seed=seed)
             except UnidentifiedError as error:
                 reason = str(error)
+                if len(group) <= len(law.coefficient_names):
+                    break  # those that follow have no more points
                 continue
             count += 1
             described = _described(fitted, kind, note=f"at {at.replace('_', ', ')}")

@@ -298,7 +298,9 @@ def _polished(problem: Problem, begin: Array, generator: np.random.Generator) ->
     rows = generator.choice(problem.log_target.shape[-1], MANY_ROWS, replace=False)
     inputs = {name: column[rows] for name, column in problem.inputs.items()}
     part = replace(problem, inputs=inputs, log_target=problem.log_target[rows])
-    ended = minimise(part, begin)
+    tried = minimise(part, begin, most=TRIAL_ITERATIONS)
+    lowest = np.argsort(tried.objective, kind="stable")[: 2 * POLISHED]
+    ended = minimise(part, tried.theta[lowest])
     return np.asarray(ended.theta[np.argsort(ended.objective)[:POLISHED]])
 
 
@@ -306,7 +308,9 @@ def _normal_samples(
     best: Array, spread: Array, resamples: int, generator: np.random.Generator
 ) -> Solution:
     """Samples of theta from the normal with this covariance."""
-    drawn = generator.multivariate_normal(best, spread, resamples, method="eigh")
+    drawn = generator.multivariate_normal(
+        best, spread, resamples, method="eigh", check_valid="ignore"
+    )
     return Solution(
         theta=drawn,
         objective=np.zeros(resamples),

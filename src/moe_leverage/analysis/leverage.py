@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
+from moe_leverage.analysis.bootstrap import LEVEL, TRIAL_ITERATIONS, student_ratio
 from moe_leverage.analysis.envelope import (
     USUAL_RATIOS,
     Envelope,
@@ -155,8 +155,7 @@ def estimate(
         measured = _beside_the_optimum(measured, kept, optimum)
     if found.empty:
         return measured
-    both = _estimate(table, whole, optimum, resamples, level, seed, floor, curves_only=True)
-    return _beside_outliers(measured, both, found)
+    return _beside_outliers(measured, _frontier_alone(whole, seed, floor), found)
 
 
 def _estimate(
@@ -167,8 +166,6 @@ def _estimate(
     level: float,
     seed: int,
     pinned: float | None,
-    *,
-    curves_only: bool = False,
 ) -> Leverage:
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
     require(len(dense) >= 2, "dense budgets", len(dense), "the dense frontier needs 2 or more")
@@ -177,18 +174,15 @@ def _estimate(
     fits, skipped = _curve_fits(useful, resamples, seed)
     floored = fits.get("dense, FlooredPowerLaw")
     noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
-    floor = 0.0 if floored is None else float(floored.law.coefficients[0])
-    floor = floor if pinned is None else pinned
+    floor = _floor(fits, pinned)
     draws = _Draws(noise, resamples, level, np.random.default_rng(seed))
-    points = [_frontier_points(dense, moe, floor, draws)]
-    if not curves_only:
-        points += _curve_points(moe, fits, level)
-        try:
-            dense_draws = partial(_dense_draws, dense, moe, floor, draws)
-            fits["joint"] = _joint_fit(points[0], dense_draws, seed)
-            points.append(_joint_points(points[0], fits["joint"], level))
-        except UnidentifiedError as error:
-            skipped["joint"] = str(error)
+    points = [_frontier_points(dense, moe, floor, draws), *_curve_points(moe, fits, level)]
+    try:
+        dense_draws = partial(_dense_draws, dense, moe, floor, draws)
+        fits["joint"] = _joint_fit(points[0], dense_draws, seed)
+        points.append(_joint_points(points[0], fits["joint"], level))
+    except UnidentifiedError as error:
+        skipped["joint"] = str(error)
     return Leverage(
         points=pd.concat(points, ignore_index=True),
         best=best,
@@ -200,6 +194,22 @@ def _estimate(
         skipped=skipped,
         warnings=_noise_warnings(noise) + _dominated_warnings(dominated(dense)),
     )
+
+
+def _floor(fits: Mapping[str, Fit], pinned: float | None) -> float:
+    """The loss floor of the dense runs: as pinned, as fitted, or none."""
+    floored = fits.get("dense, FlooredPowerLaw")
+    if pinned is not None:
+        return pinned
+    return 0.0 if floored is None else float(floored.law.coefficients[0])
+
+
+def _frontier_alone(best: pd.DataFrame, seed: int, pinned: float | None) -> pd.DataFrame:
+    """What the dense frontier says of every mixture, without intervals."""
+    dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
+    fits, _ = _curve_fits(dense.drop(index=dominated(dense).index), 0, seed)
+    draws = _Draws(float("nan"), 1, LEVEL, np.random.default_rng(seed))
+    return _frontier_points(dense, moe, _floor(fits, pinned), draws)
 
 
 def family_curves(
@@ -248,8 +258,9 @@ def _far_points(runs: pd.DataFrame) -> list[Any]:
     delta = LEAST_OUTLYING / OUTLYING  # so small that the curve goes through the middle of points
     problem = Problem(law=FlooredPowerLaw, inputs=inputs, log_target=log_loss, delta=delta)
     starts = FlooredPowerLaw.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
-    ended = minimise(problem, starts)
-    missed = np.abs(problem.residuals(ended.theta[ended.objective.argmin()]))
+    tried = minimise(problem, starts, most=TRIAL_ITERATIONS)
+    ended = minimise(problem, tried.theta[[tried.objective.argmin()]])
+    missed = np.abs(problem.residuals(ended.theta[0]))
     sigma = max(MAD_TO_SIGMA * float(np.median(missed)), LEAST_OUTLYING / OUTLYING)
     far = np.flatnonzero((missed > OUTLYING * sigma) & (missed > LEAST_OUTLYING))
     return list(runs.index[far[np.argsort(-missed[far])]])
@@ -264,7 +275,8 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     log_loss, count = np.log(runs["loss"].to_numpy(float)), len(runs)
     problem = Problem(law=law, inputs=inputs, log_target=log_loss, delta=np.inf)
     starts = law.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
-    if _all_are_near(problem, starts):
+    freedom = count - 1 - len(law.coefficient_names)
+    if _all_are_near(problem, starts, freedom):
         return None
     weights = np.tile(1.0 - np.eye(count), (len(starts), 1))  # each point left out in turn
     ended = minimise(problem, np.repeat(starts, count, axis=0), weights=weights)
@@ -272,7 +284,6 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     theta = ended.theta.reshape(len(starts), count, -1)[lowest, np.arange(count)]
     spread = problem.residuals(theta)
     missed = np.abs(np.diag(spread))
-    freedom = count - 1 - len(law.coefficient_names)
     sigma = np.sqrt(((spread**2).sum(axis=1) - missed**2) / freedom)
     share = missed / np.maximum(sigma, LEAST_OUTLYING / OUTLYING)
     place = int(share.argmax())
@@ -280,21 +291,31 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     return runs.index[place] if is_far else None
 
 
-def _all_are_near(problem: Problem, starts: Array) -> bool:
-    """Whether no point can be an outlier: with each left out, to first order, all are near."""
+def _all_are_near(problem: Problem, starts: Array, freedom: int) -> bool:
+    """Whether no point can be an outlier: with each left out, to first order, all are near.
+
+    Of e, a residual of least squares, and h, its leverage, e / (1 - h) is what the curve of the
+    others misses, and e^2 / (1 - h) what their sum of squares is less. Half of a limit is near.
+    """
     ended = minimise(problem, starts)
     best = ended.theta[ended.objective.argmin()]
     slopes = problem.law.log_gradient(best, problem.inputs)
     basis, _ = np.linalg.qr(slopes / np.maximum(np.abs(slopes).max(axis=0), 1e-300))
     own = (basis**2).sum(axis=1)  # how far a point draws its own curve, 0 to 1
-    missed = np.abs(problem.residuals(best)) / np.maximum(1 - own, 1e-3)
-    return bool(missed.max() < LEAST_OUTLYING / 2)
+    residuals = problem.residuals(best)
+    missed = np.abs(residuals) / np.maximum(1 - own, 1e-3)
+    rest = np.maximum((residuals**2).sum() - np.abs(residuals) * missed, 0.0)
+    sigma = np.maximum(np.sqrt(rest / freedom), LEAST_OUTLYING / OUTLYING)
+    is_near = (missed < LEAST_OUTLYING / 2) | (
+        missed < OUTLYING / 2 * student_ratio(freedom) * sigma
+    )
+    return bool(is_near.all())
 
 
-def _beside_outliers(measured: Leverage, both: Leverage, found: pd.DataFrame) -> Leverage:
+def _beside_outliers(measured: Leverage, both: pd.DataFrame, found: pd.DataFrame) -> Leverage:
     """Without the outliers, and beside it what the frontier says with them where that differs."""
     key = [*FAMILY, "compute"]
-    of_both = both.points[key].assign(with_outliers=both.points["efficiency_leverage"])
+    of_both = both[key].assign(with_outliers=both["efficiency_leverage"])
     points = measured.points.merge(of_both, on=key, how="left")
     value = points["with_outliers"]
     moved = ~value.between(points["low"], points["high"]) & points["low"].notna()

@@ -81,13 +81,13 @@ def minimise(
     theta: Array,
     *,
     weights: Array | None = None,
-    fixed: int = -1,
+    fixed: NDArray[np.int64] | None = None,
     most: int = MAX_ITERATIONS,
 ) -> Solution:
     """Minimise sum_i w_i huber(r_i) from every row of theta (K, P), under row weights (K, n).
 
-    The coefficient numbered `fixed`, if not negative, keeps its starting value; `most` is the
-    number of iterations after which a problem stays where it is.
+    `fixed` (K,) numbers the coefficient of each problem that keeps its starting value; `most` is
+    the number of iterations after which a problem stays where it is.
 
     >>> from moe_leverage.theory.laws import PowerLaw
     >>> compute = np.array([1e12, 1e13, 1e14])
@@ -103,7 +103,8 @@ def minimise(
 
     def solve(block: slice) -> Solution:
         own = weights if len(weights) == 1 else weights[block]
-        return _solve_block(problem.part(block), np.array(theta[block], float), own, fixed, most)
+        held = None if fixed is None else fixed[block]
+        return _solve_block(problem.part(block), np.array(theta[block], float), own, held, most)
 
     if len(blocks) == 1:
         return solve(blocks[0])
@@ -117,7 +118,9 @@ def minimise(
     )
 
 
-def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int, most: int) -> Solution:
+def _solve_block(
+    problem: Problem, theta: Array, weights: Array, fixed: NDArray[np.int64] | None, most: int
+) -> Solution:
     """Move all problems until each settles; the first axis of `state` holds those still moving."""
     count = len(theta)
     final, objective = theta.copy(), np.full(count, np.inf)
@@ -136,6 +139,7 @@ def _solve_block(problem: Problem, theta: Array, weights: Array, fixed: int, mos
             state.keep(~leave)
             problem = problem.part(~leave)
             weights = weights if len(weights) == 1 else weights[~leave]
+            fixed = None if fixed is None else fixed[~leave]
         if len(left) == 0:
             break
     return Solution(theta=final, objective=objective, converged=converged, iterations=iterations)
@@ -155,7 +159,9 @@ class _State:
         self.damping = np.full(len(theta), FIRST_DAMPING)
         self.growth = np.full(len(theta), 2.0)  # factor on the damping at the next failure
 
-    def advance(self, problem: Problem, weights: Array, fixed: int) -> NDArray[np.bool_]:
+    def advance(
+        self, problem: Problem, weights: Array, fixed: NDArray[np.int64] | None
+    ) -> NDArray[np.bool_]:
         """Try one step of every problem; say which had nothing left to gain."""
         step, promised = self.step(problem.delta, weights, fixed)
         residuals, slopes = _linearise(problem, self.theta + step)
@@ -183,7 +189,9 @@ class _State:
         self.growth = np.where(better, 2.0, 2.0 * self.growth)
         return np.asarray(settled)
 
-    def step(self, delta: float, weights: Array, fixed: int) -> tuple[Array, Array]:
+    def step(
+        self, delta: float, weights: Array, fixed: NDArray[np.int64] | None
+    ) -> tuple[Array, Array]:
         """The next step of each problem and the decrease its quadratic model promises."""
         slopes, size = self.slopes, np.abs(self.residuals)
         with np.errstate(all="ignore"):
@@ -193,8 +201,9 @@ class _State:
             pull = weights * np.clip(self.residuals, -delta, delta)
             gradient = (slopes @ pull[..., None])[..., 0]
             matrix = _weighted_squares(slopes, curvature)
-        if fixed >= 0:
-            gradient[:, fixed], matrix[:, fixed], matrix[:, :, fixed] = 0.0, 0.0, 0.0
+        if fixed is not None:
+            own = np.arange(len(fixed))
+            gradient[own, fixed], matrix[own, fixed], matrix[own, :, fixed] = 0.0, 0.0, 0.0
         # One problem that overflowed must not keep `solve` from the others: its step becomes 0.
         sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
         matrix[~sound], gradient[~sound] = 0.0, 0.0
