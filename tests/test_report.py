@@ -1,6 +1,7 @@
 """The pages of a report: bounds and open ends drawn, families left out said, legible on a phone."""
 
 import re
+from dataclasses import replace
 
 import browser as browsing
 import numpy as np
@@ -53,6 +54,19 @@ def test_families_that_are_not_drawn_are_counted(tmp_path):
     for there in (count, count + 1):  # mixtures, and with the dense runs
         assert f"{drawing.MOST_FAMILIES + 1} of {there} families are drawn" in text
     assert text.count("<svg") == 2
+
+
+def test_an_answer_and_a_reason_that_hold_markup_are_text(tmp_path):
+    path = tmp_path / "runs.csv"
+    runs(beyond=False).to_csv(path, index=False)
+    read = read_runs(path)
+    found = examine(read.runs, resamples=20)
+    record = report.summary(read, found) | {"answer": [HOSTILE]}
+    bare = replace(found, leverage=None, skipped={"leverage": HOSTILE})
+    for own in (record, record | {"answer": ["none"], "skipped": {}}):
+        text = report.page("Leverage", bare, own)
+        assert "<img" not in text
+        assert "&lt;img" in text
 
 
 @pytest.mark.skipif(browsing.program() is None, reason="no browser is installed")

@@ -175,7 +175,7 @@ def _profiles(fitted: Fit, names: Sequence[str], level: float) -> dict[str, Prof
     numbers = np.arange(len(names))
     paths = _lowest(problem, np.repeat(numbers, count), starts)
     lowest = max(float(paths.objective.min()), SMALLEST)
-    limits = np.array([_limit(fitted, number, lowest, level) for number in numbers])
+    limits = np.array([_limit(fitted, number, lowest, level) for number in range(len(names))])
     theta = paths.theta.reshape(len(names), count, -1)
     objective = paths.objective.reshape(len(names), count)
     ends = np.stack([
