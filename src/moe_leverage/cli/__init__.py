@@ -7,6 +7,8 @@ torch is loaded only by the verbs that train.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -47,6 +49,7 @@ def _options(
 def main() -> None:
     """Run the command line; ValueError and OSError are the user's, anything else is ours."""
     import_modules(__name__)
+    atexit.register(gc.freeze)  # the process ends: looking for cycles first takes a second
     try:
         code = app(standalone_mode=False)
     except OSError as error:

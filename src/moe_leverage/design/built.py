@@ -29,6 +29,7 @@ from moe_leverage.design.parts import (
     products_of,
 )
 from moe_leverage.design.words import is_structural
+from moe_leverage.modules import collector_paused
 
 INSTALL = "needs transformers, which is not installed: pip install 'moe-leverage[hf]'"
 # Where weights come from, how they are stored and run: nothing that decides a shape.
@@ -46,6 +47,7 @@ class Built:
     unused: tuple[str, ...]  # keys of the file that change neither the config nor the model
 
 
+@collector_paused()  # the library is thousands of modules, and a model as many of its own
 def build(raw: Mapping[str, Any]) -> Built:
     """The anatomy of the language model that transformers builds from a config.
 

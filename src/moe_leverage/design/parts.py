@@ -42,15 +42,11 @@ class Part:
     """A parameter in one of the places where it is used."""
 
     path: str
+    layer: str  # the path of the layer it lies in; empty outside the layers
     owner: Any  # the module that holds it
     block: Any  # the module that holds that one
     tensor: Any
     component: str
-
-    @property
-    def layer(self) -> str:
-        """The path of the layer it lies in; empty outside the layers."""
-        return _layer(self.path)
 
     @property
     def leaf(self) -> str:
@@ -61,21 +57,22 @@ class Part:
 def parts_of(modules: Mapping[str, Any], head: Any) -> list[Part]:
     """Every parameter of these modules wherever it is used, told for its component."""
     places = [
-        (f"{path}.{name}".lstrip("."), module, modules.get(path.rpartition(".")[0]), tensor)
+        Part(
+            path=(whole := f"{path}.{name}".lstrip(".")),
+            layer=_layer(whole),
+            owner=module,
+            block=modules.get(path.rpartition(".")[0]),
+            tensor=tensor,
+            component="",
+        )
         for path, module in modules.items()
         for name, tensor in module._parameters.items()
         if tensor is not None
     ]
-    routed = {_layer(p): p for p, owner, _, tensor in places if _is_routed(p, owner, tensor)}
+    routed = {part.layer: part.path for part in places if _is_routed(part)}
     return [
-        Part(
-            path=path,
-            owner=owner,
-            block=block,
-            tensor=tensor,
-            component=_component(path, owner, tensor, modules, head, routed.get(_layer(path))),
-        )
-        for path, owner, block, tensor in places
+        replace(part, component=_component(part, modules, head, routed.get(part.layer)))
+        for part in places
     ]
 
 
@@ -123,10 +120,13 @@ def experts_of(
     """
     found: dict[Experts, int] = {}
     shares: dict[str, float] = {}
-    layers = dict.fromkeys(part.layer for part in parts if part.component == "routed_experts")
-    for layer in layers:
-        own = [part for part in parts if part.layer == layer]
+    layers: dict[str, list[Part]] = {}
+    for part in parts:
+        layers.setdefault(part.layer, []).append(part)
+    for layer, own in layers.items():
         routed = [part for part in own if part.component == "routed_experts"]
+        if not routed:
+            continue
         number = max(int(part.tensor.shape[0]) for part in routed)
         chosen = _chosen(own, config)
         require(chosen <= number, "num_experts_per_tok", chosen, f"exceeds {number} experts")
@@ -171,41 +171,40 @@ def _layer(path: str) -> str:
     return found.group(1) if found else ""
 
 
-def _is_routed(path: str, owner: Any, tensor: Any) -> bool:
+def _is_routed(part: Part) -> bool:
     """A tensor of all experts of a layer: under `experts`, one entry an expert."""
-    names = path.split(".")[:-1]
+    names = part.path.split(".")[:-1]
     if any(SHARED.match(name) or ROUTER.match(name) for name in names):
         return False
-    return tensor.dim() >= 2 and ("experts" in names or type(owner).__name__.endswith("Experts"))
+    named = "experts" in names or type(part.owner).__name__.endswith("Experts")
+    return named and part.tensor.dim() >= 2
 
 
-def _component(
-    path: str, owner: Any, tensor: Any, modules: Mapping[str, Any], head: Any, experts: str | None
-) -> str:
+def _component(part: Part, modules: Mapping[str, Any], head: Any, experts: str | None) -> str:
     """`experts` is the path of a tensor of experts in the same layer, if there is one."""
-    names = path.split(".")
-    if head is not None and owner is head:
+    names, kind = part.path.split("."), type(part.owner).__name__
+    if head is not None and part.owner is head:
         return "logits"
-    if "Embedding" in type(owner).__name__:
+    if "Embedding" in kind:
         return "embedding"
-    if experts and (told := _of_mixture(path, owner, tensor, names)):
+    if experts and (told := _of_mixture(part, names)):
         return told
-    if NORM.search(type(owner).__name__) or any(NORM.search(name) for name in names[-3:]):
+    if NORM.search(kind) or any(NORM.search(name) for name in names[-3:]):
         return "norms"
     if any(ATTENTION.search(name) for name in names[:-1]):
         return "attention"
     above = [modules.get(".".join(names[:n])) for n in range(1, len(names))]
     is_ffn = any(FFN_CLASS.search(type(module).__name__) for module in above if module is not None)
     if is_ffn or any(FFN_NAME.match(name) for name in names):
-        beside = experts is not None and experts.rsplit(".experts.", 1)[0] == _layer(path)
+        beside = experts is not None and experts.rsplit(".experts.", 1)[0] == part.layer
         return "shared_experts" if beside else "dense_ffn"
     return "attention" if any(MIXER.search(name) for name in names[:-1]) else "other"
 
 
-def _of_mixture(path: str, owner: Any, tensor: Any, names: Sequence[str]) -> str:
+def _of_mixture(part: Part, names: Sequence[str]) -> str:
     if any(SHARED.match(name) for name in names):
         return "shared_experts"
-    if _is_routed(path, owner, tensor):
+    if _is_routed(part):
         return "routed_experts"
     outside = not any(ATTENTION.search(name) for name in names)
     return "router" if outside and any(ROUTER.match(name) for name in names) else ""

@@ -12,9 +12,7 @@ follow from a record and its study's plan alone, so that no run changes what is 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import itertools
 import json
 import math
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 
 from moe_leverage.config import RunConfig, require
 from moe_leverage.ledger.file import DIRECTORY, PLANS, plans, records
+from moe_leverage.modules import collector_paused
 
 COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit and meaning
     "protocol": "int: the ladder it belongs to; 1 where its record says none",
@@ -105,7 +104,7 @@ def stamp(directory: Path = DIRECTORY) -> Stamp:
 def _read(directory: Path, _: Stamp) -> pd.DataFrame:
     files = sorted(directory.glob("*.jsonl"))
     found = (_named(record, path.stem) for path in files for record in records(path))
-    with _collector_paused():
+    with collector_paused():
         leaves = _table(found)
     return leaves if leaves.empty else _with_columns(leaves, plans(directory))
 
@@ -159,18 +158,6 @@ def _variants(table: pd.DataFrame, planned: Mapping[str, Any]) -> pd.Series[str]
 
 def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, int | float) else str(value)
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection inside: records hold no cycles, and scanning them takes a third."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
