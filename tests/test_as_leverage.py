@@ -6,9 +6,9 @@ import pytest
 from synthetic_runs import DENSE, all_runs, dense_runs, noisy
 
 from moe_leverage.analysis.as_leverage import Frontier, as_leverage
+from moe_leverage.analysis.dense_frontier import frontier_compute
 from moe_leverage.analysis.findings import leverage_laws
 from moe_leverage.analysis.fitting import fit
-from moe_leverage.analysis.leverage import frontier_compute
 from moe_leverage.theory.registry import laws
 from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 

@@ -9,7 +9,7 @@ import pytest
 from test_parts import in_javascript
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis.leverage import best_runs
+from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.config import RunConfig
 from moe_leverage.instruments import SCRIPTS, explorer

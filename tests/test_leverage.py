@@ -5,13 +5,9 @@ import pandas as pd
 import pytest
 from synthetic_runs import BUDGETS, DENSE, FRONTIER, JOINT, all_runs, dense_runs, moe_runs, noisy
 
-from moe_leverage.analysis.leverage import (
-    _Draws,
-    best_runs,
-    estimate,
-    frontier_compute,
-    table_noise,
-)
+from moe_leverage.analysis.dense_frontier import Draws, frontier_compute
+from moe_leverage.analysis.leverage import estimate
+from moe_leverage.analysis.points import best_runs, table_noise
 from moe_leverage.analysis.reductions import redrawn_optima
 
 ESTIMATORS = {"frontier", "power curves", "floored curves", "joint"}
@@ -200,7 +196,7 @@ def test_what_the_table_cannot_tell_is_skipped_with_a_reason():
 
 def test_the_noise_of_a_mean_falls_with_the_root_of_its_seeds():
     runs = pd.DataFrame({"loss": [3.0, 3.0], "num_seeds": [1, 16]})
-    draws = _Draws(noise=0.01, count=20_000, level=0.9, generator=np.random.default_rng(0))
+    draws = Draws(noise=0.01, count=20_000, level=0.9, generator=np.random.default_rng(0))
     spread = draws.log_losses(runs)[1:].std(axis=0)
     assert spread == pytest.approx([0.01, 0.0025], rel=0.03)
 

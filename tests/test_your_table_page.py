@@ -6,13 +6,9 @@ import pytest
 from test_parts import in_javascript
 
 from moe_leverage.analysis.bootstrap import student_ratio
-from moe_leverage.analysis.leverage import (
-    _Draws,
-    _frontier_points,
-    best_runs,
-    estimate,
-    table_noise,
-)
+from moe_leverage.analysis.dense_frontier import Draws, frontier_points
+from moe_leverage.analysis.leverage import estimate
+from moe_leverage.analysis.points import best_runs, table_noise
 from moe_leverage.instruments import your_table
 from moe_leverage.your_runs.reading import read_runs
 
@@ -93,8 +89,8 @@ def test_points_noise_and_intervals_are_the_package_s(tmp_path, seeds, ending):
             return self.parts.pop(0).reshape(shape)
 
     generator = Same(normals[:, : len(dense)], normals[:, len(dense) :])
-    draws = _Draws(got["noise"], len(normals), 0.9, generator)
-    points = _frontier_points(dense, moe, 0.0, draws)
+    draws = Draws(got["noise"], len(normals), 0.9, generator)
+    points = frontier_points(dense, moe, 0.0, draws)
     by_place = {(p["C"], p["A"]): p.get("ends") for p in got["points"]}
     for point in points.dropna(subset=["efficiency_leverage"]).to_dict("records"):
         (ends,) = [

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
-from moe_leverage.analysis.leverage import frontier_compute
+from moe_leverage.analysis.dense_frontier import frontier_compute
 from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.theory.law import Array
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from moe_leverage.analysis.bootstrap import LEVEL, central_interval
 from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit
+from moe_leverage.analysis.points import points_of
 from moe_leverage.theory.law import Array
 from moe_leverage.theory.rivals import ChinchillaLaw
 
@@ -125,3 +126,64 @@ def usual_excess(dense: pd.DataFrame) -> tuple[float, float]:
     heights = optimal_log_loss(theta[None], grid)[0]
     needed = np.interp(-ChinchillaLaw.log_value(theta, inputs), -heights, np.log(grid))
     return ratio, float(np.exp(np.median(np.log(product) - needed)))
+
+
+def optimal_points(frontier: pd.DataFrame, envelope: Envelope, noise: float) -> pd.DataFrame:
+    """Leverage over the optimum at the points of the dense frontier, as rows of an estimator."""
+    log_loss = np.log(frontier["loss"].to_numpy(float))
+    own = np.log(frontier["compute"].to_numpy(float))
+    value = envelope.log_compute(log_loss)
+    ends = envelope.interval(log_loss, noise) - own[:, None]
+    reached = np.exp(np.where(np.isfinite(value), value, np.nan) - own)
+    first, last = (
+        np.log(envelope.kappa * np.multiply(*ends))
+        for ends in zip(*(envelope.fit.law.domain[n] for n in ("num_params", "num_tokens")),
+                        strict=True)
+    )  # fmt: skip
+    with np.errstate(over="ignore"):
+        low, high = np.exp(ends).T
+    return points_of(
+        frontier, "optimal frontier", efficiency_leverage=reached,
+        low=np.where(np.isnan(reached), np.nan, low),
+        high=np.where(np.isnan(reached), np.nan, high),
+        extrapolated=(value < first) | (value > last),
+    )  # fmt: skip
+
+
+def frontier_warnings(
+    frontier: pd.DataFrame, optimal: pd.DataFrame, dense: pd.DataFrame, envelope: Envelope
+) -> list[str]:
+    """How far the dense runs are off, where the two frontiers differ by more than intervals."""
+    ours, theirs = (entry.reset_index(drop=True) for entry in (frontier, optimal))
+    gap = np.log(ours["efficiency_leverage"] / theirs["efficiency_leverage"])
+    above, below = (
+        np.log(ours["efficiency_leverage"] / ours["low"]),
+        np.log(theirs["high"] / theirs["efficiency_leverage"]),
+    )
+    apart = gap > np.hypot(above, below)  # of independent errors
+    if not apart.any():
+        return []
+    excess = np.log(dense["compute"].to_numpy(float))
+    excess = excess - envelope.log_compute(np.log(dense["loss"].to_numpy(float)))
+    over = float(np.exp(np.median(excess[np.isfinite(excess)])))
+    ratio = float(np.exp(np.nanmedian(gap)))
+    return [
+        f"the dense runs are not compute-optimal: by their own L(N, D) they need {over:.2g} times "
+        f"the compute of the optimum, and EL over them is {ratio:.2g} times that over the optimum "
+        f"({int(apart.sum())} point(s) differ by more than their intervals; both are given)"
+    ]
+
+
+def usual_warnings(dense: pd.DataFrame) -> list[str]:
+    """A warning where tokens a parameter lie far from the usual and the runs cannot tell more."""
+    try:
+        ratio, excess = usual_excess(dense)
+    except UnidentifiedError:
+        return []
+    if USUAL_RATIOS[0] <= ratio <= USUAL_RATIOS[1]:
+        return []
+    return [
+        f"the dense runs have {ratio:.3g} tokens a parameter, far from the usual 20: by the law of "
+        f"Besiroglu et al. (2024) they need {excess:.2g} times the compute of optimal ones, and EL "
+        "may be too high by as much"
+    ]

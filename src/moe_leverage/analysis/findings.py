@@ -23,16 +23,13 @@ from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
 from moe_leverage.analysis.diagnose import Score, compare
 from moe_leverage.analysis.fitting import Family, Fit, UnidentifiedError, fit
 from moe_leverage.analysis.leverage import (
-    FAMILY,
     MIN_SEED_PAIRS,
     RESAMPLES,
     Leverage,
-    best_runs,
     estimate,
     family_curves,
-    family_name,
-    table_noise,
 )
+from moe_leverage.analysis.points import FAMILY, best_runs, family_name, table_noise
 from moe_leverage.analysis.reductions import (
     budgets,
     isoflop_optima,

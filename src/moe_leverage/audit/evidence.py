@@ -15,10 +15,11 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
+from moe_leverage.analysis.dense_frontier import frontier_compute
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.gates import Gate, failing, gates
-from moe_leverage.analysis.leverage import best_runs, frontier_compute
 from moe_leverage.analysis.measured import load_ledger
+from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import seed_noise, with_law_names
 from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA

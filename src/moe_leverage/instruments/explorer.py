@@ -22,8 +22,8 @@ import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis.gates import MOST_IDLE, MOST_LOAD
-from moe_leverage.analysis.leverage import best_runs
 from moe_leverage.analysis.measured import LADDER
+from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.config import LatentAttentionConfig, ModelConfig, RoutingConfig, RunConfig
 from moe_leverage.instruments.scripts import assign

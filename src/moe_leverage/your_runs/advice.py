@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.analysis.bootstrap import student_ratio
+from moe_leverage.analysis.dense_frontier import frontier_compute
 from moe_leverage.analysis.envelope import Envelope
 from moe_leverage.analysis.findings import Findings
-from moe_leverage.analysis.leverage import Leverage, family_name, frontier_compute
+from moe_leverage.analysis.leverage import Leverage
+from moe_leverage.analysis.points import family_name
 from moe_leverage.theory.law import Array
 from moe_leverage.theory.rivals import ChinchillaLaw
 from moe_leverage.your_runs.answer import is_optimal, main_point

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter
 
 from moe_leverage.analysis.findings import Findings
-from moe_leverage.analysis.leverage import FAMILY, family_name
+from moe_leverage.analysis.points import FAMILY, family_name
 from moe_leverage.page import theme
 from moe_leverage.theory.law import Array
 

@@ -1,0 +1,109 @@
+"""Points that the curve of the others of their family misses by many standard deviations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_leverage.analysis.bootstrap import TRIAL_ITERATIONS, student_ratio
+from moe_leverage.analysis.fitting import MAD_TO_SIGMA
+from moe_leverage.analysis.optimise import Problem, minimise
+from moe_leverage.analysis.points import FAMILY
+from moe_leverage.theory.law import Array, Law
+from moe_leverage.theory.laws import PowerLaw
+from moe_leverage.theory.rivals import FlooredPowerLaw
+
+MIN_SCREENED = 5  # points of a family that can tell one of them as an outlier
+OUTLYING = 8.0  # standard deviations from the curve of the others, widened by Student's ratio
+SCREEN_STARTS = 8
+MOST_LEFT_OUT = 60  # points of a family that are left out in turn; among more, one moves no curve
+LEAST_OUTLYING = 0.02  # ln loss: nothing nearer is an outlier, however well the others lie
+MOST_OUTLYING = 0.25  # share of a family; more are no outliers but another curve
+
+
+def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
+    """Points that the curve of the others of their family misses by many standard deviations."""
+    odd: list[Any] = []
+    for _, runs in best.groupby(FAMILY, dropna=False):
+        limit = int(MOST_OUTLYING * len(runs))
+        if len(runs) > MOST_LEFT_OUT:
+            odd += _far_points(runs)[:limit]
+            continue
+        left = runs
+        while len(runs) - len(left) < limit and len(left) >= MIN_SCREENED:
+            worst = _worst_point(left)
+            if worst is None:
+                break
+            left = left.drop(index=worst)
+            odd.append(worst)
+    return best.loc[odd]
+
+
+def _far_points(runs: pd.DataFrame) -> list[Any]:
+    """The indices of outliers among many points, the farthest first, told by one robust curve."""
+    inputs = {"compute": runs["compute"].to_numpy(float)}
+    log_loss = np.log(runs["loss"].to_numpy(float))
+    delta = LEAST_OUTLYING / OUTLYING  # so small that the curve goes through the middle of points
+    problem = Problem(law=FlooredPowerLaw, inputs=inputs, log_target=log_loss, delta=delta)
+    starts = FlooredPowerLaw.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
+    tried = minimise(problem, starts, most=TRIAL_ITERATIONS)
+    ended = minimise(problem, tried.theta[[tried.objective.argmin()]])
+    missed = np.abs(problem.residuals(ended.theta[0]))
+    sigma = max(MAD_TO_SIGMA * float(np.median(missed)), LEAST_OUTLYING / OUTLYING)
+    far = np.flatnonzero((missed > OUTLYING * sigma) & (missed > LEAST_OUTLYING))
+    return list(runs.index[far[np.argsort(-missed[far])]])
+
+
+def _worst_point(runs: pd.DataFrame) -> Any:
+    """The index of the point farthest from the curve of all others, if that is an outlier."""
+    law: type[Law] = FlooredPowerLaw if len(runs) > MIN_SCREENED else PowerLaw
+    if runs["compute"].nunique() <= len(law.coefficient_names) + 1:
+        return None
+    inputs = {"compute": runs["compute"].to_numpy(float)}
+    log_loss, count = np.log(runs["loss"].to_numpy(float)), len(runs)
+    problem = Problem(law=law, inputs=inputs, log_target=log_loss, delta=np.inf)
+    starts = law.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
+    freedom = count - 1 - len(law.coefficient_names)
+    if _all_are_near(problem, starts, freedom):
+        return None
+    weights = np.tile(1.0 - np.eye(count), (len(starts), 1))  # each point left out in turn
+    ended = minimise(problem, np.repeat(starts, count, axis=0), weights=weights)
+    lowest = ended.objective.reshape(len(starts), count).argmin(axis=0)
+    theta = ended.theta.reshape(len(starts), count, -1)[lowest, np.arange(count)]
+    spread = problem.residuals(theta)
+    missed = np.abs(np.diag(spread))
+    sigma = np.sqrt(((spread**2).sum(axis=1) - missed**2) / freedom)
+    share = missed / np.maximum(sigma, LEAST_OUTLYING / OUTLYING)
+    place = int(share.argmax())
+    is_far = share[place] > OUTLYING * student_ratio(freedom) and missed[place] > LEAST_OUTLYING
+    return runs.index[place] if is_far else None
+
+
+def _all_are_near(problem: Problem, starts: Array, freedom: int) -> bool:
+    """Whether no point can be an outlier: with each left out, to first order, all are near.
+
+    Of e, a residual of least squares, and h, its leverage, e / (1 - h) is what the curve of the
+    others misses, and e^2 / (1 - h) what their sum of squares is less. Half of a limit is near.
+    """
+    ended = minimise(problem, starts)
+    best = ended.theta[ended.objective.argmin()]
+    slopes = problem.law.log_gradient(best, problem.inputs)
+    basis, _ = np.linalg.qr(slopes / np.maximum(np.abs(slopes).max(axis=0), 1e-300))
+    own = (basis**2).sum(axis=1)  # how far a point draws its own curve, 0 to 1
+    residuals = problem.residuals(best)
+    missed = np.abs(residuals) / np.maximum(1 - own, 1e-3)
+    rest = np.maximum((residuals**2).sum() - np.abs(residuals) * missed, 0.0)
+    sigma = np.maximum(np.sqrt(rest / freedom), LEAST_OUTLYING / OUTLYING)
+    is_near = (missed < LEAST_OUTLYING / 2) | (
+        missed < OUTLYING / 2 * student_ratio(freedom) * sigma
+    )
+    return bool(is_near.all())
+
+
+def without(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that are no outliers, told by the losses and compute of their points."""
+    if found.empty:
+        return table
+    return table[~(table["loss"].isin(found["loss"]) & table["compute"].isin(found["compute"]))]
