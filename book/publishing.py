@@ -78,7 +78,11 @@ NOWHERE = """<!DOCTYPE html>
 <a href="{address}search.html">the search</a> finds words in them.</p></main></body>
 </html>
 """
-MOVED = tomllib.loads((ROOT / "book/moved.toml").read_text(encoding="utf-8"))  # old: new address
+ADDRESSES = tomllib.loads((ROOT / "book/moved.toml").read_text(encoding="utf-8"))
+MOVED = {old: new for old, new in ADDRESSES.items() if "#" not in old}  # old: new address
+MOVED_PARTS = {  # page, beginning of a fragment: the page that has such parts now
+    tuple(old.split("#")): new for old, new in ADDRESSES.items() if "#" in old
+}
 CITATION_ROLE = ('role="doc-biblioentry"', 'role="listitem"')  # the former is no part of a list
 # pages that hold nothing of their own
 UNLISTED = {"404.html", "search.html", "genindex.html", *(f"{old}.html" for old in MOVED)}
@@ -102,6 +106,7 @@ def publish(rendered: Path, address: str) -> Path:
         offered = beside / "_sources" / "notebooks" / chapter.notebook.name
         shutil.copyfile(execution.executed_path(chapter), offered)
     _redirect(beside)
+    _lead_on(beside)
     nowhere = NOWHERE.format(policy=META_POLICY, address=address)
     (beside / "404.html").write_text(nowhere, encoding="utf-8")  # as GitHub Pages looks for it
     (beside / "sitemap.xml").write_text(_sitemap(beside, address), encoding="utf-8")
@@ -152,6 +157,19 @@ def _redirect(site: Path) -> None:
         up = "../" * old.count("/")
         page = REDIRECT.format(target=f"{up}{new}.html", up=up, policy=META_POLICY)
         (site / f"{old}.html").write_text(page, encoding="utf-8")
+
+
+def _lead_on(site: Path) -> None:
+    """Have pages lead on from fragments that another page holds now; ValueError as above."""
+    for (old, beginning), new in MOVED_PARTS.items():
+        for name in (old, new):
+            if not (site / f"{name}.html").is_file():
+                raise ValueError(f"moved.toml: {old}#{beginning} = {new!r}: no such page: {name}")
+        page, up = site / f"{old}.html", "../" * old.count("/")
+        script = f'<script src="{up}_static/moved.js" data-beginning="{beginning}" '
+        script += f'data-page="{up}{new}.html" defer></script>\n</head>'
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace("</head>", script, 1), encoding="utf-8")
 
 
 def _swap(beside: Path) -> None:

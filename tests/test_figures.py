@@ -28,7 +28,7 @@ from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.page.registry import ENTRIES, draw, save
 from moe_leverage.paths import DATA
 from moe_leverage.studies.catalogue import STUDIES
-from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
+from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 import_modules("moe_leverage.figures")
 
@@ -92,13 +92,6 @@ def own_fits():
         for family, group in table.groupby("family")
     }
     return table, fits
-
-
-def own_joint():
-    axes = [(a, g, c) for a in (0.02, 0.1, 0.5) for g in (2.0, 6.0, 12.0) for c in (1e11, 1e12)]
-    inputs = dict(zip(JointLaw.inputs, np.array(axes).T, strict=True))
-    table = inputs | {"leverage": JointLaw(1.0, -0.1, 0.02, -0.1, 0.03, 4.0).evaluate(**inputs)}
-    return fit(JointLaw, table, "leverage", starts=8, resamples=20)
 
 
 JOINT = PUBLISHED.joint
@@ -216,6 +209,10 @@ BOTH = sweep("activation_ratio", [0.02, 0.1, 0.3]).assign(
 )
 ALLOCATED = sweep("number", [0, 1, 2, 3, 4])
 PAIR = sweep("seed", [0, 1]).assign(family=lambda t: np.where(t["number"] == 1, "moe", "dense"))
+WAYS = pd.concat(
+    points(agree=[True, False], estimator=name, run_id=["a" * 12, "b" * 12])
+    for name in ("frontier", "joint", "power curves")
+)
 EIGHT = points(predicted_leverage=[0.9, 1.0], part=["fitted", "joint study"])
 ROUTED = sweep("activation_ratio", [0.02, 0.1]).assign(
     **{"routing.bias_update_rate": lambda t: np.where(t["seed"] == 0, 0.0, 1e-3)}
@@ -232,7 +229,7 @@ INPUTS |= {  # figures of our own runs alone
     "loss-attention": ((sweep("forward_flops.attention_projections", [4e4, 8e4, 1e5]),), None),
     "loss-bias-routing": ((ROUTED,), None),
     "law-against-points": ((EIGHT,), None),
-    "leverage-landscape-measured": ((own_joint(), points()), None),
+    "estimators": ((WAYS,), None),
     "nano-beta-curves": ((PAIR,), None),
     "pilot-gates": ((page.runs_of("pilot"),), None),
     "pilot-rates": ((page.runs_of("pilot"),), None),

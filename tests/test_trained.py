@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import chapters
 import matplotlib.pyplot as plt
 import pytest
 
 from moe_leverage import ledger
 from moe_leverage.analysis.gates import MOST_LOAD, gates
-from moe_leverage.figures import trained
+from moe_leverage.figures import granularity, limits, trained
 from moe_leverage.page import registry
+from moe_leverage.page.chapter import runs_of
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,28 @@ def test_a_departure_is_one_and_no_setting_of_the_paper_is_listed(table):
     assert "coefficient of the balance loss" not in rows.index  # the first ladder kept the paper's
     second = trained.departures(trained.ladder(table, 2)).set_index("setting")
     assert second.loc["coefficient of the balance loss", "our runs"] == "0.1"
+
+
+def test_every_page_says_of_the_recipe_what_the_page_of_it_says(table):
+    line = trained.recipe_line(2, table)
+    for setting in trained.departures(trained.ladder(table, 2))["setting"]:
+        assert setting.split(" (")[0] in line
+    assert "coefficient of the balance loss (0.1 for 0.01)" in line
+    for name in ("what-we-trained", "13-limits", "appendix-build-an-moe"):
+        assert "trained.recipe_line(LADDER, " in chapters.Chapter(name).text.read_text("utf-8")
+
+
+def test_the_studies_of_granularity_say_what_they_trained():
+    full, weak = runs_of("granularity"), runs_of("balance")
+    said = granularity.protocol(full, weak)
+    assert "the first with a balance loss of 0.01, the second of 0.001" in said
+    assert f"{full['granularity'].max():g} at" in said
+    assert "no finished run" in granularity.protocol(full, weak.iloc[:0])
+
+
+def test_a_search_is_that_of_its_ladder(table):
+    assert limits.searches(table, 1) == ["hparams", "hparams-second"]
+    assert limits.searches(table, 2) == ["tuning"]
 
 
 def test_the_figure_counts_the_runs_beyond_the_limit(table):

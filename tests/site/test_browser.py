@@ -167,6 +167,16 @@ def test_an_old_address_leads_on_with_its_fragment(visit: Visit, old: str, new: 
     page.wait_for_url(f"**/{new}.html#run=c0ffee")
 
 
+@pytest.mark.parametrize("fragment", ["claim-d-sign", "lead-2"])
+def test_a_part_that_moved_is_found_by_its_old_address(visit: Visit, fragment: str) -> None:
+    page = visit.go(f"notebooks/10-audit.html#{fragment}")
+    page.wait_for_url(f"**/claims.html#{fragment}")
+    assert page.locator(f"#{fragment}").count() == 1
+    page = visit.go("notebooks/10-audit.html#conclusion-formula")
+    assert page.url.endswith("10-audit.html#conclusion-formula")
+    assert visit.trouble == []
+
+
 def test_search_finds_a_word_of_a_chapter(visit: Visit) -> None:
     page = visit.go("search.html?q=granularity")
     page.wait_for_selector("#search-results li a")

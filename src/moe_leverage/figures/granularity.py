@@ -173,6 +173,24 @@ def sensitivity(law: JointLaw) -> Drawing:
     return Drawing(fig, table, finding)
 
 
+def protocol(full: pd.DataFrame, weak: pd.DataFrame) -> str:
+    """What the two studies of granularity trained, from their runs, as one sentence."""
+    if full.empty or weak.empty:
+        return "The studies `granularity` and `balance` have no finished run yet."
+    coefficients = [
+        ", ".join(f"{value:g}" for value in sorted(set(runs["routing.balance_coefficient"])))
+        for runs in (full, weak)
+    ]
+    rungs = [", ".join(map(power, sorted(set(runs["budget_flops"])))) for runs in (full, weak)]
+    grains = sorted(set(full["granularity"].round(1)))
+    where = rungs[0] if rungs[0] == rungs[1] else f"{rungs[0]} (`balance` at {rungs[1]})"
+    return (
+        f"The studies `granularity` and `balance` train granularities from {grains[0]:g} to "
+        f"{grains[-1]:g} at {where} FLOPs, the first with a balance loss of {coefficients[0]}, the "
+        f"second of {coefficients[1]}; every other setting is that of {{doc}}`what-we-trained`."
+    )
+
+
 @figure(
     "loss-granularity",
     paper="Figures 6a and 12",

@@ -33,7 +33,6 @@ from moe_leverage.page.drawing import (
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
-from moe_leverage.studies.protocol import BUDGETS
 from moe_leverage.theory.laws import JointLaw
 
 LANDSCAPE_FLOPS = (1e20, 1e22)  # the two budgets of Figure 1
@@ -41,6 +40,12 @@ EXPERTS = (256, 64, 32, 8, 2)  # of Table 7, with E_a = 2 and E_s = 1
 EXAMPLE = {"activation_ratio": 0.031, "granularity": 12.0, "compute": 1e22}  # Section 1
 HELD_OUT_LEVERAGE = 6.0  # Section 4.2.2: points at or above it were not fitted
 LEVERAGE_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
+ESTIMATORS = (  # name, colour and marker, in the order of a row
+    ("frontier", "measured", "o"),
+    ("joint", "accent", "s"),
+    ("power curves", "published", "^"),
+    ("floored curves", "muted", "D"),
+)
 BASES = {"10": 10.0, "e": math.e, "2": 2.0}
 
 
@@ -180,6 +185,19 @@ def bases_table(law: JointLaw) -> pd.DataFrame:
     )
 
 
+def written(law: JointLaw) -> str:
+    """Equation 13 with the numbers and bases of a law, as mathematics.
+
+    >>> from moe_leverage.theory.laws import PUBLISHED
+    >>> "-0.0761" in written(PUBLISHED.joint), r"\\log_{10} C" in written(PUBLISHED.joint)
+    (True, True)
+    """
+    compute, grain = r"\log_{10} C", r"\log_2 G"
+    exponent = f"{law.a:.3g} {law.d:+.3g} \\, {compute} {law.gamma:+.3g} \\, ({grain})^2 "
+    exponent += f"{law.beta:+.3g} \\, {grain}"
+    return f"$$\n\\mathrm{{EL}} = \\hat A^{{\\; {exponent}}} .\n$$"
+
+
 @figure(
     "fit-points",
     paper="Figure 9",
@@ -261,57 +279,80 @@ def against_points(table: pd.DataFrame) -> Drawing:
     return Drawing(fig, table, finding)
 
 
-@figure(
-    "leverage-landscape-measured",
-    paper="Figure 1, at our budgets",
-    data=("paper/coefficients.toml", "fits/joint.json"),
-    studies=("activation", "granularity"),
-    caption="Efficiency leverage over activation ratio and granularity by Equation 13 as fitted to "
-    "our own runs, at two of their budgets. Dashed: where the lower and the upper end of the 90 % "
-    "interval pass EL = 1. Circles: the models that were trained.",
-)
-def measured_landscape(fitted: Fit, table: pd.DataFrame) -> Drawing:
-    """Contours of EL by our own law; `table` has the measured points of `leverage_points`."""
-    activation, grain = np.geomspace(3 / 257, 1.0, 49), np.geomspace(2.0, 16.0, 33)
-    mesh_a, mesh_g = np.meshgrid(activation, grain)
-    axes_of = {"activation_ratio": mesh_a.ravel(), "granularity": mesh_g.ravel()}
-    fig, panels = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.3, 4.2), sharey=True)
-    levels = [0.25, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 2.5, 3, 4]
-    inks = theme.sequential_colours(len(levels))[::-1]
-    tables, above = [], []
-    for ax, budget in zip(panels, BUDGETS[-2:], strict=True):
-        drawn = fitted.predict(axes_of | {"compute": np.full(mesh_a.size, budget)})
-        low, high = drawn.confidence.T
-        value = drawn.value.reshape(mesh_a.shape)
-        lines = ax.contour(mesh_a, mesh_g, value, levels=levels, colors=inks, linewidths=1.6)
-        ax.clabel(lines, fmt="%g", fontsize=9)
-        for end in (low, high):
-            ax.contour(
-                mesh_a, mesh_g, end.reshape(mesh_a.shape), levels=[1.0],
-                colors=theme.colour("accent"), linestyles="--", linewidths=1.4,
-            )  # fmt: skip
-        near = np.isclose(np.log(table["training_flops"].astype(float)), np.log(budget), atol=0.1)
-        ours = table[near]
-        ax.plot(
-            ours["activation_ratio"], ours["granularity"], "o", mfc="none",
-            color=theme.colour("measured"),
-        )  # fmt: skip
-        link_runs(ax, ours, "activation_ratio", "granularity")
-        log_axes(ax, "activation_ratio", "granularity")
-        plain_ticks(ax.xaxis, RATIO_TICKS)
-        plain_ticks(ax.yaxis, TABLE_8_GRANULARITY)
-        ax.set_title(f"{power(budget)} FLOPs")
-        columns = {"efficiency_leverage": drawn.value, "leverage_low": low, "leverage_high": high}
-        tables.append(pd.DataFrame(axes_of | columns).assign(training_flops=budget))
-        sides = [f"on {share:.0%}" if share else "nowhere" for share in
-                 (float((low > 1).mean()), float((high < 1).mean()))]  # fmt: skip
-        above.append(f"above 1 {sides[0]} and below 1 {sides[1]} at {power(budget)}")
-    panels[1].set_ylabel("")
-    note(fig, ranges("see the landscape of Table 2", table))
-    values = pd.concat(tables, ignore_index=True)
-    finding = (
-        f"By our own fit the 90 % interval of EL lies, as a share of the area drawn, "
-        f"{'; '.join(above)} FLOPs; EL itself runs from {values['efficiency_leverage'].min():.2f} "
-        f"to {values['efficiency_leverage'].max():.2f}."
+def coefficients_table(fitted: Fit, published: JointLaw, profiles: pd.DataFrame) -> pd.DataFrame:
+    """Each coefficient of Equation 13: as printed, as our runs give it, and what they leave open.
+
+    `profiles` has the 90 % range of the profile likelihood of each, open where nothing ends it.
+    """
+    kept = profiles[profiles["fit"] == "joint"].reset_index(drop=True)
+    left = [_left_open(low, high) for low, high in zip(kept["low"], kept["high"], strict=True)]
+    return pd.DataFrame(
+        {
+            "coefficient": kept["coefficient"],
+            "published": published.coefficients,
+            "ours": fitted.law.coefficients,
+            "left open by our runs": left,
+        }
     )
-    return Drawing(fig, values, finding)
+
+
+def _left_open(low: float, high: float) -> str:
+    """A range of the profile likelihood in words.
+
+    >>> _left_open(-198.2, -152.4), _left_open(0.9364, math.inf), _left_open(-math.inf, math.inf)
+    ('-198 to -152', 'all above 0.936', 'any value')
+    """
+    ends = (math.isfinite(low), math.isfinite(high))
+    words = {
+        (True, True): f"{low:.3g} to {high:.3g}",
+        (True, False): f"all above {low:.3g}",
+        (False, True): f"all below {high:.4g}",
+        (False, False): "any value",
+    }
+    return words[ends]
+
+
+@figure(
+    "estimators",
+    paper="Section 4.2, estimated in four ways",
+    data=("fits/leverage.csv",),
+    studies=("activation", "granularity"),
+    caption="Leverage of our models by each way of reading it off the losses, with 90 % intervals: "
+    "the designs that were trained at enough budgets for a curve, one panel a budget.",
+)
+def estimators(table: pd.DataFrame) -> Drawing:
+    """EL of a design at a budget by every estimator; `table` comes from `measured.estimates`."""
+    keys = ["activation_ratio", "granularity"]
+    designs = table[keys].drop_duplicates().sort_values(keys).reset_index(drop=True)
+    placed = table.merge(designs.reset_index(names="row"), on=keys)
+    budgets = sorted(placed["budget_flops"].unique())
+    size = (theme.WIDTH_INCHES * 1.3, 1.4 + 0.42 * len(designs))
+    fig, axes = plt.subplots(1, len(budgets), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, budget in zip(axes[0], budgets, strict=True):
+        for number, (name, role, marker) in enumerate(ESTIMATORS):
+            rows = placed[(placed["estimator"] == name) & (placed["budget_flops"] == budget)]
+            rows = rows.assign(height=rows["row"] + 0.2 * (number - 1.5))
+            value = rows["efficiency_leverage"]
+            bars = np.abs([value - rows["leverage_low"], rows["leverage_high"] - value])
+            ax.errorbar(
+                value, rows["height"], xerr=bars, fmt=marker, ms=4, color=theme.colour(role),
+                elinewidth=1, label=name,
+            )  # fmt: skip
+            link_runs(ax, rows, "efficiency_leverage", "height")
+        ax.axvline(1.0, ls="--", lw=1, color=theme.colour("muted"))
+        ax.set_title(f"{power(budget)} FLOPs")
+        log_axes(ax, "efficiency_leverage")
+        ax.set_xlabel("EL")
+    labels = [f"{percent(a)}, {g:.2g}" for a, g in designs.itertuples(index=False)]
+    axes[0][0].set_yticks(range(len(designs)), labels)
+    axes[0][0].set_ylabel("Activation ratio $A$, granularity $G$")
+    axes[0][0].set_ylim(len(designs) - 0.4, -0.6)
+    low, high = placed["leverage_low"].min(), placed["leverage_high"].max()
+    plain_ticks(axes[0][0].xaxis, [t for t in (0.25, 0.5, 1, 2, 4, 8) if low <= t <= high])
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    apart = ~placed.drop_duplicates([*keys, "budget_flops"])["agree"].astype(bool)
+    finding = (
+        f"At {int(apart.sum())} of {len(apart)} points the 90 % intervals of the estimators have "
+        f"no value in common."
+    )
+    return Drawing(fig, placed.drop(columns="row"), finding)

@@ -66,6 +66,12 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
     return pd.DataFrame([*rows, count])
 
 
+def searches(runs: pd.DataFrame, protocol: int) -> list[str]:
+    """The studies that searched the rates and batches of a ladder, by their role."""
+    mine = runs[(runs["protocol"] == protocol) & runs["role"].isin(["first search", "search"])]
+    return sorted(set(mine["study"]))
+
+
 def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     """Over which learning rates and batches each side was tuned (Section 2.2), a row a family."""
     rows: list[dict[str, Any]] = [

@@ -6,6 +6,7 @@ ladder is the runs of one protocol that laws or claims may rest on; pilots are n
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -97,6 +98,19 @@ def departures(runs: pd.DataFrame) -> pd.DataFrame:
                 "why": entry["reason"],
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["setting", "the paper", "our runs", "in", "why"])
+
+
+def recipe_line(protocol: int, table: pd.DataFrame) -> str:
+    """In what the recipe of a ladder departs from Appendix B, as the sentence of every page."""
+    found = departures(ladder(table, protocol))
+    said = [
+        f"{re.sub(r' [(].*[)]$', '', row['setting'])} ({row['our runs']} for {row['the paper']})"
+        for row in found.to_dict("records")
+    ]
+    return (
+        f"The {ORDINALS[protocol]} keeps the recipe of Appendix B but for {', '.join(said)}; its "
+        "rates and batches come from searches of our own, not from Equation 3."
+    )
 
 
 def dense_bests(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from moe_leverage.theory.laws import JointLaw
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
 SAME_AXIS = 0.05  # by which whole experts may move an axis off its value
 POINT_KEYS = ["activation_ratio", "granularity", "shared_ratio", "compute"]  # of a leverage
-MIN_ESTIMATORS = 2  # that make a comparison
+CURVES = "power curves"  # the estimator that needs a design at several budgets
 MIN_GRANULARITIES = 3
 
 
@@ -100,18 +100,25 @@ def table_of(name: str, directory: Path = paths.FITS) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
-def estimators(directory: Path = paths.FITS) -> pd.DataFrame:
-    """EL of the plain MoE points by every estimator, and whether their 90 % intervals meet."""
+def estimates(directory: Path = paths.FITS) -> pd.DataFrame:
+    """EL of plain MoE designs by every estimator, where there are budgets enough for a curve.
+
+    `agree` says of a point whether the 90 % intervals of its estimators have a value in common.
+    """
     points = table_of("leverage", directory)
     if points.empty:
         return points
     points = points[points["variant"].isna()]
     known = points.dropna(subset=["efficiency_leverage", "low", "high"])
-    wide = known.pivot_table(index=POINT_KEYS, columns="estimator", values="efficiency_leverage")
     groups = known.groupby(POINT_KEYS)
-    wide["agree"] = groups["low"].max() <= groups["high"].min()
-    several = groups["estimator"].nunique() >= MIN_ESTIMATORS
-    return wide[several].reset_index().rename(columns={"compute": "training_flops"})
+    agree = (groups["low"].max() <= groups["high"].min()).rename("agree")
+    is_curved = groups["estimator"].agg(lambda names: CURVES in set(names)).rename("is_curved")
+    told = known.merge(pd.concat([agree, is_curved], axis=1).reset_index(), on=POINT_KEYS)
+    names = {"compute": "training_flops", "low": "leverage_low", "high": "leverage_high"}
+    told = told[told["is_curved"]].rename(columns=names)
+    columns = [*names.values(), "activation_ratio", "granularity", "estimator"]
+    told = told[[*columns, "efficiency_leverage", "agree", "run_id"]]
+    return told.assign(budget_flops=told["training_flops"].map(ledger.rung)).reset_index(drop=True)
 
 
 def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
