@@ -23,6 +23,7 @@ from moe_leverage.theory.laws import JointLaw
 
 SHOWN_FLOPS = (3e10, 1e23)
 LEVELS = (1.5, 2, 3, 4, 5, 7)
+OUR_GRANULARITY = 2.0  # of most measured models: their break-even is another than the example's
 # how a measured point stands to EL = 1, by its interval: its marker and whether it is filled
 STANDINGS = {
     "EL above 1": ("^", True),
@@ -38,8 +39,9 @@ STANDINGS = {
     studies=("activation", "granularity"),
     caption="Efficiency leverage over training compute and activation ratio, at the granularity "
     "of the paper's example. Solid lines: the published law where the paper trained models; "
-    "dotted: extrapolated. Left of the thick line the law has dense models win. Markers: our own "
-    "models, by what their intervals say.",
+    "dotted: extrapolated. Left of the thick line the law has dense models win at that "
+    "granularity, left of the thin one at G = 2, that of most of our own models (markers, by what "
+    "their intervals say).",
 )
 def leverage_map(
     law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None
@@ -55,12 +57,17 @@ def leverage_map(
     inside = (compute >= low) & (compute <= high)
     for columns, style in ((compute <= low, ":"), (inside, "-"), (compute >= high, ":")):
         _contours(ax, compute[columns], ratio, leverage[:, columns], style)
-    crossing = _break_even(ax, law, "published", "-", 2.6)
+    crossing = _break_even(ax, law, "published", "-", 2.6, grain)
+    _break_even(ax, law, "published", "-", 1.2, OUR_GRANULARITY)
     for side, said in (("right", "dense wins "), ("left", " mixture wins")):
         ax.text(crossing, 0.0081, said, ha=side, fontsize=9, color=theme.colour("muted"))
     runs = points(measured)
     _our_points(ax, runs)
-    own = _break_even(ax, fitted, "measured", "--", 1.8) if fitted is not None else None
+    own = (
+        _break_even(ax, fitted, "measured", "--", 1.8, OUR_GRANULARITY)
+        if fitted is not None
+        else None
+    )
     ax.plot(EXAMPLE["compute"], EXAMPLE["activation_ratio"], "*", ms=13,
             color=theme.colour("accent"), label="the paper's example")  # fmt: skip
     log_axes(ax, "training_flops", "activation_ratio")
@@ -99,11 +106,13 @@ def _contours(
         ax.clabel(lines, fmt="EL = %g", fontsize=9)
 
 
-def _break_even(ax: Axes, law: JointLaw, role: str, style: str, width: float) -> float:
-    """Draw the compute at which a law has EL = 1, whatever A, and return it."""
-    crossing = float(law.break_even_compute(EXAMPLE["activation_ratio"], EXAMPLE["granularity"]))
+def _break_even(
+    ax: Axes, law: JointLaw, role: str, style: str, width: float, grain: float
+) -> float:
+    """Draw the compute at which a law has EL = 1 at a granularity, whatever A, and return it."""
+    crossing = float(law.break_even_compute(EXAMPLE["activation_ratio"], grain))
     if SHOWN_FLOPS[0] < crossing < SHOWN_FLOPS[1]:
-        label = f"EL = 1, {role}: {power(crossing)} FLOPs"
+        label = f"EL = 1, {role}, G = {grain:g}: {power(crossing)}"
         ax.axvline(crossing, color=theme.colour(role), ls=style, lw=width, label=label)
     return crossing
 
@@ -125,7 +134,8 @@ def _our_points(ax: Axes, runs: pd.DataFrame) -> None:
 def _finding(law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | None) -> str:
     text = (
         f"By the published law leverage grows with compute and with sparsity, to "
-        f"{law(**EXAMPLE):.1f} at the star, and dense models win below {power(crossing)} FLOPs."
+        f"{law(**EXAMPLE):.1f} at the star, at whose granularity dense models win below "
+        f"{power(crossing)} FLOPs."
     )
     if runs.empty:
         return f"{text} No leverage of our own is measured yet."
@@ -134,4 +144,8 @@ def _finding(law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | No
         f" Of our {len(runs)} measured points {above} have EL above 1 with their whole interval "
         f"and {below} below; {near} cannot tell."
     )
-    return text if own is None else f"{text} Our own fit puts break-even at {power(own)} FLOPs."
+    return (
+        text
+        if own is None
+        else f"{text} Our own fit puts break-even at {power(own)} FLOPs for G = 2."
+    )
