@@ -47,3 +47,56 @@ def loaded(modules, heavy=frozenset({"torch"})):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     return done.stdout.split()
+
+
+# mistakes, and questions that train and draw nothing, by the libraries that they may wait for
+ANSWERS = {
+    "": (
+        "predict --activation-ratio 2",
+        "design --compute nan",
+        "explain nope",
+    ),
+    "pandas": (
+        "train --config nope.json",
+        "fit nope.csv",
+        "study run nope",
+        "study run hparams --max-minutes nan",
+        "audit --verdict nope",
+    ),
+    "pandas tokenizers": (
+        "corpus info --tier nope",
+        "study plan nope",
+        "study plan tuning",
+        "study status",
+    ),
+}
+HEAVY = {
+    "torch",
+    "transformers",
+    "matplotlib",
+    "seaborn",
+    "scipy",
+    "pandas",
+    "joblib",
+    "tokenizers",
+}
+PROGRAM = f"""
+import contextlib, io, sys
+from moe_leverage import cli
+for line in sys.argv[1:]:
+    sys.argv = ["moe-leverage", *line.split()]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        cli.main()
+print(*({HEAVY} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("libraries", ANSWERS)
+def test_an_answer_waits_for_no_library_that_it_does_not_need(libraries):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *ANSWERS[libraries]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) <= set(libraries.split())

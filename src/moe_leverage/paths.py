@@ -10,6 +10,7 @@ import getpass
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,11 +35,11 @@ def _cache() -> Path:
 
 
 def _user() -> str:
-    """A name of the user for a folder, where the system knows none its number."""
+    """A name of the user for a folder, where the system knows none its number, where it has one."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
+    except (ImportError, KeyError, OSError):
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
 
 
 DATA = _CHECKOUT / "data" if _IS_CHECKOUT else PACKAGE / "data"
@@ -46,6 +47,15 @@ FITS = DATA / "fits"
 INSTRUMENTS = DATA / "instruments"  # recordings that the interactive pages play
 CACHE = _cache()
 BUILD = _CHECKOUT / "build" if _IS_CHECKOUT else Path.cwd() / "build"
+
+
+def require_posix(what: str) -> None:
+    """Refuse on Windows what counts on POSIX: signals that stop a run, folders put on the disk.
+
+    >>> require_posix("train")
+    """
+    rule = f"{what} needs Linux, macOS or WSL; what trains nothing works here too"
+    require(sys.platform != "win32", "system", sys.platform, rule)
 
 
 def require_output(name: str, path: Path, *inputs: Path | None) -> Path:

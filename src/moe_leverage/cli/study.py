@@ -119,10 +119,12 @@ def run(
     Example: moe-leverage study run activation granularity --workers 2
     Example: moe-leverage study run data/studies/example.toml
     """
+    from moe_leverage import paths
     from moe_leverage.config import require
     from moe_leverage.studies import catalogue
     from moe_leverage.studies.backends import Pool
 
+    paths.require_posix("study run")
     rule = f"name some, or say --all to train what all {len(catalogue.STUDIES)} lack (study list)"
     require(bool(studies) or everything, "studies", None, rule)
     require(

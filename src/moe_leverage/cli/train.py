@@ -44,6 +44,7 @@ def train(
     from moe_leverage import ledger, paths
     from moe_leverage.config import RunConfig, read_object
 
+    paths.require_posix("train")
     recorded: dict[str, Any] = {}
     if config is not None and not run_id:
         run = RunConfig.from_dict(read_object(config, "config"))

@@ -6,12 +6,13 @@ The counterpart of the paper's tables of runs (Tables 7 to 11), read from the le
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.accounting import count_training_flops
@@ -41,8 +42,8 @@ def plan_now(name: str, place: Place) -> list[Planned]:
     path = place.ledger / f"{name}.jsonl"
     if not (get(name).repeat_best and path.is_file()):
         return wanted
-    runs = ledger.table(name, directory=place.ledger)
-    return plan(name, losses=dict(zip(runs["run_id"], runs["loss_nats"], strict=True)))
+    losses = {r["run_id"]: r["validation_loss_nats"] for r in ledger.records(path)}
+    return plan(name, losses={i: math.nan if n is None else n for i, n in losses.items()})
 
 
 def status(place: Place) -> dict[str, Any]:
@@ -129,22 +130,28 @@ def _why_unplanned(name: str, place: Place) -> str:
 
 def predicted_seconds(planned: Iterable[Planned], place: Place) -> dict[str, float]:
     """Seconds each run will take on one worker, from the speed of recorded runs of its width."""
-    table = _speeds(place.ledger)
+    speeds = _speeds(place.ledger)
+    overall = list(itertools.chain.from_iterable(speeds.values()))
+    usual = statistics.median(overall) if overall else ASSUMED_FLOPS_PER_SECOND
+    typical = {size: statistics.median(found) for size, found in speeds.items()}
     found = {}
     for task in planned:
         model = task.run.model
-        same = table[(table["d_model"] == model.d_model) & (table["is_moe"] == model.is_moe)]
-        near = same if len(same) else table
-        speed = near["flops_per_second"].median() if len(near) else ASSUMED_FLOPS_PER_SECOND
+        speed = typical.get((model.d_model, model.is_moe), usual)
         found[task.run_id] = count_training_flops(task.run) / speed
     return found
 
 
-def _speeds(directory: Path) -> pd.DataFrame:
-    table = ledger.table(directory=directory)
-    if table.empty:
-        return pd.DataFrame({"d_model": [], "is_moe": [], "flops_per_second": []})
-    return table[table["flops_per_second"] > 0]
+def _speeds(directory: Path) -> dict[tuple[int, bool], list[float]]:
+    """FLOPs a second of every recorded run, by its width and by whether it routes."""
+    found: dict[tuple[int, bool], list[float]] = {}
+    for path in sorted(directory.glob("*.jsonl")):
+        for record in ledger.records(path):
+            model, speed = record["config"]["model"], record["flops_per_second"]
+            if speed and speed > 0:
+                size = (model["d_model"], model["num_experts"] > 0)
+                found.setdefault(size, []).append(speed)
+    return found
 
 
 def _excluded(path: Path) -> set[str]:

@@ -138,11 +138,10 @@ class Planned:
     point: Point
     run: RunConfig
     protocol: int = 1
+    run_id: str = field(init=False)  # the identity of the run's config
 
-    @property
-    def run_id(self) -> str:
-        """The identity of the run's config."""
-        return self.run.identity()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_id", self.run.identity())
 
 
 def _value(point: Point, name: str) -> Any:
