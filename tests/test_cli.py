@@ -46,7 +46,7 @@ def test_every_module_brings_a_verb(tmp_path):
     assert code == 0
     assert heavy == [""]
     modules = {module.name for module in pkgutil.iter_modules(cli.__path__)}
-    verbs = {"design": "explain", "instruments": "router-trace"}  # else of the module's own name
+    verbs = {"instruments": "router-trace"}  # else of the module's own name
     assert all(f" {verbs.get(name, name)} " in shown for name in modules)
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from moe_leverage.audit import audit_statements, load_statements
 from moe_leverage.cli import app
-from moe_leverage.cli import design as _design  # noqa: F401
+from moe_leverage.cli import explain as _explain  # noqa: F401
 from moe_leverage.design import every_law, huggingface
 from moe_leverage.design.designer import explain
 from moe_leverage.theory import forms

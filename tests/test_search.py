@@ -12,6 +12,8 @@ from moe_leverage.design import search
 from moe_leverage.design.export import write_hf
 from moe_leverage.design.huggingface import load
 from moe_leverage.design.search import BEST_ATTENTION_SHARE, Limits, design
+from moe_leverage.studies import likeness, yours
+from moe_leverage.studies.catalogue import cells
 from moe_leverage.theory.laws import PUBLISHED
 
 
@@ -267,6 +269,36 @@ def test_verb_writes_the_config_of_the_best_design(tmp_path, monkeypatch, capsys
     assert read.assumptions == ()
     assert count_parameters(read.model).total == best["parameters"]["total"]
     assert read.model.to_dict() == best["model"]
+
+
+def test_every_design_says_what_would_check_it(tmp_path, monkeypatch, capsys):
+    """The study it writes is one that `study plan` takes: trainable, and of distinct runs."""
+    path = tmp_path / "check.toml"
+    limits = ["--compute", "1e22", "--max-total-params", "20e9", "--tokens", "1e12"]
+    monkeypatch.setattr(sys, "argv", ["moe-leverage", "design", *limits, "--study", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert [f"design {i}: to check it small" in said for i in (1, 2, 3)] == [True] * 3
+    assert f"study plan {path}" in said
+    written = yours.load(path)
+    assert written.against == "dense"
+    assert len(written.designs) >= 2
+    tasks = cells(written.study)
+    spent = sum(task.point.budget_flops for task in tasks)
+    assert spent == pytest.approx(likeness.total_flops(len(written.designs) - 1))
+
+
+def test_designs_that_are_alike_when_small_are_one_and_none_is_refused():
+    point = likeness.likeness(0.0117, 12)
+    assert point.granularity < 12
+    assert "[designs.design-1-and-design-2]" in likeness.study(
+        {"design-1": point, "design-2": point}
+    )
+    assert likeness.likeness(0.001, 12) is None
+    with pytest.raises(ValueError, match=r"study = .*nothing to write"):
+        likeness.study({"design-1": None})
 
 
 def test_a_file_is_written_over_only_by_force(tmp_path):
