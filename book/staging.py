@@ -26,7 +26,7 @@ from nbformat import NotebookNode
 
 from moe_leverage.instruments import SCRIPTS
 from moe_leverage.page import theme
-from moe_leverage.page.notation import notation
+from moe_leverage.page.notation import notation, words
 from moe_leverage.paths import BUILD, write_atomically
 
 STAGE = BUILD / "stage"
@@ -248,14 +248,18 @@ def _source_address(function: str) -> str:
 
 
 def _notation_table() -> str:
-    """Every symbol of data/notation.toml with its meaning, its name in code and its place."""
+    """Every symbol of data/notation.toml with its meaning, name in code and place; its words."""
     rows = [
         f'| <span id="symbol-{s["code"].replace("_", "-")}"></span>${s["tex"]}$ '
         f"| {s['meaning']} | `{s['code']}` | {s['unit']} | {s['source']} |"
         for s in notation().to_dict("records")
     ]
     head = ["| Symbol | Meaning | In code | Unit | Defined in |", "|:--|:--|:--|:--|:--|"]
-    return "\n".join([*head, *rows]) + "\n"
+    told = [
+        f'| <span id="word-{word["code"]}"></span>{word["names"][0]} | {word["meaning"]} |'
+        for word in words()
+    ]
+    return "\n".join([*head, *rows, "", "| Word | Meaning |", "|:--|:--|", *told]) + "\n"
 
 
 def _timings_table(given: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""Symbols explain themselves: the first use on a page links to its row of the notation.
+"""Symbols and words explain themselves: the first use on a page links to its row of the notation.
 
 The list is data/notation.toml. Where a symbol stands for the first time in running text, alone or
-in front of a relation, it becomes a link with its meaning as the title: seen on hover and on focus,
-followed with a click or a key, and read aloud. A symbol that is a word, EL, is found as a word too.
-No script is needed.
+in front of a relation, it becomes a link with its meaning as the title, followed with a click or a
+key and read aloud. A symbol that is a word, EL, is found as a word too, and so are the words of the
+list. cards.js shows the meaning on hover, focus and touch; without scripts the title does.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def symbols() -> list[dict[str, str]]:
     return list(tomllib.loads(LIST.read_text(encoding="utf-8"))["symbol"])
 
 
+def words() -> list[dict[str, Any]]:
+    """The words that have a card of their own."""
+    return list(tomllib.loads(LIST.read_text(encoding="utf-8"))["word"])
+
+
 def canonical(tex: str) -> str:
     r"""TeX without what does not change its meaning.
 
@@ -62,9 +67,14 @@ class _LinkSymbols(SphinxPostTransform):
         for formula in list(_running(self.document)):
             name = next((n for n in wanted if _opens_with(formula.astext(), n)), None)
             if name is not None:
-                _link(formula, wanted.pop(name), address)
+                entry = wanted.pop(name)
+                _link(formula, _title(entry), _row(entry, address))
         for name in [n for n in wanted if n.isalpha() and len(n) > 1]:
-            _link_word(self.document, name, wanted[name], address)
+            _link_word(self.document, name, _title(wanted[name]), _row(wanted[name], address))
+        for entry in words():
+            pattern = "|".join(map(re.escape, entry["names"]))
+            place = f"{address}#word-{entry['code']}"
+            _link_word(self.document, pattern, entry["meaning"], place)
 
 
 def _running(document: nodes.document) -> Iterator[nodes.math]:
@@ -88,23 +98,29 @@ def _opens_with(tex: str, name: str) -> bool:
     return re.fullmatch(rf"{re.escape(name)}\s*(?:{RELATION})?", canonical(tex)) is not None
 
 
-def _link_word(document: nodes.document, word: str, entry: dict[str, str], address: str) -> None:
-    """Link the first place where a symbol stands as a plain word."""
+def _link_word(document: nodes.document, pattern: str, title: str, address: str) -> None:
+    """Link the first place where a word stands in running text."""
     for text in list(document.findall(nodes.Text)):
-        found = re.search(rf"\b{word}\b", text.astext())
+        found = re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", text.astext())
         if found and isinstance(text.parent, nodes.paragraph) and _runs(text):
             before, after = text.astext()[: found.start()], text.astext()[found.end() :]
-            middle = nodes.inline("", word)
+            middle = nodes.inline("", found.group())
             text.parent.replace(text, [nodes.Text(before), middle, nodes.Text(after)])
-            _link(middle, entry, address)
+            _link(middle, title, address)
             return
 
 
-def _link(used: nodes.Element, entry: dict[str, str], address: str) -> None:
-    title = f"{entry['meaning']} ({entry['source']})"
+def _title(entry: dict[str, str]) -> str:
+    return f"{entry['meaning']} ({entry['source']})"
+
+
+def _row(entry: dict[str, str], address: str) -> str:
+    return f"{address}#symbol-{entry['code'].replace('_', '-')}"
+
+
+def _link(used: nodes.Element, title: str, address: str) -> None:
     link = nodes.reference(
-        "", "", internal=True, refuri=f"{address}#symbol-{entry['code'].replace('_', '-')}",
-        reftitle=title, classes=["symbol"],
-    )  # fmt: skip
+        "", "", internal=True, refuri=address, reftitle=title, classes=["symbol"]
+    )
     used.replace_self(link)
     link += used

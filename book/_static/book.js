@@ -7,13 +7,22 @@ document.addEventListener("click", (event) => {
 /* What is wider than the page scrolls in its frame, which must then answer to the keyboard: code
    in a fold too, which the theme measured while it was closed, and a table that grows inside a frame
    that does not, as a filter's rows or a late font make it. */
-const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output";
+const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math";
 const watch = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const frame = target.matches("table") ? target.closest(frames) : target;
-    if (frame) makeReachable(frame);
+    if (!frame) continue;
+    makeReachable(frame);
+    shade(frame);
   }
 });
+
+/* On which side more of a frame lies: a shade stands there */
+function shade(frame) {
+  const hidden = frame.scrollWidth - frame.clientWidth;
+  frame.classList.toggle("ml-more-left", frame.scrollLeft > 1);
+  frame.classList.toggle("ml-more-right", hidden - frame.scrollLeft > 1);
+}
 
 function makeReachable(frame) {
   if (frame.scrollWidth <= frame.clientWidth || frame.tabIndex >= 0) return;
@@ -28,8 +37,22 @@ function makeReachable(frame) {
 document.addEventListener("DOMContentLoaded", () => {
   for (const frame of document.querySelectorAll(frames)) {
     watch.observe(frame);
+    frame.addEventListener("scroll", () => shade(frame), { passive: true });
     for (const table of frame.querySelectorAll("table")) watch.observe(table);
   }
+});
+
+/* Excerpts of the search are of the text alone: no formulas, no code, no data of figures. */
+const UNREAD = ".math, .highlight, .cell_input, svg, table, .eqno, dl.provenance";
+document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search === "undefined") return;
+  const whole = Search.htmlToText;
+  Search.htmlToText = (page, anchor) => {
+    const read = new DOMParser().parseFromString(page, "text/html");
+    for (const node of read.querySelectorAll(UNREAD)) node.remove();
+    const kept = anchor && read.querySelector(`[role="main"] ${anchor}`) ? anchor : undefined;
+    return whole(read.documentElement.outerHTML, kept).replace(/\s+/g, " ");
+  };
 });
 
 /* Opened from the disk, a page may not read another: search then lists its finds without excerpts. */

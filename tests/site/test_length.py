@@ -12,11 +12,6 @@ from playwright.sync_api import Browser
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 LONGEST_PIXELS = 15_000
 SHORTER_PIXELS = {"10-audit": 12_000}
-STILL_LONGER = {  # pages that have yet to lose a part: none may grow meanwhile
-    "07-joint-law": 16_400,
-    "11-beyond-the-paper": 20_800,
-    "14-other-laws": 16_500,
-}
 UNBOUNDED = {"claims"}  # as long as its table
 WIDE = {"width": 1280, "height": 900}
 HEIGHT = "() => document.documentElement.scrollHeight"
@@ -29,5 +24,5 @@ def test_a_page_is_no_longer_than_one_reads(
 ) -> None:
     context = browser.new_context(viewport=WIDE)
     page = browsing.opened(context.new_page(), f"{address}notebooks/{name}.html")
-    assert page.evaluate(HEIGHT) <= (SHORTER_PIXELS | STILL_LONGER).get(name, LONGEST_PIXELS)
+    assert page.evaluate(HEIGHT) <= SHORTER_PIXELS.get(name, LONGEST_PIXELS)
     context.close()

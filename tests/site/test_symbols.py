@@ -65,6 +65,15 @@ def test_the_notation_has_a_row_for_each(site: Path) -> None:
     assert rows == {f"symbol-{e['code'].replace('_', '-')}" for e in extension().symbols()}
 
 
+@pytest.mark.site
+def test_a_word_is_linked_to_its_meaning(site: Path) -> None:
+    rows = {str(row["id"]) for row in article(site, "book/notation.html").select("[id^=word-]")}
+    assert rows == {f"word-{entry['code']}" for entry in extension().words()}
+    links = article(site, "notebooks/appendix-build-an-moe.html").select("a.symbol")
+    (router,) = [link for link in links if str(link["href"]).endswith("#word-router")]
+    assert "scores the experts" in str(router["title"])
+
+
 @pytest.mark.parametrize(
     ("tex", "name", "opens"),
     [

@@ -26,6 +26,17 @@ def notation() -> pd.DataFrame:
     return pd.DataFrame(tomllib.loads(text)["symbol"]).set_index("code", drop=False)
 
 
+@functools.cache
+def words() -> list[dict[str, object]]:
+    """The words that a page explains at their first use: their forms and their meaning.
+
+    >>> words()[0]["names"]
+    ['isoFLOP', 'isoFLOPs']
+    """
+    text = (paths.DATA / "notation.toml").read_text(encoding="utf-8")
+    return list(tomllib.loads(text)["word"])
+
+
 def axis_label(code: str, *, prefix: str = "") -> str:
     """The label of an axis: meaning, symbol and unit; `prefix` goes before the meaning.
 
@@ -36,9 +47,9 @@ def axis_label(code: str, *, prefix: str = "") -> str:
     require(code in table.index, "code", code, "is not in data/notation.toml")
     entry = table.loc[code]
     meaning = str(entry["meaning"]).split(",")[0]
-    words = f"{prefix} {meaning}".strip()
+    label = f"{prefix} {meaning}".strip()
     unit = f" ({entry['unit']})" if entry["unit"] else ""
-    return f"{words[0].upper()}{words[1:]} ${entry['tex']}${unit}"
+    return f"{label[0].upper()}{label[1:]} ${entry['tex']}${unit}"
 
 
 def heading(column: object) -> str:

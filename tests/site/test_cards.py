@@ -1,0 +1,95 @@
+"""Cards: a symbol, a word and a plotted run say what they are, to pointer, keyboard and finger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import browser as browsing
+import pytest
+from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.site, pytest.mark.slow]
+CHAPTER = "notebooks/07-joint-law.html"
+CARD = ".ml-card"
+SYMBOL = "article a.symbol >> nth=0"
+RUNS = "svg.ml-figure:visible a[href*='#run=']"
+
+
+@pytest.fixture(params=[1280, 390])
+def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+    size = {"width": request.param, "height": 844}
+    context = browser.new_context(viewport=size, has_touch=request.param < 600)
+    yield browsing.opened(context.new_page(), address + CHAPTER)
+    context.close()
+
+
+def test_a_symbol_has_a_card_on_hover_and_focus_and_it_can_be_dismissed(page: Page) -> None:
+    link = page.locator(SYMBOL)
+    link.hover()
+    assert "(" in page.locator(CARD).inner_text()  # the meaning with its place
+    assert link.get_attribute("aria-describedby") == "ml-card"
+    page.keyboard.press("Escape")
+    assert page.locator(CARD).count() == 0
+    link.focus()
+    page.wait_for_selector(CARD)
+    box = page.locator(CARD).bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= page.viewport_size["width"]  # type: ignore[index]
+
+
+def test_a_point_has_a_card_and_arrows_lead_to_the_next(page: Page) -> None:
+    first = page.locator(f"{RUNS}[tabindex='0']").first
+    name = str(first.get_attribute("href")).split("#run=")[1]
+    first.focus()
+    page.wait_for_function(
+        "name => document.querySelector('.ml-card')?.innerText.includes(name)", arg=name
+    )
+    page.wait_for_function(
+        "() => /FLOPs.*loss/s.test(document.querySelector('.ml-card').innerText)"
+    )
+    key = "ArrowLeft" if page.evaluate(LAST) else "ArrowRight"
+    page.keyboard.press(key)
+    assert page.evaluate("() => document.activeElement.getAttribute('tabindex')") == "0"
+    assert page.evaluate("() => document.activeElement.getAttribute('href')").find(name) == -1
+    stops = page.evaluate(
+        "() => document.activeElement.ownerSVGElement.querySelectorAll('a[tabindex=\"0\"]').length"
+    )
+    assert stops == 1
+
+
+LAST = """() => {
+  const left = (a) => a.getBoundingClientRect().left;
+  const all = [...document.activeElement.ownerSVGElement.querySelectorAll("a[href*='#run=']")];
+  return all.every((a) => left(a) <= left(document.activeElement));
+}"""
+
+
+def test_a_finger_opens_the_card_first_and_then_the_link(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = browsing.opened(context.new_page(), address + CHAPTER)
+    page.locator(SYMBOL).tap()
+    page.wait_for_selector(CARD)
+    assert page.url.endswith(CHAPTER)
+    page.locator(SYMBOL).tap()
+    page.wait_for_url("**/notation.html#symbol-*")
+    context.close()
+
+
+def test_excerpts_of_the_search_hold_no_formulas_and_no_code(page: Page, address: str) -> None:
+    page.goto(f"{address}search.html?q=granularity")
+    page.wait_for_selector("#search-results p.context")
+    found = page.locator("#search-results p.context").all_inner_texts()
+    assert found
+    assert not [text for text in found if "\\" in text or "import " in text or "= " in text]
+
+
+def test_what_is_wider_than_a_phone_scrolls_and_shows_that_it_does(page: Page) -> None:
+    frames = page.locator("article .ml-more-right:visible")
+    if page.viewport_size["width"] > 600:  # type: ignore[index]
+        return
+    assert frames.count() > 0
+    frame = frames.first
+    assert frame.get_attribute("tabindex") == "0"
+    frame.evaluate("node => node.scrollTo(node.scrollWidth, 0)")
+    page.wait_for_selector("article .ml-more-left")
