@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import browser as browsing
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,6 +68,19 @@ def test_an_answer_and_a_reason_that_hold_markup_are_text(tmp_path):
         text = report.page("Leverage", bare, own)
         assert "<img" not in text
         assert "&lt;img" in text
+
+
+@pytest.mark.parametrize(("high", "between"), [(6.3e19, False), (8e18, True)])
+def test_only_powers_of_ten_are_labelled_where_there_is_one(high, between):
+    _, ax = plt.subplots(figsize=drawing.SIZE_INCHES)
+    compute = np.geomspace(1.6e18, high, 5)
+    ax.plot(compute, compute, "o")
+    ax.set(xscale="log")
+    drawing._compute_axis(ax, pd.DataFrame({"compute": compute}))
+    ax.figure.canvas.draw()
+    minor = [text.get_text() for text in ax.get_xticklabels(minor=True) if text.get_text()]
+    assert bool(minor) == between
+    plt.close(ax.figure)
 
 
 @pytest.mark.skipif(browsing.program() is None, reason="no browser is installed")

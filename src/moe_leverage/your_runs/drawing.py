@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.points import FAMILY, family_name
@@ -50,7 +50,8 @@ def leverage_figure(found: Findings) -> str:
                 grid = _grid(group)
                 ax.plot(grid, joint.law.evaluate(**axes, compute=grid), color=look["color"])
         ax.axhline(1.0, color=theme.colour("muted"), lw=0.8)
-        ax.set(xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="EL")
+        ax.set(xscale="log", yscale="log", ylabel="EL")
+        _compute_axis(ax, frontier)
         for axis_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
             axis_formatter(FormatStrFormatter("%g"))
         _legend(fig, drawn)
@@ -103,7 +104,8 @@ def loss_figure(found: Findings) -> str:
             if fitted is not None:
                 grid = _grid(group)
                 ax.plot(grid, fitted.law.evaluate(compute=grid), color=look["color"])
-        ax.set(xscale="log", xlabel="training compute, FLOPs", ylabel="loss, nats per token")
+        ax.set(xscale="log", ylabel="loss, nats per token")
+        _compute_axis(ax, found.leverage.best)
         _legend(fig, drawn)
     return _svg(fig, "losses", [*said, "lines are each family's own curve, where it has one"])
 
@@ -138,6 +140,17 @@ def _families(points: pd.DataFrame) -> tuple[list[Drawn], list[str]]:
 def _legend(figure: Figure, drawn: list[Drawn]) -> None:
     longest = max((len(look["label"]) for _, _, look in drawn), default=0)
     figure.legend(loc="outside lower center", ncols=2 if longest < 24 else 1)
+
+
+def _compute_axis(ax: Axes, points: pd.DataFrame) -> None:
+    """The name of the axis; only powers of ten are labelled, unless there is none among the points.
+
+    Labels between them would overlap on a drawing of this size.
+    """
+    ax.set_xlabel("training compute, FLOPs")
+    low, high = np.log10([points["compute"].min(), points["compute"].max()])
+    if np.floor(high) > np.floor(low):
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _grid(group: pd.DataFrame) -> Array:

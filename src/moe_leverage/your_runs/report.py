@@ -41,6 +41,7 @@ svg { width: 100%; height: auto; }
 figcaption { color: var(--fig-muted); font-size: .9rem; }
 ul { padding-left: 1.2rem; }
 p, li, td.words { overflow-wrap: anywhere; }
+td.words { min-width: 8rem; }
 """
 
 
