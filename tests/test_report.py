@@ -57,6 +57,20 @@ def test_families_that_are_not_drawn_are_counted(tmp_path):
     assert text.count("<svg") == 2
 
 
+def test_other_readings_of_leverage_stand_beside_it(tmp_path):
+    path = tmp_path / "runs.csv"
+    runs(beyond=False).to_csv(path, index=False)
+    read = read_runs(path)
+    found = examine(read.runs, resamples=20)
+    record = report.summary(read, found)
+    assert "with outliers" not in report.page("Leverage", found, record)
+    record["leverage"][0]["with_outliers"] = 6.125
+    text = report.page("Leverage", found, record)
+    assert "with outliers</th>" in text
+    assert "<td>6.125</td>" in text
+    assert "over optimum" not in text
+
+
 def test_an_answer_and_a_reason_that_hold_markup_are_text(tmp_path):
     path = tmp_path / "runs.csv"
     runs(beyond=False).to_csv(path, index=False)

@@ -176,13 +176,10 @@ def _coefficients(fitted: dict[str, Any]) -> str:
 def _leverage_table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    beside = {
-        "over_optimum": "over optimum",
-        "with_outliers": "with outliers",
-        "same_convention": "FLOPs alike",
-    }
-    beside = {k: name for k, name in beside.items() if any(row[k] is not None for row in rows)}
-    headers = ["A", "G", "C, FLOPs", "EL", "90 % interval", *beside.values(), "published"]
+    from moe_leverage.your_runs.report import beside
+
+    readings = beside(rows)
+    headers = ["A", "G", "C, FLOPs", "EL", "90 % interval", *readings.values(), "published"]
     shown = Table(*headers, title="Leverage")
     for row in rows[:MOST_ROWS]:
         bound = row["bound"] or {}
@@ -191,7 +188,7 @@ def _leverage_table(rows: list[dict[str, Any]]) -> Any:
         )  # fmt: skip
         ends = " to ".join(map(_short, row["interval"])) if row["interval"] else "-"
         axes = [_known(row[name]) for name in ("activation_ratio", "granularity", "compute")]
-        more = [_known(row[name]) for name in (*beside, "published")]
+        more = [_known(row[name]) for name in (*readings, "published")]
         shown.add_row(*axes, value, ends, *more)
     if len(rows) > MOST_ROWS:
         shown.caption = f"{len(rows) - MOST_ROWS} more rows in --json"

@@ -28,6 +28,11 @@ DEFINITION = (
     "A is the share of experts that a token activates, G is 2 d_model / d_expert, S the shared "
     "experts' share of the active ones, C the training compute in FLOPs."
 )
+BESIDE = {  # other readings of EL, shown where a row has one
+    "over_optimum": "over optimum",
+    "with_outliers": "with outliers",
+    "same_convention": "FLOPs alike",
+}
 STYLE = """
 body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif;
   color: var(--fig-ink); background: var(--fig-surface); }
@@ -69,6 +74,11 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
         + _published_warnings(found),
     }
     return dict(_plain(record))
+
+
+def beside(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Which of the other readings of EL any row has, and what heads their columns."""
+    return {key: name for key, name in BESIDE.items() if any(row[key] is not None for row in rows)}
 
 
 def page(title: str, found: Findings, record: Mapping[str, Any]) -> str:
@@ -281,14 +291,16 @@ def _cell(value: Any) -> str:
 def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
     if found.leverage is None:
         return f"<p>{html.escape(found.skipped['leverage'])}</p>"
+    more = beside(record["leverage"])
     has_variants = any(r["variant"] for r in record["leverage"])
     rows = [
         [*([r["variant"] or "plain"] if has_variants else []),
          r["activation_ratio"], r["granularity"], r["compute"], r["loss"], r["efficiency_leverage"],
-         r["interval"], _bound(r["bound"]), r["published"]]
+         r["interval"], _bound(r["bound"]), *(r[name] for name in more), r["published"]]
         for r in record["leverage"]
     ]  # fmt: skip
     headers = ["A", "G", "C, FLOPs", "loss, nats", "EL", f"{LEVEL:.0%} interval", "bound",
+               *more.values(),
                "EL, published law"]  # fmt: skip
     headers = ["variant", *headers] if has_variants else headers
     caption = "Leverage by the dense frontier; a bound where the frontier does not reach."
