@@ -42,10 +42,10 @@ def loss_of(planned, axes, generator):
             compute=compute,
         )
     excess = 0.0
-    if planned.study in ("hparams", "hparams-second"):
+    if planned.study in ("hparams", "hparams-second", "tuning"):
         excess += 0.01 * math.log(planned.run.learning_rate / RATE(compute)) ** 2
         excess += 0.01 * math.log(planned.run.batch_tokens / BATCH(compute)) ** 2
-    if planned.study == "allocation":
+    if planned.study in ("allocation", "isoflop"):
         excess += 0.02 * math.log(axes["flops_per_token"] / MODEL(compute)) ** 2
     return DENSE.evaluate(compute=reached) * math.exp(excess + SIGMA * generator.standard_normal())
 

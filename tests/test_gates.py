@@ -155,6 +155,18 @@ def test_a_cell_of_a_search_that_is_worse_may_be_out_of_balance():
         assert gate.holds == holds
 
 
+@pytest.mark.parametrize(("times", "holds"), [(1.5, True), (1.02, False)])
+def test_a_size_far_from_the_best_may_be_out_of_balance(times, holds):
+    table = sound()
+    one = table[table["is_moe"] & (table["budget_flops"] == 1e12)].head(1)
+    best = one.assign(study="sizes", role="sizes")
+    other = best.assign(run_id="other", loss_nats=best["loss_nats"] * times)
+    other["load.max_over_mean"] = [(30.0,)]
+    found = gates(pd.concat([table, best, other], ignore_index=True))
+    (gate,) = [gate for gate in found if (gate.name, gate.study) == ("balanced", "sizes")]
+    assert gate.holds == holds
+
+
 def test_a_run_that_records_no_load_holds_no_balance():
     table = sound()
     table["load.max_over_mean"] = None

@@ -166,8 +166,8 @@ def test_committed_fits_are_current():
     if not index:
         pytest.skip("data/fits holds no fits yet: the studies have not been run")
     assert index["ledger"] == measured.digest(measured.load_ledger())
-    frame = measured.load_ledger()
-    behind = frame.loc[frame["role"].isin(measured.PARTS["leverage"]), "study"].unique()
+    frame = ledger.table()
+    behind = frame.loc[measured.of_part(frame, "leverage"), "study"].unique()
     assert set(index["failing_gates"]["joint"]) == set(evidence.failing_gates(sorted(behind)))
     for name, law in index["fits"].items():
         stored = Fit.load(measured.DIRECTORY / f"{name}.json")
@@ -180,7 +180,8 @@ def test_committed_fits_are_current():
 
 
 def test_the_verb_checks(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(measured, "load_ledger", lambda: ledger.table(directory=tmp_path))
+    empty = ledger.table(directory=tmp_path)
+    monkeypatch.setattr(ledger, "table", lambda: empty)
     monkeypatch.setattr(measured, "read_index", lambda: {"ledger": "old"})
     with pytest.raises(typer.Exit) as stopped:
         fits(check=True, as_json=True)
@@ -196,7 +197,7 @@ def shown(directory):
 
 @pytest.mark.parametrize(
     ("role", "protocol", "variant"),
-    [("variant", 1, "strange 0.5"), ("pilot", 2, ""), ("plain", 2, ""), ("search", 2, "")],
+    [("variant", 1, "strange 0.5"), ("pilot", 2, ""), ("plain", 2, ""), ("search", 1, "")],
 )
 def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(
     tmp_path, role, protocol, variant

@@ -23,6 +23,8 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.analysis.reductions import (
+    NEAR_LOSS,
+    NEAR_OPTIMAL,
     isoflop_optima,
     near_optimal,
     widened_noise,
@@ -172,17 +174,19 @@ def control(runs: pd.DataFrame) -> Iterator[Gate]:
 def balanced(runs: pd.DataFrame) -> Iterator[Gate]:
     """No layer of a run of the ladder's own recipe has a busiest expert or idle ones beyond limits.
 
-    Runs with another balance loss than the plain studies have are there to study balance; of a
-    search only the near-optimal cells count, since the others are there to be worse.
+    Runs with another balance loss than the plain studies have are there to study balance. Of a
+    search only the near-optimal cells count and of sizes those that a parabola may describe: the
+    others are there to be worse.
     """
     routed = runs[runs["is_moe"]]
     recipe = routed.loc[routed["role"] == "plain", "routing.balance_coefficient"].unique()
     if len(recipe):
         routed = routed[routed["routing.balance_coefficient"].isin(recipe)]
-    searched = routed[routed["role"] == "search"]
-    if len(searched):
-        best = near_optimal(with_law_names(searched))["run_id"]
-        routed = routed[(routed["role"] != "search") | routed["run_id"].isin(best)]
+    for role, tolerance in (("search", NEAR_OPTIMAL), ("sizes", NEAR_LOSS - 1)):
+        tried = routed[routed["role"] == role]
+        if len(tried):
+            best = near_optimal(with_law_names(tried), tolerance)["run_id"]
+            routed = routed[(routed["role"] != role) | routed["run_id"].isin(best)]
     for study, mine in routed.groupby("study"):
         busiest = _worst(mine, "load.max_over_mean")
         idle = _worst(mine, "load.idle_experts") / mine["num_experts"]

@@ -2,7 +2,8 @@
 
 Each study answers its part: the searches Equation 3, the sizes Table 1, the architecture studies
 (Section 4.1) leverage and Equation 13. A study says its part itself, in its role; what is held out
-is kept from every fit. Runs of another protocol than LADDER's are no part of any.
+is kept from every fit. A part is made from the runs of one ladder: the second one's as soon as its
+studies of that part are whole.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
@@ -27,13 +29,13 @@ from moe_leverage.analysis.reductions import with_law_names
 T = TypeVar("T")
 
 DIRECTORY = paths.FITS
-LADDER = 1  # the protocol whose runs the laws are made from
 PARTS = {  # of the laws: the roles of the studies that each is made from
     "hyperparameters": ("search",),
     "allocation": ("sizes",),
     "leverage": ("plain", "held out", "variant"),
 }
-FED = ("first search", *(role for roles in PARTS.values() for role in roles))
+LADDER = 1  # the protocol of the runs behind leverage, and of what the chapters say was trained
+LADDERS = {"hyperparameters": 2, "allocation": LADDER, "leverage": LADDER}
 TABLES = ("leverage", "rivals", "profiles")
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
 QUANTITIES = (
@@ -58,8 +60,14 @@ def fed(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the ledger's table that the laws are made from: by ladder and by role."""
     if frame.empty:
         return frame
-    kept = (frame["protocol"] == LADDER) & frame["role"].isin(FED)
-    return frame[kept].reset_index(drop=True)
+    kept = [of_part(frame, part) for part in PARTS]
+    return frame[np.any(kept, axis=0)].reset_index(drop=True)
+
+
+def of_part(frame: pd.DataFrame, part: str) -> pd.Series[bool]:
+    """Whether a row of the ledger's table is of the studies that a part is made from."""
+    found: pd.Series[bool] = frame["role"].isin(PARTS[part])
+    return found & (frame["protocol"] == LADDERS[part])
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
@@ -86,11 +94,9 @@ def fit_parts(
         return joined.drop_duplicates(["run_id", "variant"], ignore_index=True)
 
     options = {"resamples": resamples, "seed": seed}
-    repeated = of("first search", "search")  # the first one has the seeds
-    more: dict[str, dict[str, Any]] = {"hyperparameters": {"repeated": repeated}}
     examine = (findings.hyperparameters, findings.allocation, findings.leverage_laws)
     return {
-        part: _unless_empty(look, of(*roles), part, options | more.get(part, {}))
+        part: _unless_empty(look, of(*roles), part, options)
         for look, (part, roles) in zip(examine, PARTS.items(), strict=True)
     }
 
@@ -106,6 +112,7 @@ def write_fits(
 ) -> dict[str, Any]:
     """Fit the ledger and write `<name>.json` a fit, the tables and `index.json`; give the index.
 
+    `frame` is the ledger's whole table, since gates look at studies that feed no law any more.
     Files of fits that are no longer made are removed; what else lies in the directory stays.
     """
     parts = fit_parts(frame, resamples=resamples)
@@ -121,7 +128,7 @@ def write_fits(
             directory / f"{name}.csv", content.to_csv(index=False, float_format="%.6g")
         )
     index = {
-        "ledger": digest(frame),
+        "ledger": digest(fed(frame)),
         "fits": {name: type(fitted.law).__name__ for name, fitted in sorted(found.fits.items())},
         "failing_gates": failing_gates(frame, parts),
         "skipped": dict(sorted(found.skipped.items())),
@@ -136,8 +143,8 @@ def failing_gates(frame: pd.DataFrame, parts: Mapping[str, Findings]) -> dict[st
     """By fit, the gates that its studies rest on and that fail: it is silent while any does."""
     found = gates.gates(frame)
     failing: dict[str, list[str]] = {}
-    for part, roles in PARTS.items():
-        behind = frame.loc[frame["role"].isin(roles), "study"].unique() if len(frame) else ()
+    for part in PARTS:
+        behind = frame.loc[of_part(frame, part), "study"].unique() if len(frame) else ()
         shut = list(gates.failing(frame, behind, found))
         failing |= dict.fromkeys(named(parts[part].fits), shut)
     return dict(sorted(failing.items()))

@@ -103,12 +103,13 @@ def fits(
 
     Example: moe-leverage fits
     """
+    from moe_leverage import ledger
     from moe_leverage.analysis import measured
 
-    frame = measured.load_ledger()
+    frame = ledger.table()
     if check:
         index = measured.read_index()
-        current = bool(index) and index["ledger"] == measured.digest(frame)
+        current = bool(index) and index["ledger"] == measured.digest(measured.fed(frame))
         typer.echo(json.dumps({"current": current}) if as_json else f"current: {current}")
         raise typer.Exit(0 if current else 1)
     index = measured.write_fits(frame)

@@ -33,16 +33,16 @@ from moe_leverage.page.drawing import (
     points,
     power,
     ranges,
+    reach_of,
 )
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
-from moe_leverage.studies.protocol import BUDGETS
+from moe_leverage.studies.second_ladder import LADDER
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 SEARCH_FLOPS = PUBLISHED.learning_rate.domain["compute"]  # the search behind Equation 3
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
-OUR_REACH = np.geomspace(BUDGETS[0], BUDGETS[-1], 25)
 NEAR_OPTIMAL_PERCENT = 0.25  # Section 2.2
 MOST_EXCESS_PERCENT = 20.0  # from which on the landscape has no tint
 SEARCH = f"search at {power(SEARCH_FLOPS[0])} to {power(SEARCH_FLOPS[1])} FLOPs"
@@ -52,8 +52,8 @@ OPTIMUM_COLUMNS = ("training_flops", "learning_rate", "batch_tokens", "family")
 @figure(
     "hyperparameter-laws",
     paper="Figure 2 and Equation 3; settings of Table 7",
-    data=("paper/coefficients.toml", "paper/table_07.csv", "fits/adopted/hyperparameters.json"),
-    studies=("hparams-second",),
+    data=("paper/coefficients.toml", "paper/table_07.csv", "fits/adopted/tuning.json"),
+    studies=("tuning",),
     caption="Best peak learning rate and batch size against training compute. Line: the published "
     "law for mixture-of-experts models, solid where it was fitted. Squares: what Table 7 used at "
     "the largest budget of each model size. Dash-dotted: our law as our later runs used it, "
@@ -73,8 +73,9 @@ def hyperparameters(
     and `used` those adopted, by which later runs were planned.
     """
     runs = points(measured, OPTIMUM_COLUMNS)
-    start = min([BUDGETS[0], *runs["training_flops"]])
+    start = min([LADDER[0], *runs["training_flops"]])
     compute = np.geomspace(start, 1e22, 89)
+    reach = reach_of(runs)
     table = pd.DataFrame({"training_flops": compute})
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
     laws = {"learning_rate": learning_rate, "batch_tokens": batch_tokens}
@@ -94,12 +95,12 @@ def hyperparameters(
                 colour=theme.colour(str(family)),
             )  # fmt: skip
         bands += [
-            draw_band(ax, own, OUR_REACH, family=family)
+            draw_band(ax, own, reach, family=family)
             for family in FAMILIES
             if (own := (fits or {}).get(f"{family}_{name}")) is not None
         ]
         bands += [
-            draw_used(ax, (used or {})[f"{family}_{name}"], name, OUR_REACH, family=family)
+            draw_used(ax, (used or {})[f"{family}_{name}"], name, reach, family=family)
             for family in FAMILIES
             if f"{family}_{name}" in (used or {})
         ]
@@ -121,7 +122,7 @@ def hyperparameters(
     "hyperparameter-plane",
     paper="Figure 3 and the search grid of Section 2.2",
     data=("paper/coefficients.toml",),
-    studies=("hparams-second",),
+    studies=("tuning",),
     caption="The path of the best pair of batch size and learning rate as compute grows (Equation "
     "3), over the grid that the paper searched (dots, drawn at half steps of the base-2 "
     "exponents).",
@@ -175,18 +176,17 @@ def plane(
 @figure(
     "loss-landscape",
     paper="Figures 2 and 3, the losses behind the near-optimal region",
-    studies=("hparams",),
+    studies=("tuning",),
     caption="Held-out loss above the best of its budget, in per cent, over peak learning rate and "
     "batch size, dense above and MoE below. The fuller the tint, the closer to the best; framed: "
     "the 0.25 % that count as near-optimal.",
 )
 def landscape(runs: pd.DataFrame) -> Drawing:
-    """Excess loss of every setting of our grids; `runs` are those of the study `hparams`."""
+    """Excess loss of every setting of our grids; `runs` are those of the study `tuning`."""
     means = _excess(runs)
     budgets = sorted(means["budget_flops"].unique())
     fig, grid = plt.subplots(
-        2, len(budgets), squeeze=False, sharex=True, sharey=True,
-        figsize=(theme.WIDTH_INCHES * 1.35, 5.0),
+        2, len(budgets), squeeze=False, figsize=(theme.WIDTH_INCHES * 1.35, 5.0),
     )  # fmt: skip
     for row, name in zip(grid, ("dense", "moe"), strict=True):
         for ax, budget in zip(row, budgets, strict=True):
@@ -218,20 +218,21 @@ def landscape(runs: pd.DataFrame) -> Drawing:
 @figure(
     "loss-check",
     paper="Figure 3",
-    studies=("hparams-check",),
+    studies=("tuning-check",),
     caption="Loss at half and at twice the predicted learning rate (left) and batch (right), over "
-    "the loss at the prediction, for three activation ratios at one budget; bars: the 90 % "
-    "interval of the noise between seeds.",
+    "the loss at the prediction, for designs of several activation ratios and granularities at one "
+    "budget; bars: the 90 % interval of the noise between seeds.",
 )
 def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
-    """Excess loss around the predicted optimum; `runs` are those of the study `hparams-check`."""
+    """Excess loss around the predicted optimum; `runs` are those of the study `tuning-check`."""
     names = ["learning_rate", "batch_tokens"]
-    means = linked_means(runs, ["activation_ratio", *names], repeated)
+    design = ["activation_ratio", "granularity"]
+    means = linked_means(runs, [*design, *names], repeated)
     fig, axes = plt.subplots(1, 2, sharey=True, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
     tables, num_best = [], 0
-    ratios = means.groupby("activation_ratio")
-    inks = theme.sequential_colours(ratios.ngroups)
-    for ink, (ratio, ours) in zip(inks, ratios, strict=True):
+    designs = means.groupby(design)
+    inks = theme.sequential_colours(designs.ngroups)
+    for ink, ((ratio, granularity), ours) in zip(inks, designs, strict=True):
         middle = {name: float(ours[name].median()) for name in names}
         at_middle = np.all([ours[name] == middle[name] for name in names], axis=0)
         if not at_middle.any():
@@ -245,7 +246,7 @@ def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
                 for end in ("", "_low", "_high")
             }
             line = line.assign(factor=line[name] / middle[name], axis=name, **excess)
-            label = f"A = {percent(float(str(ratio)))}"
+            label = f"A = {percent(float(ratio))}, G = {float(granularity):.2g}"
             ax.plot(line["factor"], line["excess_percent"], color=ink, lw=1)
             draw_points(ax, line, "factor", "excess_percent", colour=ink, label=label)
             tables.append(line)
@@ -258,7 +259,7 @@ def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     note(fig, "Ours alone: the paper prints none of these losses.")
     finding = (
         f"The predicted setting has the lowest loss of its cross at {num_best} of "
-        f"{means['activation_ratio'].nunique()} activation ratios."
+        f"{designs.ngroups} designs."
     )
     return Drawing(fig, pd.concat([*tables, means[:0]], ignore_index=True), finding)
 
@@ -271,14 +272,18 @@ def _excess(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _heat_map(ax: Axes, ours: pd.DataFrame) -> None:
-    """Excess loss of each setting of one grid, the near-optimal ones framed, a link on each."""
+    """Excess loss of each setting of one grid, the near-optimal ones framed, a link on each.
+
+    Each budget has its own grid, so that no axis is shared.
+    """
     rates, batches = (np.sort(ours[name].unique()) for name in ("learning_rate", "batch_tokens"))
     wide = ours.pivot_table(index="batch_tokens", columns="learning_rate", values="excess_percent")
     sns.heatmap(
         wide, vmin=0, vmax=MOST_EXCESS_PERCENT, cmap=theme.fading("measured"), cbar=False,
-        annot=True, fmt=".1f", annot_kws={"color": theme.colour("ink"), "fontsize": 8.5}, ax=ax,
+        annot=wide.map(_short), fmt="", ax=ax,
+        annot_kws={"color": theme.colour("ink"), "fontsize": 8.5},
         xticklabels=[f"$2^{{{np.log2(rate):g}}}$" for rate in rates],
-        yticklabels=[f"{size:.0f}" for size in batches],
+        yticklabels=[f"$2^{{{np.log2(size):g}}}$" for size in batches],
     )  # fmt: skip
     ax.tick_params(axis="y", rotation=0)
     ax.grid(visible=False)
@@ -291,6 +296,11 @@ def _heat_map(ax: Axes, ours: pd.DataFrame) -> None:
         ink = theme.colour("published")
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=ink, lw=2, clip_on=False))
     link_runs(ax, placed, "x", "y")
+
+
+def _short(excess: float) -> str:
+    """Two digits at most, so that a row of five fits its panel."""
+    return f"{excess:.1f}" if excess < 9.95 else f"{excess:.0f}"
 
 
 def _own_exponents(laws: Mapping[str, PowerLaw], fits: Mapping[str, Fit]) -> str:

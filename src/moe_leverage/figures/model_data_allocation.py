@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from moe_leverage.analysis.fitting import Fit
 from moe_leverage.analysis.reductions import MIN_SIZES, near_the_lowest
-from moe_leverage.figures.hyperparameter_laws import OUR_REACH, SEARCH, SEARCH_FLOPS
+from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
     FAMILIES,
@@ -31,6 +31,7 @@ from moe_leverage.page.drawing import (
     points,
     power,
     ranges,
+    reach_of,
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
@@ -87,9 +88,9 @@ def allocation(
             draw_points(ax, group, "training_flops", column, colour=ink, label=label)
         name = f"{family}_{FIT_NAMES[column]}"
         if fits and name in fits:
-            bands.append(draw_band(ax, fits[name], OUR_REACH, family=family))
+            bands.append(draw_band(ax, fits[name], reach_of(runs), family=family))
         if used and name in used:
-            bands.append(draw_used(ax, used[name], column, OUR_REACH, family=family))
+            bands.append(draw_used(ax, used[name], column, reach_of(runs), family=family))
         log_axes(ax, "training_flops", column)
     axes[0].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))

@@ -122,6 +122,12 @@ def linked_means(
     ).drop(columns="log_loss")
 
 
+def reach_of(runs: pd.DataFrame) -> NDArray[np.float64]:
+    """The compute over which laws of our own are drawn: that of the runs beside them."""
+    compute = runs["training_flops"].astype(float)
+    return np.geomspace(compute.min(), compute.max(), 25) if len(runs) else np.array([])
+
+
 def draw_band(ax: Axes, fitted: Fit, compute: NDArray[np.float64], *, family: str) -> pd.DataFrame:
     """A law of our own over compute with its 90 % interval; gives the table of what was drawn."""
     drawn = fitted.predict({"compute": compute})
