@@ -17,8 +17,9 @@ RUNS = "svg.ml-figure:visible a[href*='#run=']"
 
 @pytest.fixture(params=[1280, 390])
 def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    size = {"width": request.param, "height": 844}
-    context = browser.new_context(viewport=size, has_touch=request.param < 600)
+    context = browser.new_context(
+        viewport={"width": request.param, "height": 844}, has_touch=request.param < 600
+    )
     yield browsing.opened(context.new_page(), address + CHAPTER)
     context.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from typing import Any
 
 import pandas as pd
 
@@ -27,7 +28,7 @@ def notation() -> pd.DataFrame:
 
 
 @functools.cache
-def words() -> list[dict[str, object]]:
+def words() -> list[dict[str, Any]]:
     """The words that a page explains at their first use: their forms and their meaning.
 
     >>> words()[0]["names"]
