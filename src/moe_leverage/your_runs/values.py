@@ -41,6 +41,8 @@ def numbers(column: pd.Series) -> Numbers:
 
     >>> numbers(pd.Series(["36.8M", "2,040", "5%", "x"])).value.tolist()
     [36800000.0, 2040.0, 0.05, nan]
+    >>> numbers(pd.Series(["2 PF-days"])).value.tolist()  # of 86,400 s each
+    [1.728e+20]
     """
     nothing = np.zeros(len(column), dtype=bool)
     if pd.api.types.is_numeric_dtype(column):
