@@ -246,7 +246,7 @@ def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
                 for end in ("", "_low", "_high")
             }
             line = line.assign(factor=line[name] / middle[name], axis=name, **excess)
-            label = f"A = {percent(float(ratio))}, G = {float(granularity):.2g}"
+            label = f"A = {percent(float(str(ratio)))}, G = {float(str(granularity)):.2g}"
             ax.plot(line["factor"], line["excess_percent"], color=ink, lw=1)
             draw_points(ax, line, "factor", "excess_percent", colour=ink, label=label)
             tables.append(line)
