@@ -40,6 +40,7 @@ from moe_leverage.audit.claims import (
 from moe_leverage.audit.listed import listed
 from moe_leverage.audit.questions import lead, leads
 from moe_leverage.audit.trends import STATISTICS
+from moe_leverage.page import chapter
 from moe_leverage.paths import DATA
 from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.laws import PUBLISHED
@@ -372,3 +373,13 @@ def test_an_edited_coefficient_leaves_the_bases_open_instead_of_failing(monkeypa
     table, text = leads_law.logarithm_bases()
     assert len(table) == 9
     assert text.startswith("0 of the nine pairs")
+
+
+def test_a_chapter_counts_other_readings_of_claims_apart(monkeypatch):
+    said = []
+    monkeypatch.setattr(chapter, "display", lambda bundle, raw: said.append(bundle["text/plain"]))
+    for name in ("15-public-runs", "02-hyperparameter-laws"):
+        chapter.verdicts(name)
+    assert said[0].startswith("Claims that belong to this chapter: 4 in another reading (")
+    assert " of the paper (" in said[1]
+    assert said[1].endswith("1 in another reading (1 reproduced).")

@@ -6,6 +6,7 @@ Prose quotes numbers by name; the verdicts on the paper's claims come from the a
 from __future__ import annotations
 
 import numbers as abstract
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -92,10 +93,11 @@ def verdicts(chapter: str) -> None:
     """Say how the paper's claims of a chapter came out, with a row for each, folded."""
     decided = tuple(audit.decide(c) for c in audit.load_claims() if c.chapter == chapter)
     require(len(decided) > 0, "chapter", chapter, "has no claim in data/paper/claims.toml")
-    found = {label: count for label, count in audit.counts(decided).items() if count}
-    counts = ", ".join(f"{count} {label}" for label, count in found.items())
-    noun = "claim" if sum(found.values()) == 1 else "claims"
-    text = f"{sum(found.values())} {noun} of the paper belong to this chapter: {counts}."
+    own = tuple(verdict for verdict in decided if not verdict.claim.reading_of)
+    others = tuple(verdict for verdict in decided if verdict.claim.reading_of)
+    words = {"of the paper": own, "in another reading": others}
+    parts = [f"{len(of)} {what} ({_counted(of)})" for what, of in words.items() if of]
+    text = f"Claims that belong to this chapter: {', '.join(parts)}."
     bundle = {
         "text/html": f"<details><summary>{text}</summary>\n"
         f'<div class="pst-scrollable-table-container">{audit.folded_table(decided)}</div>'
@@ -103,6 +105,12 @@ def verdicts(chapter: str) -> None:
         "text/plain": text,
     }
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _counted(decided: tuple[audit.Verdict, ...]) -> str:
+    """How many of these have each verdict, in words."""
+    labels = Counter(verdict.label for verdict in decided)
+    return ", ".join(f"{labels[label]} {label}" for label in audit.LABELS if labels[label])
 
 
 class _Text(str):
