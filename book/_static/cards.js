@@ -129,6 +129,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     for (const link of document.querySelectorAll("a.symbol")) {
       link.dataset.says = link.title; // or the browser's own tip would stand over the card
+      if (link.querySelector("svg")) link.ariaLabel = link.title; // a formula is no name by itself
       link.removeAttribute("title");
     }
     for (const figure of document.querySelectorAll("svg.ml-figure"))
