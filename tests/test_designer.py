@@ -43,6 +43,7 @@ EXPLAINED = {
 DESIGNED = EXPLAINED | {
     "model": dict, "learning_rate": float, "batch_tokens": int, "batch_sequences": int,
     "memory_per_rank_gb": float, "binding": list,
+    "check": {"activation_ratio": float, "granularity": float, "shared_ratio": float},
 }  # fmt: skip
 LIMITS = {
     "compute": float,
