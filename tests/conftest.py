@@ -41,3 +41,13 @@ def every_gate_holds() -> Iterator[None]:
         prediction._load.cache_clear()
         yield
     prediction._load.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def the_catalogue_is_as_it_was() -> Iterator[None]:
+    """A reader's study that a test registers is no study of the next test."""
+    from moe_leverage.studies import catalogue
+
+    yield
+    for name in set(catalogue.STUDIES) - catalogue.OURS:
+        del catalogue.STUDIES[name]
