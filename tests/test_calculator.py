@@ -314,4 +314,6 @@ def test_while_a_gate_fails_the_page_names_it_and_gives_no_value(tmp_path):
         found["splits"]["MoE: tokens D"][2]["value"] > 0
     )  # a law of other studies, whose gates hold
     assert in_javascript(MAP, [1e12], tmp_path) == [[]]
-    assert in_javascript("ml.calculator.unanswered()", 0, tmp_path) == "not decided"
+    assert found["rows"]["Efficiency leverage EL"][1]["word"] == "not decided"
+    (far,) = in_javascript(ROWS, [near | {"C": 1e20}], tmp_path)
+    assert far["rows"]["Batch, MoE, tokens"][1]["word"] == "not at this scale"  # its gates hold

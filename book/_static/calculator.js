@@ -152,27 +152,34 @@
       });
   }
 
-  const unless = (fitted, point, value) => (ml.silence(fitted, point) ? null : value);
+  /* What stands in a cell in place of a value of ours, by why the law is silent */
+  const instead = (silent) => ({ value: null, word: silent?.failing ? NOT_DECIDED : NOT_HERE });
+
+  function unless(fitted, point, value) {
+    const silent = ml.silence(fitted, point);
+    return silent ? instead(silent) : { value };
+  }
 
   /* A power law of a side at a compute: NaN where there is none, null where it is silent there */
   function power(side, name, compute) {
     const law = side.laws[name];
-    if (!law) return NaN;
-    return compute === null ? null : unless(law, { compute }, ml.powerLaw(law, compute));
+    if (!law) return { value: NaN };
+    if (compute.value === null) return compute;
+    return unless(law, { compute: compute.value }, ml.powerLaw(law, compute.value));
   }
 
   /* Rows of the table: a name, and for each side a value and perhaps its range; a value is null
      where the law is silent, NaN where there is none */
   function answers(state, by, isFull) {
     const { A, G, C, D, counted, isDense } = state;
-    const all = (value) => by.map((side) => ({ value: value(side) }));
     const spread = (factor) =>
-      by.map((s) => ({
-        value: s.value === null ? null : factor * s.value,
-        range: s.range?.map((x) => factor * x),
-      }));
+      by.map((s) =>
+        s.value === null
+          ? instead(s.silent)
+          : { value: factor * s.value, range: s.range?.map((x) => factor * x) },
+      );
     const half = (cells) =>
-      cells.map(({ value }) => ({ value: value === null ? null : value / 2 }));
+      cells.map((cell) => (cell.value === null ? cell : { value: cell.value / 2 }));
     const once = (value) => by.map((_, i) => ({ value: i ? NaN : value }));
     const evens = (s) => {
       const compute = ml.breakEvenCompute(s.law, A, G);
@@ -193,12 +200,12 @@
         ["its parameters, at most M / 2", half(dense)],
       );
     }
-    rows.push(["Break-even compute, FLOPs", all(evens)]);
+    rows.push(["Break-even compute, FLOPs", by.map(evens)]);
     if (!isFull) return rows;
     rows.push(
-      ["Granularity of highest EL", all(finest)],
-      ["Learning rate, MoE", all((s) => power(s, "learning_rate", C))],
-      ["Batch, MoE, tokens", all((s) => power(s, "batch_tokens", C))],
+      ["Granularity of highest EL", by.map(finest)],
+      ["Learning rate, MoE", by.map((s) => power(s, "learning_rate", { value: C }))],
+      ["Batch, MoE, tokens", by.map((s) => power(s, "batch_tokens", { value: C }))],
     );
     if (!counted) return rows;
     rows.push(
@@ -220,20 +227,19 @@
     const readings = Object.values(ml.data.readings);
     const part = (name, family, ratio, compute) => {
       const cells = readings.map((passes) =>
-        compute(published) === null
-          ? null
-          : ml.split(published.laws, family, compute(published), passes),
+        ml.split(published.laws, family, compute(published).value, passes),
       );
       if (measured) {
         const at = compute(measured);
         const [model, tokens] = ["model", "tokens"].map((side) =>
           power(measured, `${family}_${side}`, at),
         );
-        cells.push({ model, tokens });
+        const silent = [model, tokens].find((cell) => cell.value === null);
+        cells.push(silent || { model: model.value, tokens: tokens.value });
       }
       const row = (label, value) => [
         `${name}: ${label}`,
-        cells.map((c) => ({ value: silent(c, value) })),
+        cells.map((c) => (c.value === null ? c : { value: value(c) })),
       ];
       const isSparse = ratio < 1;
       const sizes = [
@@ -247,17 +253,11 @@
         row("3 M D, FLOPs of its training", (c) => ml.data.passes * c.model * c.tokens),
       ];
     };
-    const mixture = part("MoE", "moe", A, () => C);
+    const mixture = part("MoE", "moe", A, () => ({ value: C }));
     const dense = part("Dense of equal loss", "dense", 1, (s) =>
-      s.value === null ? null : s.value * C,
+      s.value === null ? instead(s.silent) : { value: s.value * C },
     );
     return [...(A < 1 ? mixture : []), ...dense];
-  }
-
-  /* Null where either side of a split is silent, NaN where there is no law */
-  function silent(cell, value) {
-    if (cell === null || cell.model === null || cell.tokens === null) return null;
-    return value(cell);
   }
 
   const leverageText = (x) => (x < 0.01 || x >= 1e4 ? large(x) : x.toFixed(2));
@@ -278,8 +278,6 @@
   }
 
   const SYMBOLS = { activation_ratio: "A", granularity: "G", compute: "C" };
-  /* What stands in a cell in place of a value of ours */
-  const unanswered = () => (ml.data.measured.failing.length ? NOT_DECIDED : NOT_HERE);
   const apart = (symbol, { value, range }) =>
     `${symbol} = ${large(value)} outside ${large(range[0])} to ${large(range[1])}`;
 
@@ -321,12 +319,12 @@
     besides,
     complaint,
     contradiction,
+    instead,
     leverageText,
     located,
     ranged,
     said,
     sides,
     standing,
-    unanswered,
   };
 })();

@@ -6,7 +6,7 @@
 (() => {
   const ml = window.moeLeverage;
   const { element, large, parse, address, remember } = ml.parts;
-  const { AXES, SHAPE, EXTRAS, LEVEL, ranged, unanswered } = ml.calculator;
+  const { AXES, SHAPE, EXTRAS, LEVEL, ranged } = ml.calculator;
   const STEPS = 400; // of a slider, over the logarithm of its field
 
   const KEYS = [
@@ -393,8 +393,8 @@
 
   /* A table of named rows whose cells have a value and perhaps its range */
   function put(table, caption, columns, rows) {
-    const cell = ({ value, range }, format = large) => {
-      if (value === null) return element("td", { class: "ml-silent" }, unanswered());
+    const cell = ({ value, range, word }, format = large) => {
+      if (value === null) return element("td", { class: "ml-silent" }, word);
       if (Number.isNaN(value)) return element("td", {}, "–");
       const ends = range ? { "data-low": String(range[0]), "data-high": String(range[1]) } : {};
       const words = format(value) + ranged(range, format);

@@ -90,7 +90,7 @@
       const range = says.rounding_range || says.interval;
       const value =
         says.value === null
-          ? ml.calculator.unanswered()
+          ? ml.calculator.instead(says.silent).word
           : `EL = ${ml.calculator.leverageText(says.value)}${ml.calculator.ranged(range, ml.calculator.leverageText)}`;
       readout.textContent = `A = ${percent(A)}, G = ${large(G)}: ${value}${says.beyond?.length ? ", extrapolated" : ""}`;
     }
@@ -144,7 +144,8 @@
       shown = found.length ? { state, side, name } : null;
       if (!shown) {
         frame.replaceChildren();
-        words.textContent = `Our own law says nothing: ${ml.calculator.unanswered()}.`;
+        const { word } = ml.calculator.instead(ml.silence(side, { compute: state.C }));
+        words.textContent = `Our own law says nothing: ${word}.`;
         return;
       }
       const viewBox = `0 0 ${WIDTH} ${HEIGHT}`;
