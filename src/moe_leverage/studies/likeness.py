@@ -12,13 +12,14 @@ from collections.abc import Mapping
 
 from moe_leverage.config import require
 from moe_leverage.studies.protocol import Point, adopted_laws, derive, feasible, laws_for
+from moe_leverage.studies.second_ladder import SECOND_BASE
 
 BUDGETS_FLOPS = (3e10, 1e11)
 REACH_FLOPS = (3e11,)  # of the dense model alone, so that a better design has an EL
 SEEDS = (0, 1, 2)
 GRANULARITIES = (16.0, 12.0, 8.0, 6.0, 4.0, 2.0)
 ACTIVE_EXPERTS = 1.5  # times G, the shared one included: a dense FFN is 3 d_model wide
-RATES = "hyperparameters"
+RATES = "tuning"  # the search whose gates hold
 AXES = ("activation_ratio", "granularity", "shared_ratio")
 
 
@@ -83,6 +84,7 @@ def study(points: Mapping[str, Point | None]) -> str:
         "",
         "[base]",
         'corpus = "smoke"',
+        f"balance_coefficient = {SECOND_BASE.balance_coefficient}  # keeps small routers balanced",
         "",
         "[designs.dense]",
         "dense = true",
