@@ -46,7 +46,17 @@ def require(holds: bool, name: str, value: object, rule: str) -> None:
     ValueError: num_steps = 3: must exceed 4
     """
     if not holds:
-        raise ValueError(f"{_cut(name)} = {shown(value)}: {rule}")
+        refuse(name, value, rule)
+
+
+def refuse(name: str, value: object, rule: str) -> typing.NoReturn:
+    """Raise that ValueError; for a check that words its rule only once it is broken.
+
+    >>> refuse("num_steps", 3, "must exceed 4")
+    Traceback (most recent call last):
+    ValueError: num_steps = 3: must exceed 4
+    """
+    raise ValueError(f"{_cut(name)} = {shown(value)}: {rule}")
 
 
 def shown(value: object) -> str:
@@ -100,7 +110,7 @@ def require_number(
     if is_number and low <= typing.cast(float, value) <= high and not (above and value == low):
         return
     rule = f"must be a number {'above' if above else 'from'} {low:g} {'and up ' if above else ''}"
-    require(False, name, value, f"{rule}to {high:g}")
+    refuse(name, value, f"{rule}to {high:g}")
 
 
 def read_object(path: Path, name: str) -> dict[str, Any]:
@@ -164,11 +174,11 @@ class Record:
         for name in values:
             if name not in hints:
                 rule = "is not a field of this config"
-                require(False, f"{cls.__name__}.{name}", values[name], rule)
+                refuse(f"{cls.__name__}.{name}", values[name], rule)
         converted = {n: _convert(f"{cls.__name__}.{n}", v, hints[n]) for n, v in values.items()}
         for f in fields(typing.cast(Any, cls)):
             if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
-                require(False, f"{cls.__name__}.{f.name}", None, "is required")
+                refuse(f"{cls.__name__}.{f.name}", None, "is required")
         return cls(**converted)
 
     def departures(self) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if not _is_in(value, options):
-            require(False, name, value, one_of(options))
+            refuse(name, value, one_of(options))
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
@@ -215,7 +225,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         require(abs(value) < 10**300, name, value, "is larger than any number here")
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        require(False, name, value, f"must be of type {hint.__name__}")
+        refuse(name, value, f"must be of type {hint.__name__}")
     return value
 
 
@@ -257,7 +267,7 @@ class RoutingConfig(Record):
     def __post_init__(self) -> None:
         options = ("softmax", "sigmoid")
         if self.score not in options:
-            require(False, "score", self.score, one_of(options))
+            refuse("score", self.score, one_of(options))
         _require_counts(self, 1, "num_groups", "num_groups_kept")
         rule = f"cannot exceed num_groups = {self.num_groups}"
         require(

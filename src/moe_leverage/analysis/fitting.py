@@ -37,7 +37,7 @@ from moe_leverage.analysis.bootstrap import (
     widened,
 )
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
-from moe_leverage.config import require
+from moe_leverage.config import refuse, require
 from moe_leverage.theory.law import Array, Inputs, Law, Source
 from moe_leverage.theory.registry import find
 
@@ -398,7 +398,7 @@ def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
     bad = ~((values > 0) & (values < np.inf))
     if bad.any():
         row = int(bad.argmax())
-        require(False, f"{name}, row {row}", float(values[row]), "must be positive and finite")
+        refuse(f"{name}, row {row}", float(values[row]), "must be positive and finite")
     return values
 
 

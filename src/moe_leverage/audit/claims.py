@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from moe_leverage.config import require
+from moe_leverage.config import refuse, require
 from moe_leverage.modules import import_modules
 from moe_leverage.paths import DATA
 from moe_leverage.theory.printed import printed_laws
@@ -166,7 +166,7 @@ def require_arguments(
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
-        require(False, field, dict(arguments), str(error))
+        refuse(field, dict(arguments), str(error))
 
 
 @cache

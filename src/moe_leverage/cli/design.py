@@ -150,7 +150,7 @@ def _print_designs(designs: list[Design], hf: Path | None) -> None:
 
 def _weight(objective: str) -> float:
     """The weight of leverage that a word or a number names."""
-    from moe_leverage.config import require
+    from moe_leverage.config import refuse
 
     named = {"leverage": 1.0, "memory": 0.0}
     if objective in named:
@@ -159,7 +159,7 @@ def _weight(objective: str) -> float:
         return float(objective)
     except ValueError:
         rule = "must be leverage, memory or a number from 0 to 1"
-        require(False, "objective", objective, rule)
+        refuse("objective", objective, rule)
         raise
 
 

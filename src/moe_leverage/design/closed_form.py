@@ -23,6 +23,7 @@ from moe_leverage.config import (
     LatentAttentionConfig,
     ModelConfig,
     RoutingConfig,
+    refuse,
     require,
 )
 from moe_leverage.design.words import expert_words, is_structural, says_dense
@@ -275,7 +276,7 @@ def _require_number_of_experts(raw: Mapping[str, Any], num_experts: int) -> None
     if num_experts or not said or says_dense(raw):
         return
     rule = "speaks of experts, and the file of no number of them that this type reads"
-    require(False, said[0], raw[said[0]], rule)
+    refuse(said[0], raw[said[0]], rule)
 
 
 def _attention_fields(words: _Words, known: Mapping[str, Any]) -> dict[str, Any]:

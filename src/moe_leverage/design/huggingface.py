@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig, refuse, require
 from moe_leverage.design import closed_form, files
 from moe_leverage.design.anatomy import Anatomy, of_shape
 from moe_leverage.design.foreign import in_hf_words
@@ -132,7 +132,7 @@ def _built(raw: Mapping[str, Any], notes: tuple[str, ...]) -> OpenModel:
     said = expert_words(text)
     if not found.anatomy.is_moe and said and not says_dense(text):
         rule = "speaks of experts, but the model that transformers builds has none"
-        require(False, said[0], text[said[0]], rule)
+        refuse(said[0], text[said[0]], rule)
     return OpenModel(
         name=str(raw["model_type"]),
         anatomy=found.anatomy,

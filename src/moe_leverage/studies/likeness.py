@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 from moe_leverage.config import require
 from moe_leverage.studies.protocol import Point, adopted_laws, derive, feasible, laws_for
-from moe_leverage.studies.second_ladder import SECOND_BASE
 
 BUDGETS_FLOPS = (3e10, 1e11)
 REACH_FLOPS = (3e11,)  # of the dense model alone, so that a better design has an EL
@@ -66,6 +65,8 @@ def study(points: Mapping[str, Point | None]) -> str:
 
     Designs that are alike when small are one. Raises ValueError if none can be trained small.
     """
+    from moe_leverage.studies.second_ladder import SECOND_BASE  # pandas comes with it
+
     distinct: dict[str, str] = {}
     for name, point in points.items():
         if point is not None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moe_leverage.config import require
+from moe_leverage.config import refuse, require
 
 Array = NDArray[np.float64]
 Inputs = Mapping[str, Array]
@@ -158,14 +158,14 @@ class Law:
 
     def _checked(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
         for name in set(self.inputs).symmetric_difference(inputs):
-            require(False, name, inputs.get(name), f"the law takes {', '.join(self.inputs)}")
+            refuse(name, inputs.get(name), f"the law takes {', '.join(self.inputs)}")
         arrays = [np.asarray(inputs[name], dtype=float) for name in self.inputs]
         for name, values in zip(self.inputs, arrays, strict=True):
             bad = ~((values > 0) & (values < np.inf))
             if bad.any():
-                require(False, name, float(values[bad].flat[0]), "must be positive and finite")
+                refuse(name, float(values[bad].flat[0]), "must be positive and finite")
             if name == "activation_ratio" and (values > 1).any():
-                require(False, name, float(values.max()), "must not exceed 1")
+                refuse(name, float(values.max()), "must not exceed 1")
         return dict(zip(self.inputs, np.broadcast_arrays(*arrays), strict=True))
 
 

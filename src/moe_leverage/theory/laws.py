@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moe_leverage import paths
-from moe_leverage.config import require
+from moe_leverage.config import refuse, require
 from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, Source, columns, plain
 from moe_leverage.theory.registry import find
 from moe_leverage.theory.saturation import START_BOX, saturation
@@ -360,7 +360,7 @@ def load_published(path: Path = COEFFICIENTS) -> Published:
         raise ValueError(f"{path.name}: {error}") from error
     names = [f.name for f in fields(Published)]
     for name in set(names).symmetric_difference(tables):
-        require(False, f"{path.name}: [{name}]", name in tables, f"laws are {', '.join(names)}")
+        refuse(f"{path.name}: [{name}]", name in tables, f"laws are {', '.join(names)}")
     return Published(**{name: _read_law(name, tables[name]) for name in names})
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moe_leverage.config import require
+from moe_leverage.config import refuse, require
 from moe_leverage.theory.forms import Layout
 from moe_leverage.theory.frontier import Optimum, dense_size, leverage_at_optimum, optimum
 from moe_leverage.theory.printed import PrintedLaw, Reading, Sides, Statement
@@ -92,7 +92,7 @@ def value_of(statement: Statement, sides: Sides) -> float:
     try:
         inspect.signature(QUANTITIES[name]).bind(sides, **arguments)
     except TypeError as error:
-        require(False, f"{statement.id}.check", arguments, str(error))
+        refuse(f"{statement.id}.check", arguments, str(error))
     return QUANTITIES[name](sides, **arguments) / unit
 
 

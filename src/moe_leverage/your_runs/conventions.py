@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.accounting import TRAINING_PASSES
-from moe_leverage.config import require
+from moe_leverage.config import refuse, require
 from moe_leverage.theory.law import Array
 from moe_leverage.your_runs.columns import ColumnMap
 from moe_leverage.your_runs.settings import row_names
@@ -168,7 +168,7 @@ def _check(
         ratio, others = np.exp(log_ratio[place]), np.exp(np.median(np.delete(log_ratio, place)))
         name = f"row {frame.index[known][place]}, compute"
         rule = f"is {ratio:.3g} x {source}, other rows {others:.3g} x: mixed units"
-        require(False, name, float(frame["compute"][known].iloc[place]), rule)
+        refuse(name, float(frame["compute"][known].iloc[place]), rule)
     if not legal[0] <= typical <= legal[1] and not told:
         low = 0.2 < typical < legal[0]
         guess = (
@@ -176,7 +176,7 @@ def _check(
             if low else ""
         )  # fmt: skip
         name = f"row {frame.index[0]}, compute"
-        require(False, name, float(frame["compute"].iloc[0]), f"is {typical:.3g} x {source}{guess}")
+        refuse(name, float(frame["compute"].iloc[0]), f"is {typical:.3g} x {source}{guess}")
     if abs(gap) <= GAP:
         return 0.0
     side = "below" if gap < 0 else "above"

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig, refuse, require
 from moe_leverage.your_runs import conventions
 from moe_leverage.your_runs.columns import (
     MOE_WORDS,
@@ -497,4 +497,4 @@ def _refuse(
     text = rule if isinstance(rule, str) else rule(place)
     shown = float(value) if isinstance(value, float) else value
     theirs = f" (column {column})" if column and column != name else ""
-    require(False, f"row {bad.index[place]}, {name}{theirs}", shown, text)
+    refuse(f"row {bad.index[place]}, {name}{theirs}", shown, text)
