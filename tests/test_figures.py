@@ -511,3 +511,12 @@ def test_the_law_that_was_used_is_drawn_beside_the_refit(name, used):
     compute = dashes[0].get_xdata()
     np.testing.assert_allclose(dashes[0].get_ydata(), next(iter(used.values()))(compute))
     assert not any(column.endswith("_used") for column in draw(name, *inputs, measured).table)
+
+
+def test_while_a_gate_fails_the_map_reads_nothing_off_our_points():
+    runs = points(leverage_low=[0.7, 1.05])
+    shut = draw("leverage-map", JOINT, runs, JOINT, ("tuned", "control"))
+    assert "decide nothing, since gates of their runs fail: tuned, control." in shut.finding
+    assert "break-even" not in shut.finding
+    open_ = draw("leverage-map", JOINT, runs, JOINT)
+    assert "Our own fit puts break-even" in open_.finding

@@ -8,6 +8,8 @@ G    granularity
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -35,7 +37,7 @@ STANDINGS = {
 @figure(
     "leverage-map",
     paper="Figure 1, Equation 13",
-    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json", "fits/index.json"),
     studies=("activation", "granularity"),
     caption="Efficiency leverage over training compute and activation ratio, at the granularity "
     "of the paper's example. Solid lines: the published law where the paper trained models; "
@@ -44,9 +46,15 @@ STANDINGS = {
     "their intervals say).",
 )
 def leverage_map(
-    law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None
+    law: JointLaw,
+    measured: pd.DataFrame | None = None,
+    fitted: JointLaw | None = None,
+    failing: Sequence[str] = (),
 ) -> Drawing:
-    """Contours of EL over C and A, the break-even of either law, and where our points stand."""
+    """Contours of EL over C and A, the break-even of either law, and where our points stand.
+
+    While gates of our runs are `failing` the points say nothing, and our own law is not drawn.
+    """
     grain = EXAMPLE["granularity"]
     low, high = law.domain["compute"]
     compute = np.union1d(np.geomspace(*SHOWN_FLOPS, 121), [low, high])
@@ -65,7 +73,7 @@ def leverage_map(
     _our_points(ax, runs)
     own = (
         _break_even(ax, fitted, "measured", "--", 1.8, OUR_GRANULARITY)
-        if fitted is not None
+        if fitted is not None and not failing
         else None
     )
     ax.plot(EXAMPLE["compute"], EXAMPLE["activation_ratio"], "*", ms=13,
@@ -80,7 +88,7 @@ def leverage_map(
     table = table.assign(granularity=grain, efficiency_leverage=leverage.ravel())
     table = table.rename(columns={"compute": "training_flops"}).assign(series="published")
     rows = pd.concat([table, runs.assign(series="measured")], ignore_index=True)
-    return Drawing(fig, rows, _finding(law, crossing, runs, own))
+    return Drawing(fig, rows, _finding(law, crossing, runs, own, failing))
 
 
 def standings(runs: pd.DataFrame) -> pd.Series:
@@ -131,7 +139,9 @@ def _our_points(ax: Axes, runs: pd.DataFrame) -> None:
     link_runs(ax, runs, "training_flops", "activation_ratio")
 
 
-def _finding(law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | None) -> str:
+def _finding(
+    law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | None, failing: Sequence[str]
+) -> str:
     text = (
         f"By the published law leverage grows with compute and with sparsity, to "
         f"{law(**EXAMPLE):.1f} at the star, at whose granularity dense models win below "
@@ -139,6 +149,11 @@ def _finding(law: JointLaw, crossing: float, runs: pd.DataFrame, own: float | No
     )
     if runs.empty:
         return f"{text} No leverage of our own is measured yet."
+    if failing:
+        return (
+            f"{text} Our {len(runs)} points decide nothing, since gates of their runs fail: "
+            f"{', '.join(failing)}."
+        )
     above, near, below = (int((standings(runs) == name).sum()) for name in STANDINGS)
     text += (
         f" Of our {len(runs)} measured points {above} have EL above 1 with their whole interval "
