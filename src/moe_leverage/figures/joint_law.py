@@ -9,6 +9,7 @@ EL   efficiency leverage
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -277,6 +278,31 @@ def against_points(table: pd.DataFrame) -> Drawing:
         f"the interval of {int((inside & apart).sum())} of {int(apart.sum())} held-out points."
     )
     return Drawing(fig, table, finding)
+
+
+def by_budget(budgets: pd.DataFrame, failing: Sequence[str] = ()) -> str:
+    """Whether measured leverage grows from our smallest budget to our largest, in words.
+
+    Nothing follows while gates of the runs are `failing`.
+
+    >>> found = pd.DataFrame({"lowest": [0.9, 1.2], "highest": [1.0, 1.5]})
+    >>> by_budget(found).split(". ")[1]
+    'So leverage grows with compute, as the law says.'
+    >>> by_budget(found, ["tuned"]).split(". ")[1]
+    'Nothing follows from that, since gates of these runs fail: tuned.'
+    """
+    first, last = budgets.iloc[0], budgets.iloc[-1]
+    reach = [f"{row['lowest']:.2f} to {row['highest']:.2f}" for row in (first, last)]
+    text = (
+        f"At our smallest budget the designs have leverages from {reach[0]}, "
+        f"at our largest from {reach[1]}."
+    )
+    if failing:
+        fail = ", ".join(failing)
+        return f"{text} Nothing follows from that, since gates of these runs fail: {fail}."
+    if last["lowest"] > first["highest"]:
+        return f"{text} So leverage grows with compute, as the law says."
+    return f"{text} The two overlap, so that no growth with compute can be read off them."
 
 
 def coefficients_table(fitted: Fit, published: JointLaw, profiles: pd.DataFrame) -> pd.DataFrame:
