@@ -383,3 +383,13 @@ def test_a_chapter_counts_other_readings_of_claims_apart(monkeypatch):
     assert said[0].startswith("Claims that belong to this chapter: 4 in another reading (")
     assert " of the paper (" in said[1]
     assert said[1].endswith("1 in another reading (1 reproduced).")
+
+
+def test_a_line_on_our_runs_says_whether_their_gates_fail(monkeypatch):
+    said = []
+    monkeypatch.setattr(chapter, "say", said.append)
+    for shut in ((), ("tuned", "control")):
+        monkeypatch.setattr(chapter, "failing_gates", lambda studies, shut=shut: shut)
+        chapter.standing("tuning")
+    assert "gates" not in said[0]
+    assert "decide nothing while gates of theirs fail: tuned, control;" in said[1]

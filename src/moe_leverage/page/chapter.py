@@ -14,6 +14,7 @@ from IPython.display import display
 from myst_nb import glue  # type: ignore[import-untyped]
 
 from moe_leverage import audit, ledger
+from moe_leverage.audit.evidence import failing_gates
 from moe_leverage.config import require
 from moe_leverage.page.drawing import power
 from moe_leverage.page.registry import ENTRIES, show
@@ -43,11 +44,16 @@ def runs_of(*studies: str) -> pd.DataFrame:
 
 
 def standing(*studies: str) -> None:
-    """Say in one line how many runs of each study stand and over which compute they reach.
+    """Say in one line how many runs of each study stand, how far they reach and what they decide.
 
-    An incomplete study decides no verdict; what its runs show so far is drawn all the same.
+    An incomplete study decides no verdict, nor does one whose gates fail; what its runs show is
+    drawn all the same.
     """
-    say(f"*{'; '.join(map(_standing, studies))}; {{doc}}`what-we-trained` describes them.*")
+    parts = [_standing(study) for study in studies]
+    recorded = [study for study in studies if not runs_of(study).empty]
+    if failing := failing_gates(recorded) if recorded else ():
+        parts.append(f"they decide nothing while gates of theirs fail: {', '.join(failing)}")
+    say(f"*{'; '.join(parts)}; {{doc}}`what-we-trained` describes them.*")
 
 
 def _standing(study: str) -> str:
