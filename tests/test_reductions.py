@@ -53,6 +53,24 @@ def test_intervals_of_noisy_optima_hold_the_truth():
     assert 0.85 < np.mean(inside) < 0.95
 
 
+def test_a_lucky_seed_moves_no_optimum():
+    law = PowerLaw(0.0264, 0.6)
+    once = isoflop_runs(law).assign(config_id=lambda t: t.index.astype(str))
+    largest = once.groupby("compute")["flops_per_token"].transform("max") == once["flops_per_token"]
+    repeated = [
+        once.assign(seed=seed, loss=np.where(largest, once["loss"] * by, once["loss"]))
+        for seed, by in enumerate((0.98, 1.0, 1 / 0.98))
+    ]
+    worse = once[largest].assign(config_id="worse", loss=once["loss"] * 1.01)  # another rate
+    found = isoflop_optima(pd.concat([*repeated, worse], ignore_index=True))
+    np.testing.assert_allclose(found["flops_per_token"], law(BUDGETS), rtol=1e-3)
+    table = pd.concat([*repeated, worse], ignore_index=True).assign(
+        is_moe=False, activation_ratio=1.0, granularity=2.0, shared_ratio=0.0
+    )
+    optima = allocation(table, resamples=20).optima["dense"]
+    np.testing.assert_allclose(optima["flops_per_token"], found["flops_per_token"])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

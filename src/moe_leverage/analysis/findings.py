@@ -29,7 +29,7 @@ from moe_leverage.analysis.leverage import (
     estimate,
     family_curves,
 )
-from moe_leverage.analysis.points import FAMILY, best_runs, family_name, table_noise
+from moe_leverage.analysis.points import FAMILY, best_runs, family_name, settings, table_noise
 from moe_leverage.analysis.reductions import (
     budgets,
     isoflop_optima,
@@ -157,9 +157,7 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             reason = f"{', '.join(missing)}: not in the table"
             found.skipped.update({f"{family}_{kind}": reason for kind in kinds.values()})
             continue
-        budget = budgets(runs)
-        best = runs.groupby([budget, runs["flops_per_token"]])["loss"].idxmin()
-        points = isoflop_optima(runs.loc[best])
+        points = isoflop_optima(runs.assign(config_id=settings(runs)))
         optima[family] = points
         sound = points[points["reason"] == ""]
         for column, kind in kinds.items():

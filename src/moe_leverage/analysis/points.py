@@ -50,6 +50,12 @@ def best_runs(table: pd.DataFrame) -> pd.DataFrame:
     return chosen.merge(counts, on=key).sort_values([*FAMILY, "compute"], ignore_index=True)
 
 
+def settings(table: pd.DataFrame) -> pd.Series:
+    """What is equal in rows of one family, budget and sizes that differ in their seeds alone."""
+    found: pd.Series = _prepared(table)["configuration"]
+    return found
+
+
 def table_noise(table: pd.DataFrame) -> tuple[float, int]:
     """`seed_noise` of a table in the names of this module, a reader's or ours.
 

@@ -174,8 +174,10 @@ def isoflop_optima(table: pd.DataFrame) -> pd.DataFrame:
 
     Only runs within 15 % of the budget's lowest loss count, MIN_SIZES at least: loss is a parabola
     near its optimum alone, and grows faster on the side of models too large for their tokens.
+    A size counts with its best setting, the lowest in the mean over seeds, and with all its seeds.
 
-    Needs `compute`, `flops_per_token`, `num_tokens` and `loss`. D_opt is what the budget buys at
+    Needs `compute`, `flops_per_token`, `num_tokens` and `loss`; rows of one `config_id` differ in
+    their seeds alone, and without that column each row is a setting of its own. D_opt is what the budget buys at
     M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
     num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) by Fieller's
     theorem, `num_sizes`, and `reason`, empty where the optimum is sound and else it is NaN.
@@ -196,7 +198,7 @@ def _isoflop_optimum(runs: pd.DataFrame) -> dict[str, object]:
     row |= dict.fromkeys(names, np.nan)
     if sizes < MIN_SIZES:
         return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
-    runs = near_the_lowest(runs).sort_values("flops_per_token")
+    runs = near_the_lowest(_best_settings(runs)).sort_values("flops_per_token")
     log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
     level, vertex, ends_of_vertex = _parabola(log_m, np.log(runs["loss"].to_numpy(dtype=float)))
     if np.isnan(vertex):
@@ -219,9 +221,17 @@ def _isoflop_optimum(runs: pd.DataFrame) -> dict[str, object]:
     }
 
 
+def _best_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of each size's best setting: the luckiest of several seeds tells of luck."""
+    setting = runs["config_id"] if "config_id" in runs else pd.Series(runs.index, runs.index)
+    mean = runs["loss"].groupby([runs["flops_per_token"], setting]).transform("mean")
+    best = setting[mean.groupby(runs["flops_per_token"]).idxmin()]
+    return runs[setting.isin(best)]
+
+
 def near_the_lowest(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one budget that a parabola may describe."""
-    best = runs.groupby("flops_per_token")["loss"].min().sort_values()
+    """The runs of one budget that a parabola may describe, by the mean loss of each size."""
+    best = runs.groupby("flops_per_token")["loss"].mean().sort_values()
     near = int((best <= NEAR_LOSS * best.iloc[0]).sum())
     return runs[runs["flops_per_token"].isin(best.index[: max(near, MIN_SIZES)])]
 
