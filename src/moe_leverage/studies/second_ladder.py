@@ -70,6 +70,7 @@ TUNING_GRIDS = (  # training FLOPs, body, powers of two of the rate and of the b
     (1e13, 5, range(-9, -5), range(11, 15)),
 )
 ISOFLOP_SIZES = (  # training FLOPs, bodies; an odd one or two on either side of the trials' best
+    (1e11, range(4)),
     (3e11, range(1, 7)),
     (1e12, range(1, 7)),
     (3e12, range(2, 8)),
