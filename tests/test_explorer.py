@@ -9,6 +9,7 @@ import pytest
 from test_parts import in_javascript
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.gates import failing, gates, rests_on
 from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.config import RunConfig
@@ -247,3 +248,34 @@ def test_a_second_ladder_has_a_frontier_rungs_and_a_view_of_its_own(index):
         assert marks
         assert {str(shown.loc[m["runs"][0], "protocol"]) for m in marks} == {protocol}
         assert {mark["budget"] for mark in marks} <= set(index["rungs"][protocol])
+
+
+@needs_node
+def test_the_panel_has_every_gate_that_a_run_rests_on(index):
+    program = "ml.explorer = values; return values.asked.map((run) => ml.runPanel.gates(run));"
+    frame = ledger.table()
+    found = gates(frame)
+    names = explorer.study_names()
+    asked = [{"studies": [name]} for name in names] + [{"studies": ["activation", "tuning"]}]
+    told = in_javascript(program, index | {"asked": asked}, "run_panel.js")
+    for name, panel in zip(names, told, strict=False):
+        wanted = {
+            (g.study, g.name): g for g in found if g.study in {name, *rests_on(frame, [name])}
+        }
+        shown = {(study, gate["name"]): gate for study, gate in panel["rows"]}
+        assert shown.keys() == wanted.keys()
+        for key, gate in wanted.items():
+            assert shown[key]["holds"] == gate.holds
+            assert shown[key]["detail"] == gate.detail
+            if np.isfinite(gate.figure):  # JSON has no infinity
+                assert shown[key]["figure"] == pytest.approx(gate.figure, rel=1e-4)
+        shut = {gate["name"] for _, gate in panel["rows"] if not gate["holds"]}
+        if panel["rows"]:
+            assert shut == set(failing(frame, [name], found))
+            assert (
+                f"{len(shown) - sum(not g['holds'] for g in shown.values())} of" in panel["words"]
+            )
+    two = [study for study, _ in told[-1]["rows"]]
+    assert {"activation", "tuning", "isoflop"} <= set(two)
+    unjudged = told[names.index("pilot")]["words"]
+    assert "No gate judges pilot itself." in unjudged

@@ -5,7 +5,7 @@
 (() => {
   const ml = window.moeLeverage;
   const { element, drawn, large, percent, scale, frame } = ml.parts;
-  const HERE = document.currentScript.src;
+  const HERE = document.currentScript?.src;
   const waiting = {};
 
   /* The details of a study: a script put into the page, since a file may not be fetched from a file */
@@ -140,6 +140,48 @@
     return `Busiest expert ${most.toFixed(2)} times the mean: ${holds ? "within" : "beyond"} what ${limit}${unused ? `; ${unused} of a layer are idle` : ""}.`;
   }
 
+  /* The gates of the studies of a run, and of those that tuned and sized what it is compared with */
+  function gates(row) {
+    const { found, restsOn } = ml.explorer.gates;
+    const named = [...new Set(row.studies.flatMap((study) => [study, ...(restsOn[study] || [])]))];
+    const rows = named.flatMap((study) => (found[study] || []).map((one) => [study, one]));
+    const bare = row.studies.filter((study) => !found[study]);
+    const shut = rows.filter(([, one]) => !one.holds).length;
+    const words = rows.length ? [`${rows.length - shut} of ${rows.length} hold.`] : [];
+    if (bare.length) words.push(`No gate judges ${bare.join(" or ")} itself.`);
+    return { rows, words: words.join(" ") };
+  }
+
+  /* A gate's own words, its run a link */
+  function linked(detail) {
+    const [before, run] = detail.split(/\b([0-9a-f]{12})$/);
+    return run ? [before, element("a", { href: `#run=${run}` }, run)] : [before];
+  }
+
+  function gateTable(row) {
+    const { rows, words } = gates(row);
+    const head = ["Gate", "Study", "Result", "Figure", "Limit", "What was looked at"];
+    const cells = rows.map(([study, { name, holds, figure, limit, detail }]) => [
+      name,
+      study,
+      holds ? "holds" : "fails",
+      figure === null ? "none" : large(figure),
+      large(limit),
+      element("span", {}, ...linked(detail)),
+    ]);
+    const scroll = {
+      class: "ml-scroll ml-gates",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Gates of its studies",
+    };
+    return [
+      element("h4", {}, "Gates of its studies"),
+      element("p", {}, `${words} A claim rests on these and on those of its ladder's searches.`),
+      ...(rows.length ? [element("div", scroll, grid(head, cells))] : []),
+    ];
+  }
+
   function grid(head, rows) {
     return element(
       "table",
@@ -157,7 +199,7 @@
             "tr",
             {},
             element("th", { scope: "row" }, String(first)),
-            ...rest.map((v) => element("td", {}, String(v))),
+            ...rest.map((v) => element("td", {}, v instanceof Node ? v : String(v))),
           ),
         ),
       ),
@@ -211,6 +253,7 @@
       element("h4", {}, "Size and settings"),
       list(counts),
       ...loads(run.load),
+      ...gateTable(row),
       element("h4", {}, "Speed"),
       list(speed),
       fold(
@@ -306,5 +349,5 @@
     body.replaceChildren(...plot, ...again(run.row), ...sections(run));
   }
 
-  Object.assign(ml, { runPanel: { open, kind } });
+  Object.assign(ml, { runPanel: { gates, open, kind } });
 })();

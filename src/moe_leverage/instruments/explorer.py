@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis.gates import MOST_IDLE, MOST_LOAD
+from moe_leverage.analysis.gates import MOST_IDLE, MOST_LOAD, gates, rests_on
 from moe_leverage.analysis.measured import LADDER
 from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import with_law_names
@@ -83,7 +83,7 @@ def index(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[s
         "studies": answers,
         "hasLeverage": bool(len(rows)) and bool(rows["EL"].notna().any()),
         "ladder": LADDER,
-        "gates": {"load": MOST_LOAD, "idle": MOST_IDLE},
+        "gates": _gates(directory, names),
         "frontier": _frontiers(frame),
         "rungs": _rungs(frame),
         "columns": list(rows.columns),
@@ -211,6 +211,22 @@ def _dense(table: pd.DataFrame) -> pd.DataFrame:
 def _plain_if_any(runs: pd.DataFrame) -> pd.DataFrame:
     plain = runs[runs["role"] == "plain"]
     return plain if len(plain) else runs
+
+
+def _gates(directory: Path, names: list[str]) -> dict[str, Any]:
+    """The gates of each study, the studies on whose gates it rests, and the limits of one run."""
+    table = ledger.table(directory=directory)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for gate in gates(table):
+        words = {"name": gate.name, "holds": gate.holds, "detail": gate.detail}
+        figures = {"figure": plain(gate.figure), "limit": plain(gate.limit)}
+        found.setdefault(gate.study, []).append(words | figures)
+    return {
+        "load": MOST_LOAD,
+        "idle": MOST_IDLE,
+        "found": found,
+        "restsOn": {name: [n for n in names if n in rests_on(table, [name])] for name in names},
+    }
 
 
 def _best_dense(frame: pd.DataFrame) -> pd.DataFrame:
