@@ -17,7 +17,7 @@ def router_trace(
     out: Annotated[Path | None, typer.Option(help="File to write; data/instruments' own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON.")] = False,
 ) -> None:
-    """Train one small model three ways and record what its routers do, for the site's microscope.
+    """Train a small model under each way of balancing; record its routers for the microscope.
 
     Example: moe-leverage router-trace --out trace.json
     """
@@ -51,4 +51,4 @@ def router_trace(
     for name, seen in last.items():
         evenness = ", ".join(f"{value:.2f}" for value in seen["max_over_mean"])
         loss = seen["loss_nats"]
-        typer.echo(f"{name:5} loss {loss:.3f} nats, largest load over mean by layer {evenness}")
+        typer.echo(f"{name:6} loss {loss:.3f} nats, largest load over mean by layer {evenness}")

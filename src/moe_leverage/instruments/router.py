@@ -13,7 +13,13 @@ import pandas as pd
 
 from moe_leverage.instruments import recording
 
-NAMES = {"loss": "balance loss", "bias": "selection bias", "none": "no balancing"}
+NAMES = {  # of the ways of balancing that `router_trace` records
+    "loss": "balance loss",
+    "bias": "selection bias",
+    "none": "no balancing",
+    "strong": "strong balance loss",
+    "weak": "weak balance loss",
+}
 PLAYED = ("loss_nats", "counts", "entropy", "max_over_mean", "idle_experts", "chosen_share", "text")
 
 

@@ -1,7 +1,8 @@
-"""A recording of what routers do while a small model learns, under three ways of balancing.
+"""A recording of what routers do while a small model learns, under five ways of balancing.
 
-The same model, data and seed three times: the paper's balance loss (Appendix B), the selection bias
-of Ling 2.0 (arXiv 2510.22115, Section 2), and neither. The router microscope plays it.
+The same model, data and seed each time: the paper's balance loss (Appendix B), the second ladder's,
+ten times as strong, and that of its study of weak balance; the selection bias of Ling 2.0
+(arXiv 2510.22115, Section 2); and none of it. The router microscope plays it.
 
     L, E, K    layers that route, routed experts, experts chosen per token
     T          tokens of the probe: held-out windows of every domain
@@ -36,6 +37,7 @@ from moe_leverage.model import routing
 from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.transformer import MixtureOfExperts
 from moe_leverage.studies.protocol import VOCAB_SIZE
+from moe_leverage.studies.second_ladder import SECOND_BASE, WEAK_BALANCE
 from moe_leverage.training.evaluation import windows
 from moe_leverage.training.learning import State, learn, start
 from moe_leverage.training.loop import own_share, require_fit
@@ -52,7 +54,7 @@ NUM_FRAMES = 72
 DENSE_FRAMES = 12  # one a step at the start, where loads move most
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # of an expert's number in the text's choices
 
-RUN = RunConfig(  # with the first of the three ways of balancing
+RUN = RunConfig(  # with the first of the ways of balancing
     model=ModelConfig(
         vocab_size=VOCAB_SIZE,
         num_layers=3,
@@ -77,6 +79,8 @@ METHODS: dict[str, RoutingConfig] = {
     "loss": RUN.model.routing,
     "bias": LING2_WITHOUT_GROUPS,
     "none": replace(RUN.model.routing, balance_coefficient=0.0),
+    "strong": replace(RUN.model.routing, balance_coefficient=SECOND_BASE.balance_coefficient),
+    "weak": replace(RUN.model.routing, balance_coefficient=WEAK_BALANCE),
 }
 
 
@@ -84,7 +88,7 @@ def runs(base: RunConfig = RUN) -> dict[str, RunConfig]:
     """The run of each way of balancing; they differ in their routing alone.
 
     >>> [run.model.routing.score for run in runs().values()]
-    ['softmax', 'sigmoid', 'softmax']
+    ['softmax', 'sigmoid', 'softmax', 'softmax', 'softmax']
     """
     return {
         name: replace(base, model=replace(base.model, routing=method))
