@@ -177,10 +177,11 @@ def isoflop_optima(table: pd.DataFrame) -> pd.DataFrame:
     A size counts with its best setting, the lowest in the mean over seeds, and with all its seeds.
 
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`; rows of one `config_id` differ in
-    their seeds alone, and without that column each row is a setting of its own. D_opt is what the budget buys at
-    M_opt, between the runs on either side of it. One row a budget: `compute, flops_per_token,
-    num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and of the tokens) by Fieller's
-    theorem, `num_sizes`, and `reason`, empty where the optimum is sound and else it is NaN.
+    their seeds alone, and without that column each row is a setting of its own.
+    D_opt is what the budget buys at M_opt, between the runs on either side of it. One row a
+    budget: `compute, flops_per_token, num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and
+    of the tokens) by Fieller's theorem, `num_sizes`, and `reason`, empty where the optimum is sound
+    and else it is NaN.
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
     table = table.assign(budget=budgets(table))
