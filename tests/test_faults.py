@@ -158,6 +158,28 @@ def test_two_dense_budgets_carry_no_interval(tmp_path):
     assert "can give no interval" in record["answer"][0]
 
 
+def test_a_line_through_two_dense_budgets_gives_a_bound_and_says_that_it_overstates(tmp_path):
+    record = told(tmp_path, TWO_DENSE)
+    (first,) = record["answer"]
+    assert "save at most a factor of 7.85" in first  # the truth is 5.0
+    assert "a straight line" in first
+    assert "overstates" in first
+    assert "straight line, which overstates" in record["warnings"][0]
+    for row in record["leverage"]:
+        assert row["bound"] == {"at_most": row["efficiency_leverage"]}
+
+
+def test_a_known_floor_or_a_third_dense_budget_makes_the_bound_an_answer(tmp_path):
+    table = read(tmp_path, TWO_DENSE)
+    record = report.summary(table, examine(table.runs, resamples=50, floor=1.7))
+    assert "save a factor of 4.79" in record["answer"][0]  # the truth is 5.0
+    third = told(tmp_path, TWO_DENSE + "False,1.0,2.0,0.0,3e+19,2.69\n")
+    assert "save a factor of" in third["answer"][0]
+    assert not any("straight line" in text for text in record["warnings"] + third["warnings"])
+    worse = told(tmp_path, TWO_DENSE + "False,1.0,2.0,0.0,3e+19,3.3\n")  # no part of a frontier
+    assert "save at most a factor of" in worse["answer"][0]
+
+
 def test_mixtures_that_count_flops_otherwise_than_dense_rows_are_named(tmp_path):
     record = told(tmp_path, LOW_FLOPS)
     first = record["leverage"][0]

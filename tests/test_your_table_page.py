@@ -7,9 +7,11 @@ from test_parts import in_javascript
 
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.dense_frontier import Draws, frontier_points
+from moe_leverage.analysis.findings import examine
 from moe_leverage.analysis.leverage import estimate
 from moe_leverage.analysis.points import best_runs, table_noise
 from moe_leverage.instruments import your_table
+from moe_leverage.your_runs.answer import sentences
 from moe_leverage.your_runs.reading import read_runs
 
 SCRIPTS = ("leverage.js", "refit.js", "your_table.js")
@@ -136,3 +138,16 @@ def test_the_answer_comes_first_and_bounds_are_said():
     assert "your mixtures save a factor of" in known["said"]
     assert "save at least a factor of" in least["said"]
     assert "save at most a factor of" in most["said"]
+
+
+def test_two_dense_budgets_give_a_bound_in_the_words_of_the_command(tmp_path):
+    frame = runs(1)
+    ends = frame["FLOPs"].between(1.05e18, 0.95e21)
+    frame = frame[(frame["kind"] == "moe") | ~ends]
+    path = tmp_path / "runs.csv"
+    frame.to_csv(path, index=False)
+    table = read_runs(path)
+    (wanted,) = sentences(table, examine(table.runs, resamples=20))
+    (got,) = in_page([path.read_text()], np.zeros((50, 15)))
+    assert "save at most a factor of" in wanted
+    assert got["said"].split(":")[1] == wanted.split(":")[1]

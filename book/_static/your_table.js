@@ -258,8 +258,12 @@
     return Array.from({ length: DRAWS }, () => Array.from({ length: count }, one));
   }
 
+  /* Dense settings that no cheaper one beats */
+  const frontierSize = (dense) =>
+    dense.filter((one, i) => dense.slice(0, i).every((other) => other.loss >= one.loss)).length;
+
   /* The answer in the words of `moe-leverage fit` */
-  function answer({ points }) {
+  function answer({ points, dense }) {
     const known = points.filter((p) => p.EL !== null);
     const short = (x) => (Number.isFinite(x) ? ml.parts.large(x) : "unbounded");
     if (!known.length) {
@@ -272,6 +276,12 @@
     }
     const top = Math.max(...known.map((p) => p.C));
     const head = known.filter((p) => p.C >= 0.9 * top).reduce((a, b) => (b.EL > a.EL ? b : a));
+    if (frontierSize(dense) < 3) {
+      const sure = head.ends
+        ? `noise alone moves that bound from ${short(head.ends[0])} to ${short(head.ends[1])}`
+        : "these runs can give no interval";
+      return `At ${short(head.C)} FLOPs your mixtures save at most a factor of ${short(head.EL)} over your dense runs: two dense budgets give a straight line, and a frontier that bends towards a loss floor lies below it, so that the line overstates what they save; ${sure}.`;
+    }
     const range = head.ends
       ? ` (${short(head.ends[0])} to ${short(head.ends[1])}) over your dense runs`
       : " over your dense runs, for which these runs can give no interval";

@@ -47,6 +47,12 @@ from moe_leverage.theory.rivals import FlooredPowerLaw
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
+STRAIGHT = 2  # dense points of a frontier, which are joined by one line whatever it does between
+STRAIGHT_WARNING = (
+    "two dense budgets are joined by a straight line, which overstates every EL where the losses "
+    "bend towards a floor: EL is given as at most that; four budgets tell the floor, and --floor "
+    "pins one that is known"
+)
 MOST_JOINT = 1000  # points of a joint fit: more tell no more
 
 
@@ -56,8 +62,9 @@ class Leverage:
 
     `points` has a row for each estimator and MoE point: the family, `compute, loss,
     efficiency_leverage, low, high, at_least, at_most, extrapolated, held_out`. A loss beyond the
-    dense frontier has no leverage, only a bound in `at_least` or `at_most`. `run_id`, if the table
-    has it, names the seeds whose mean a point is, spaces between.
+    dense frontier has no leverage, only a bound in `at_least` or `at_most`; the leverage over a
+    straight frontier is itself a bound. `run_id`, if the table has it, names the seeds whose mean a
+    point is, spaces between.
     """
 
     points: pd.DataFrame
@@ -71,6 +78,7 @@ class Leverage:
     warnings: list[str] = field(default_factory=list)
     outliers: pd.DataFrame = field(default_factory=pd.DataFrame)  # points that no law of theirs has
     envelope: Envelope | None = None  # the optimum of the dense runs, where they tell it
+    is_straight: bool = False  # two dense points and no floor: a chord of a frontier that bends
 
     def side_by_side(self) -> pd.DataFrame:
         """A row an MoE point, a column an estimator, and whether all intervals overlap."""
@@ -132,8 +140,13 @@ def _estimate(
     floored = fits.get("dense, FlooredPowerLaw")
     noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
     floor = _floor(fits, pinned)
+    is_straight = pinned is None and len(dense) - len(dominated(dense)) <= STRAIGHT
     draws = Draws(noise, resamples, level, np.random.default_rng(seed))
     points = [frontier_points(dense, moe, floor, draws), *_curve_points(moe, fits, level)]
+    if is_straight:  # a curve in (ln C, ln L) that bends towards a floor lies below its chord
+        points[0] = points[0].assign(
+            at_most=points[0]["at_most"].fillna(points[0]["efficiency_leverage"])
+        )
     try:
         drawn = partial(dense_draws, dense, moe, floor, draws)
         fits["joint"] = _joint_fit(points[0], drawn, seed)
@@ -149,7 +162,12 @@ def _estimate(
         floor=floor,
         fits=fits,
         skipped=skipped,
-        warnings=_noise_warnings(noise) + _dominated_warnings(dominated(dense)),
+        warnings=[
+            *([STRAIGHT_WARNING] if is_straight else []),
+            *_noise_warnings(noise),
+            *_dominated_warnings(dominated(dense)),
+        ],
+        is_straight=is_straight,
     )
 
 

@@ -22,6 +22,8 @@ def sentences(table: RunsTable, found: Findings) -> list[str]:
     headline = main_point(found)
     if headline is None:
         return [_only_bounds(found)]
+    if found.leverage.is_straight and not is_optimal(headline):
+        return [_over_a_line(headline)]
     value, low, high = (headline[k] for k in ("efficiency_leverage", "low", "high"))
     over = "the optimum of your dense runs" if is_optimal(headline) else "your dense runs"
     text = f"At {headline['compute']:.3g} FLOPs your mixtures save a factor of {value:.3g}"
@@ -36,13 +38,17 @@ def sentences(table: RunsTable, found: Findings) -> list[str]:
 def main_point(found: Findings) -> pd.Series | None:
     """The point that the answer speaks of: the best EL at the largest compute inside the frontier.
 
-    Over the optimum of L(N, D) where the dense runs are far from it, else over them.
+    Over the optimum of L(N, D) where the dense runs are far from it or are two, else over them.
     """
     assert found.leverage is not None
     points = found.leverage.points
     is_off = any("not compute-optimal" in text for text in found.warnings)
-    wanted = "optimal frontier" if is_off else "frontier"
-    known = points[(points["estimator"] == wanted) & points["efficiency_leverage"].notna()]
+    named = ("optimal frontier", "frontier") if found.leverage.is_straight else (
+        ("optimal frontier",) if is_off else ("frontier",)
+    )  # fmt: skip
+    has_value = points["efficiency_leverage"].notna()
+    wanted = next((name for name in named if (has_value & (points["estimator"] == name)).any()), "")
+    known = points[has_value & (points["estimator"] == wanted)]
     if known.empty:
         return None
     at_top = known[known["compute"] >= 0.9 * known["compute"].max()]
@@ -65,6 +71,20 @@ def _without_leverage(table: RunsTable, found: Findings) -> list[str]:
     names = [name for name, fit in found.fits.items() if fit.role == "law"]
     told = f"they tell {', '.join(names)}" if names else "they tell no law"
     return [f"Your {len(runs)} runs are {kind or 'too few'}: {lacks}; {told}."]
+
+
+def _over_a_line(point: pd.Series) -> str:
+    """The answer over two dense budgets: a bound, since their frontier is not known between."""
+    value, low, high = (point[k] for k in ("efficiency_leverage", "low", "high"))
+    text = (
+        f"At {point['compute']:.3g} FLOPs your mixtures save at most a factor of {value:.3g} over "
+        "your dense runs: two dense budgets give a straight line, and a frontier that bends "
+        "towards a loss floor lies below it, so that the line overstates what they save"
+    )
+    if np.isnan(low):
+        return f"{text}; these runs can give no interval."
+    end = "unbounded" if np.isinf(high) else f"{high:.3g}"
+    return f"{text}; noise alone moves that bound from {low:.3g} to {end}."
 
 
 def _only_bounds(found: Findings) -> str:
