@@ -164,5 +164,20 @@ def _pair_finding(runs: pd.DataFrame) -> str:
     known = f"standard error {error:.3f}" if np.isfinite(error) else "seeds not repeated"
     return (
         f"The mixture ends {gap:+.3f} nats from its dense partner ({known}; the paper's pair about "
-        f"0.01){start}."
+        f"0.01){start}.{_farthest(runs)}"
+    )
+
+
+def _farthest(runs: pd.DataFrame) -> str:
+    """The run farthest from the median of its model, and the gap without it; by name, not cut."""
+    off = runs["loss_nats"] - runs.groupby("family")["loss_nats"].transform("median")
+    place = off.abs().idxmax()
+    others = runs.drop(index=place).groupby("family")["loss_nats"].mean()
+    if len(others) < len(FAMILIES) or not off[place]:
+        return ""
+    family, seed = str(runs.loc[place, "family"]), int(runs.loc[place, "seed"])
+    return (
+        f" Seed {seed} of the {FAMILIES[family]} model lies farthest from the median of its own, "
+        f"by {off[place]:+.3f} nats; without it the mixture ends "
+        f"{others['moe'] - others['dense']:+.3f} nats from its partner."
     )
