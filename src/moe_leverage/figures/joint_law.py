@@ -305,6 +305,27 @@ def by_budget(budgets: pd.DataFrame, failing: Sequence[str] = ()) -> str:
     return f"{text} The two overlap, so that no growth with compute can be read off them."
 
 
+def left_open(profiles: pd.DataFrame) -> str:
+    """How many coefficients of Equation 13 our runs leave open, and what then stands, in words.
+
+    >>> found = pd.DataFrame({"fit": "joint", "coefficient": ["a", "d"],
+    ...     "verdict": ["not identified", "identified"]})
+    >>> left_open(found).split(": ")[0]
+    'Our runs leave open 1 of its 2 coefficients (a)'
+    >>> left_open(found.assign(verdict="identified"))
+    'Our runs tell all 2 of its coefficients.'
+    """
+    kept = profiles[profiles["fit"] == "joint"]
+    loose = kept.loc[kept["verdict"] != "identified", "coefficient"]
+    if loose.empty:
+        return f"Our runs tell all {len(kept)} of its coefficients."
+    return (
+        f"Our runs leave open {len(loose)} of its {len(kept)} coefficients ({', '.join(loose)}): "
+        "sets of them far apart fit alike. So a single coefficient of our fit says little; what it "
+        "says is its value inside the range of the runs, with its interval."
+    )
+
+
 def coefficients_table(fitted: Fit, published: JointLaw, profiles: pd.DataFrame) -> pd.DataFrame:
     """Each coefficient of Equation 13: as printed, as our runs give it, and what they leave open.
 
