@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
-from synthetic_ledger import ADOPTED, BATCH, JOINT, MODEL, RATE, fill
+from synthetic_ledger import ADOPTED, BATCH, BODY, JOINT, RATE, fill
 
 from moe_leverage import ledger
 from moe_leverage.analysis import gates, measured
@@ -53,7 +53,7 @@ def test_the_laws_behind_the_ledger_come_back(found):
         at = fits[name].law(1e12)
         assert abs(math.log(at / law(1e12))) < 0.5, name  # within the width of the grid's steps
     for name in ("moe_model", "dense_model"):
-        assert fits[name].law(1e12) == pytest.approx(MODEL(1e12), rel=0.1), name
+        assert fits[name].law(1e12) == pytest.approx(BODY(1e12), rel=0.1), name
     point = {"activation_ratio": 3 / 65, "granularity": 4.0, "compute": 3e12}
     assert fits["joint"].law.evaluate(**point) == pytest.approx(JOINT(**point), rel=0.1)
     low, high = fits["joint"].predict(point, level=0.99).confidence[0]
