@@ -75,7 +75,7 @@ ISOFLOP_SIZES = (  # training FLOPs, bodies; an odd one or two on either side of
     (1e12, range(1, 7)),
     (3e12, range(2, 8)),
     (1e13, range(3, 9)),
-    (3e13, range(5, 9)),
+    (3e13, range(5, 10)),
 )
 LADDER = (3e11, 1e12, 3e12, 1e13)  # training FLOPs, walked whole; 3e13 in a few places
 TOP = 3e13
