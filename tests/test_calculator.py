@@ -23,8 +23,9 @@ from moe_leverage.theory.laws import PUBLISHED, JointLaw
 from moe_leverage.theory.leverage import efficiency_leverage
 
 STATIC = paths.DATA.parent / "book" / "_static"
-SCRIPTS = ("leverage.js", "parts.js", "calculator.js", "landscape.js", "calculator_page.js")
-LIMIT_BYTES = 24_000  # as a server sends it, compressed; so the layout of the scripts is free
+SCRIPTS = ("leverage.js", "parts.js", "calculator.js", "landscape.js", "calculator_form.js",
+           "calculator_page.js")  # fmt: skip
+LIMIT_BYTES = 25_000  # as a server sends it, compressed; so the layout of the scripts is free
 RELATIVE = 1e-9
 
 pytestmark = [

@@ -1,31 +1,14 @@
-/* The explorer of the ledger: filters, a scatter, a table, and the panel of one run. The address
-   holds what is chosen, so that any view and any run can be linked: #run=...&study=...&y=... */
+/* The explorer of the ledger: filters, a plot (explorer_plot.js), a table, and the panel of one run
+   (run_panel.js). The address holds what is chosen, so that any view and any run can be linked: #run=...&study=...&y=... */
 "use strict";
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, drawn, large, percent, scale, frame, address, remember } = ml.parts;
-  const { MARKERS, CIRCLE, SQUARE } = ml.parts;
-
+  const { element, large, percent, address, remember } = ml.parts;
   const { ANY, BETWEEN, COLOURS, COLUMNS, FAMILIES, FILTERS, KEPT, KEYS, MARKS, chosen } =
     ml.explorerView;
-  const { NARROW, QUANTITIES, START, X, Y, keysOf, marked, questions, rows, valueIn } =
+  const { NARROW, QUANTITIES, START, X, Y, keysOf, marked, questions, rows, same, valueIn } =
     ml.explorerView;
-  const HUES = ["measured", "accent", "moe", "ink", "dense", "muted"];
-
-  /* How a run is drawn: [colour class, marker, name in the key] */
-  function look(row, by, studies) {
-    if (by === "study") {
-      const i = studies.indexOf(row.studies[0]);
-      return [
-        HUES[(i + Math.floor(i / MARKERS.length)) % HUES.length],
-        i % MARKERS.length,
-        row.studies[0],
-      ];
-    }
-    if (row.family === "dense") return ["dense", SQUARE, "dense"];
-    return by === "A" ? [`a${row.shade}`, CIRCLE, `A = ${percent(row.A)}`] : ["moe", CIRCLE, "MoE"];
-  }
 
   function choice(name, label, options, state, changed) {
     const id = `explorer-${name}`;
@@ -61,7 +44,9 @@
     return [[none, "all"], ...ordered.map(([k, v]) => [k, words(k, v)])];
   }
 
-  const told = ({ run, runs }) => (runs.length > 1 ? `${run}, mean of ${runs.length} seeds` : run);
+  /* A number as the menus write it: "1e12" in an address is their "1000000000000" */
+  const inMenus = (value) =>
+    value.trim() && Number.isFinite(Number(value)) ? same(Number(value)) : value;
 
   class Explorer {
     constructor(root) {
@@ -118,17 +103,35 @@
     follow(isLater) {
       const given = address();
       const own = Object.entries(given).filter(([key]) => KEYS.includes(key));
-      this.state = { ...this.start, ...Object.fromEntries(own) };
-      if (!X.includes(this.state.x)) this.state.x = START.x;
-      if (!Y.includes(this.state.y)) this.state.y = START.y;
-      if (!(this.state.colour in COLOURS)) this.state.colour = START.colour;
-      if (!(this.state.marks in MARKS)) this.state.marks = START.marks;
+      const [asked, all] = [Object.fromEntries(own), { ...this.start }];
+      for (const [key, value] of own) all[key] = key in FILTERS ? inMenus(value) : value;
+      this.state = all;
+      const unknown = this.unknown();
+      for (const key of unknown) this.state[key] = this.start[key] ?? "";
       this.buildForm();
       this.update();
+      if (unknown.length) {
+        const words = unknown.map((key) => `${key} = ${asked[key].slice(0, 40)}`).join(", ");
+        this.said.append(` The address asks for ${words}: not in this build, and left aside.`);
+      }
       if (this.byRun.has(given.run)) this.showRun(true);
       else if (given.run)
         this.said.textContent = `The ledger of this build holds no run ${given.run}.`;
       else if (isLater) this.panel.hidden = true;
+    }
+
+    /* What the address asks for and no menu has */
+    unknown() {
+      const menus = { x: X, y: Y, colour: Object.keys(COLOURS), marks: Object.keys(MARKS) };
+      const may = { ...menus, sort: COLUMNS.map(([key]) => key), excluded: ["1"], down: ["1"] };
+      for (const key of Object.keys(FILTERS))
+        may[key] = [ANY, ...this.all.flatMap((row) => keysOf(row, key))];
+      return Object.keys(may).filter(
+        (key) =>
+          this.state[key] &&
+          this.state[key] !== this.start[key] &&
+          !may[key].includes(this.state[key]),
+      );
     }
 
     remember(isNewPlace) {
@@ -228,106 +231,11 @@
     }
 
     draw() {
-      const { x, y, colour } = this.state;
       this.width = this.plot.clientWidth;
-      const width = Math.max(280, this.width || 640);
-      const height = Math.round(Math.min(440, Math.max(300, width * 0.6)));
-      const box = { left: 54, right: width - 12, top: 10, bottom: height - 44 };
-      const points = this.marks.filter(
-        (row) => row[x] !== null && row[y] !== null && !(QUANTITIES[x][1] && row[x] <= 0),
-      );
-      const across = scale(
-        points.map((row) => row[x]),
-        [box.left, box.right],
-        QUANTITIES[x][1],
-      );
-      const frontier = this.frontier(x, y, points);
-      const up = scale(
-        [...points.flatMap((row) => row.ends || [row[y]]), ...frontier.map((place) => place[1])],
-        [box.bottom, box.top],
-        QUANTITIES[y][1],
-      );
-      const svg = drawn("svg", {
-        viewBox: `0 0 ${width} ${height}`,
-        role: "img",
-        class: "ml-plot",
-      });
-      frame(svg, box, across, up, [QUANTITIES[x][0], QUANTITIES[y][0]]);
-      const keys = new Map();
-      if (frontier.length) {
-        const path = frontier.map(
-          ([u, v], i) => `${i ? "L" : "M"}${across.place(u).toFixed(1)},${up.place(v).toFixed(1)}`,
-        );
-        svg.append(drawn("path", { d: path.join(""), class: "ml-line ml-twin ml-c-dense" }));
-      }
-      for (const row of points.filter((mark) => mark.ends)) {
-        const [at, ends] = [across.place(row[x]), row.ends.map(up.place)];
-        const [hue] = look(row, colour, this.studies);
-        const line = { x1: at, x2: at, y1: ends[0], y2: ends[1], class: `ml-spread ml-c-${hue}` };
-        svg.append(drawn("line", line));
-      }
-      for (const row of points) {
-        const [hue, marker, name] = look(row, colour, this.studies);
-        keys.set(name, [hue, marker, row]);
-        const place = `translate(${across.place(row[x]).toFixed(1)} ${up.place(row[y]).toFixed(1)})`;
-        svg.append(
-          drawn(
-            "path",
-            {
-              d: MARKERS[marker],
-              transform: place,
-              class: `ml-dot ml-c-${hue}`,
-              "data-run": row.run,
-              "data-config": row.runs.length > 1 ? row.config : null,
-            },
-            drawn(
-              "title",
-              {},
-              `${told(row)}: ${ml.runPanel.kind(row)}, ${QUANTITIES[y][0]} ${large(row[y])}`,
-            ),
-          ),
-        );
-      }
-      const span = (key) =>
-        points.length
-          ? `${large(Math.min(...points.map((r) => r[key])))} to ${large(Math.max(...points.map((r) => r[key])))}`
-          : "no value";
-      svg.setAttribute(
-        "aria-label",
-        `${points.length} marks: ${QUANTITIES[x][0]} from ${span(x)}, ${QUANTITIES[y][0]} from ${span(y)}. The table below lists them.`,
-      );
+      const { svg, key } = ml.explorerPlot.draw(this.marks, this.state, this.studies, this.width);
       this.plot.replaceChildren(svg);
-      this.legend(keys, colour);
+      this.key.replaceChildren(...key);
       this.mark();
-    }
-
-    /* The dense frontier of the chapters in this view: its places, or the level that it stands for */
-    frontier(x, y, points) {
-      const places = ml.explorer.frontier[this.state.protocol] || [];
-      if (x === "C" && y === "loss") return places;
-      const level = { EL: 1, excess: 0 }[y];
-      if (level === undefined || !points.length) return [];
-      const values = points.map((row) => row[x]);
-      return [Math.min(...values), Math.max(...values)].map((value) => [value, level]);
-    }
-
-    legend(keys, colour) {
-      const ordered = [...keys].sort(([, a], [, b]) => (colour === "A" ? a[2].A - b[2].A : 0));
-      this.key.replaceChildren(
-        element("li", { class: "ml-frontier ml-c-dense" }, "dense frontier of the chapters"),
-        ...ordered.map(([name, [hue, marker]]) =>
-          element(
-            "li",
-            {},
-            drawn(
-              "svg",
-              { viewBox: "-7 -7 14 14", "aria-hidden": "true", class: `ml-swatch ml-c-${hue}` },
-              drawn("path", { d: MARKERS[marker] }),
-            ),
-            name,
-          ),
-        ),
-      );
     }
 
     list() {

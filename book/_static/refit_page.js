@@ -1,14 +1,14 @@
 /* The form of the refit: which points of leverage Equation (13) is fitted to, what it then says, and
-   a cloud of refits to resampled points, drawn in pieces so that the page stays answering. */
+   a cloud of refits to resampled points, made in pieces so that the page stays answering. What it
+   draws is in refit_plot.js. */
 "use strict";
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, drawn, large, percent, scale, frame, address, remember } = ml.parts;
+  const { element, large, percent, address, remember } = ml.parts;
   const [DRAWS, PIECE, PAUSE, SEED, LEVEL] = [200, 4, 200, 1, 0.9]; // resamples, at once, ms before a fit
   const KEYS = ["refit", "at_A", "at_C"]; // points unlike the book's, and what is drawn
   const LABELS = { a: "a", d: "d", gamma: "γ", beta: "β", a_start: "A_start", a_max: "A_max" };
-  const CURVE = 41; // points of a drawn curve
 
   const unique = (values) => [...new Set(values)].sort((a, b) => a - b);
 
@@ -329,76 +329,9 @@
     draw() {
       if (!this.fitted) return;
       this.width = this.plot.clientWidth;
-      const width = Math.max(280, this.width || 640);
-      const height = Math.round(Math.min(400, Math.max(280, width * 0.55)));
-      const box = { left: 46, right: width - 12, top: 10, bottom: height - 44 };
-      const [A, C] = [Number(this.ratio.value), Number(this.compute.value)];
-      const near = this.points.filter(
-        (p) => Math.abs(p.A / A - 1) < 0.05 && Math.abs(p.C / C - 1) < 0.1,
-      );
-      const ends = [
-        Math.min(...this.points.map((p) => p.G)),
-        Math.max(...this.points.map((p) => p.G)),
-      ];
-      const across = Array.from(
-        { length: CURVE },
-        (_, i) => ends[0] * (ends[1] / ends[0]) ** (i / (CURVE - 1)),
-      );
-      const heights = (law) => across.map((G) => ml.jointLaw(law, A, G, C));
-      const [own, published] = [heights(this.fitted.law), heights(ml.data.published.law)];
-      const x = scale(across, [box.left, box.right], true);
-      const y = scale(
-        [...own, ...published, ...near.map((p) => p.EL)],
-        [box.bottom, box.top],
-        true,
-      );
-      const path = (values) =>
-        values
-          .map(
-            (v, i) =>
-              `${i ? "L" : "M"}${x.place(across[i]).toFixed(1)},${Math.min(Math.max(y.place(v), -99), 999).toFixed(1)}`,
-          )
-          .join("");
-      const svg = drawn("svg", {
-        viewBox: `0 0 ${width} ${height}`,
-        role: "img",
-        class: "ml-plot",
-      });
-      const clip = drawn(
-        "clipPath",
-        { id: "refit-clip" },
-        drawn("rect", {
-          x: box.left,
-          y: box.top,
-          width: box.right - box.left,
-          height: box.bottom - box.top,
-        }),
-      );
-      svg.append(clip);
-      frame(svg, box, x, y, ["granularity G", "efficiency leverage EL"]);
-      const inside = drawn("g", { "clip-path": "url(#refit-clip)" });
-      inside.append(
-        drawn("path", {
-          d: this.cloud.map((law) => path(heights(law))).join(""),
-          class: "ml-cloud ml-c-measured",
-        }),
-        drawn("path", { d: path(published), class: "ml-line ml-twin ml-c-published" }),
-        drawn("path", { d: path(own), class: "ml-line ml-c-measured" }),
-        ...near.map((p) =>
-          drawn("circle", {
-            cx: x.place(p.G),
-            cy: y.place(p.EL),
-            r: 4.5,
-            class: `ml-near ml-c-measured${p.kept ? " ml-kept" : ""}`,
-          }),
-        ),
-      );
-      svg.append(inside);
-      svg.setAttribute(
-        "aria-label",
-        `EL over granularity at A = ${percent(A)} and C = ${large(C)} FLOPs: the refit goes from ${own[0].toFixed(2)} at G = ${large(ends[0])} to ${own[own.length - 1].toFixed(2)} at G = ${large(ends[1])}, the published law from ${published[0].toFixed(2)} to ${published[published.length - 1].toFixed(2)}.`,
-      );
-      this.plot.replaceChildren(svg);
+      const place = { A: Number(this.ratio.value), C: Number(this.compute.value) };
+      const laws = { own: this.fitted.law, cloud: this.cloud };
+      this.plot.replaceChildren(ml.refitPlot.draw(this.points, place, laws, this.width));
     }
   }
 
