@@ -209,7 +209,7 @@
         `no model_type, which names the class that reads a config (it has ${looks || "nothing"})`,
       );
     }
-    if (!(kind in t.forms))
+    if (!Object.hasOwn(t.forms, kind))
       throw command(`model_type ${kind.slice(0, 60)} has no closed form in this page`);
     const known = t.forms[kind];
     const w = inItsWords(raw, kind, t);

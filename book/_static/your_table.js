@@ -104,8 +104,10 @@
       run.is_moe = experts > 1;
       if ("is_moe" in places) {
         const word = (line[places.is_moe] ?? "").trim().toLowerCase();
-        if (!(word in ml.tableData.moeWords))
-          throw new Error(`${row}, ${headers[places.is_moe]} = ${word}: must say moe or dense`);
+        if (!Object.hasOwn(ml.tableData.moeWords, word))
+          throw new Error(
+            `${row}, ${headers[places.is_moe]} = ${word.slice(0, 60)}: must say moe or dense`,
+          );
         run.is_moe = ml.tableData.moeWords[word];
       } else if (!("num_experts" in places)) run.is_moe = ratio < 1;
       if (run.is_moe && !(ratio > 0 && ratio <= 1) && !Number.isNaN(ratio))

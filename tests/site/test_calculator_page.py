@@ -235,6 +235,8 @@ def test_a_config_is_chosen_or_refused_and_the_last_answer_stays(
         ("list.json", "[]", "must be a JSON object"),
         ("other.json", json.dumps(shape | {"model_type": "jamba"}), "moe-leverage explain"),
         ("bad.json", json.dumps(shape | {"num_hidden_layers": -1}), "num_hidden_layers = -1"),
+        ("own.json", json.dumps(shape | {"model_type": "constructor"}), "moe-leverage explain"),
+        ("empty.json", "", "empty.json: not JSON"),
     ):
         choose(name, text)
         expect(problem).to_contain_text(wanted)
@@ -329,6 +331,43 @@ def test_a_wrong_input_is_named_and_keeps_the_last_answer(
     name = next(iter(values))
     assert page.locator(f"{ROOT} input[name={name}]").get_attribute("aria-invalid") == "true"
     assert shown(page, "Efficiency leverage EL") == before
+
+
+NONSENSE = ("", "many", "-1", "1e99", "0,5", "<b>", "NaN")
+DIMMED = (
+    f"""() => Number(getComputedStyle(document.querySelector("{ROOT} .ml-headline")).opacity)"""
+)
+
+
+def test_every_field_says_what_it_cannot_take_and_loses_nothing(page: Page) -> None:
+    """However the axes are given, and for a whole model: one line, the old answer dimmed."""
+
+    def refuses_nonsense() -> int:
+        fields = page.locator(f"{ROOT} input[type=text]").filter(visible=True)
+        names = fields.evaluate_all("all => all.map((field) => field.name)")
+        before = page.locator(f"{ROOT} .ml-headline").inner_text()
+        for name in names:
+            field = page.locator(f"{ROOT} input[name={name}]")
+            held = field.input_value()
+            for text in NONSENSE:
+                problem = str(at(page, **{name: text})["problem"])  # type: ignore[arg-type]
+                assert problem, (name, text)
+                assert "\n" not in problem
+                assert field.get_attribute("aria-invalid") == "true", (name, text)
+                assert page.locator(f"{ROOT} .ml-headline").inner_text() == before, (name, text)
+                assert page.evaluate(DIMMED) < 0.5, (name, text)
+            assert at(page, **{name: held})["problem"] == ""  # type: ignore[arg-type]
+            assert page.evaluate(DIMMED) == 1
+        return len(names)
+
+    assert refuses_nonsense() == 3
+    for label, way in (
+        ("Training budget", "tokens"), ("Activation ratio", "experts"), ("Granularity", "widths"),
+    ):  # fmt: skip
+        page.get_by_label(f"{label} given as").select_option(way)
+    assert refuses_nonsense() == 6
+    page.get_by_label("Count a whole model").check()
+    assert refuses_nonsense() > 10
 
 
 def test_every_control_has_a_name_and_results_are_announced(page: Page) -> None:
