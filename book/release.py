@@ -30,11 +30,6 @@ NAME = "moe-leverage-companion"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip knows: equal sites give equal archives
 SCALE = 0.8  # of the screen's sizes on paper
 MARGIN: PdfMargins = {"top": "14mm", "bottom": "14mm", "left": "14mm", "right": "14mm"}
-# answers and asides are part of the book; code that only draws stays folded
-UNFOLD = """() => document.querySelectorAll("details").forEach((fold) => {
-  const name = fold.querySelector("summary").textContent.trim();
-  fold.open = !/^(Code of the figure|Imports|Parameters|Code)/.test(name);
-})"""
 
 
 def main() -> int:
@@ -95,7 +90,6 @@ def _title(page: Page) -> str:
 
 
 def _printed(page: Page) -> PdfReader:
-    page.evaluate(UNFOLD)
     page.emulate_media(media="print")
     printed = page.pdf(
         format="A4", scale=SCALE, print_background=True, tagged=True, outline=True, margin=MARGIN

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import json
 import re
 import textwrap
@@ -24,6 +25,7 @@ import yaml
 from chapters import ROOT, Chapter
 from nbformat import NotebookNode
 
+from moe_leverage import paths
 from moe_leverage.instruments import SCRIPTS
 from moe_leverage.page import theme
 from moe_leverage.page.notation import notation, words
@@ -216,9 +218,16 @@ def _computed(facts: Mapping[str, Any]) -> str:
 
 
 def _address(path: str) -> str:
-    """Where the repository shows a file."""
+    """Where the repository shows a file as it was for this build."""
+    return f"{_tree()}/{path}"
+
+
+@functools.cache
+def _tree() -> str:
+    """The repository's files at the commit that is built, or of its branch where none is known."""
     repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
-    return f"{repository['url']}/blob/{repository['branch']}/{path}"
+    commit, _ = paths.commit() or (repository["branch"], None)
+    return f"{repository['url']}/blob/{commit}"
 
 
 def _quotable(chapter: str, executed: NotebookNode) -> Iterator[tuple[str, str]]:

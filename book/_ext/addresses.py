@@ -1,4 +1,7 @@
-"""The site's own address, from the repository's in `_config.yml`, and what link previews say."""
+"""Addresses that follow from the repository's in `_config.yml`: the site's own, and its releases'.
+
+What link previews say is here too.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,13 @@ def pages_address(repository: str) -> str:
 
 
 def _fill_in(app: Sphinx, config: Config) -> None:
-    config.html_baseurl = pages_address(config.html_theme_options["repository_url"])
+    repository = config.html_theme_options["repository_url"]
+    # the list of releases stands from the first day on, a file of theirs from the first release on
+    config.myst_substitutions = {
+        **(config.myst_substitutions or {}),
+        "latest_release": f"[the latest release]({repository}/releases/latest)",
+    }
+    config.html_baseurl = pages_address(repository)
     config.ogp_site_url = config.html_baseurl
     config.ogp_image = f"{config.html_baseurl}_static/social.png"
     config.ogp_site_name = config.html_title

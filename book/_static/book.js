@@ -42,6 +42,23 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
+/* On paper a fold cannot be opened: what is part of the text prints open, and is as it was afterwards.
+   Code that only draws, and a page's imports, stay folded unless the reader has opened them. */
+const CODE_ALONE = /^(Code|Imports|Parameters)/;
+addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("details:not([open])")) {
+    if (CODE_ALONE.test(fold.querySelector("summary")?.textContent.trim() ?? "")) continue;
+    fold.dataset.printed = "";
+    fold.open = true;
+  }
+});
+addEventListener("afterprint", () => {
+  for (const fold of document.querySelectorAll("details[data-printed]")) {
+    fold.open = false;
+    delete fold.dataset.printed;
+  }
+});
+
 /* Excerpts of the search are of the text alone: no formulas, no code, no data of figures. */
 const UNREAD = ".math, .highlight, .cell_input, svg, table, .eqno, dl.provenance";
 document.addEventListener("DOMContentLoaded", () => {

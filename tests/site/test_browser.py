@@ -23,6 +23,10 @@ FIRST_VISIT_REQUESTS = 30
 SMALLEST_LETTER_PIXELS = 9.0
 LARGEST_SHIFT = 0.05  # half of what the web vitals call good
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+LANDMARKS = [  # so that a screen reader's list of regions is one of names
+    "landmark-one-main", "landmark-main-is-top-level", "landmark-no-duplicate-main",
+    "landmark-no-duplicate-banner", "landmark-no-duplicate-contentinfo", "landmark-unique",
+]  # fmt: skip
 AUDIT = """async (rules) => {
   document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
   for (const _ of [1, 2]) await new Promise(requestAnimationFrame);  // the page answers to it
@@ -60,6 +64,39 @@ OUT_OF_REACH = """() => [...document.querySelectorAll(".pst-scrollable-table-con
   .filter((frame) => frame.scrollWidth > frame.clientWidth)
   .filter((frame) => frame.tabIndex < 0 || !frame.ariaLabel || !frame.getAttribute("role"))
   .map((frame) => frame.textContent.trim().slice(0, 60))"""
+# every tab stop, and those that would not let the Tab key go on, either way
+STOPS = """() => [...document.querySelectorAll(
+    "a[href], button, input, select, textarea, summary, [tabindex]")]
+  .filter((node) => node.tabIndex >= 0 && !node.disabled && node.getClientRects().length
+    && node.checkVisibility({ visibilityProperty: true }))"""
+TRAPS = f"""() => ({STOPS})().filter((node) => {{
+  node.focus({{ preventScroll: true }});
+  const here = document.activeElement;
+  return [false, true].some((shiftKey) => {{
+    const given = {{ key: "Tab", shiftKey, bubbles: true, cancelable: true }};
+    const key = new KeyboardEvent("keydown", given);
+    return !here.dispatchEvent(key) || document.activeElement !== here;
+  }});
+}}).map((node) => node.outerHTML.slice(0, 120))"""
+LAST = f"() => document.activeElement === ({STOPS})().at(-1)"
+
+PAPER = {"width": 718, "height": 1046}  # A4 within a browser's own margins
+# what would be cut on paper: beyond its edge, or in a frame that scrolls there no more
+CUT = """() => {
+  dispatchEvent(new Event("beforeprint"));
+  const seen = [...document.querySelectorAll("article *")].filter((node) =>
+    node.getClientRects().length && node.checkVisibility()
+    && !node.closest("svg, math, .math-said, input"));
+  const beyond = seen.filter((node) => node.getBoundingClientRect().right > innerWidth + 1);
+  const framed = seen.filter((node) => node.scrollWidth > node.clientWidth + 1
+    && node.clientWidth && !["visible", "clip"].includes(getComputedStyle(node).overflowX));
+  const drawings = [...document.querySelectorAll("article svg")].filter((svg) =>
+    svg.getClientRects().length && svg.getBoundingClientRect().right > innerWidth + 1);
+  return [...beyond, ...framed, ...drawings]
+    .map((node) => `${node.tagName} ${node.className}: ${node.textContent.trim().slice(0, 80)}`);
+}"""
+FOLDED = """() => [...document.querySelectorAll("article details:not([open]) > summary")]
+  .map((summary) => summary.textContent.trim()).filter((name) => !/^(Code|Imports)/.test(name))"""
 
 
 @dataclass
@@ -132,8 +169,39 @@ def test_a_page_arrives_light_and_still_and_is_open_to_all(visit: Visit, name: s
         page.set_viewport_size(size)
         assert page.evaluate(OVERFLOW) <= 0
         assert page.evaluate(AUDIT, RULES) == []
+    assert page.evaluate(AUDIT, LANDMARKS) == []
     assert min(page.evaluate(LETTERS), default=SMALLEST_LETTER_PIXELS) >= SMALLEST_LETTER_PIXELS
     assert visit.trouble == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_holds_the_tab_key(visit: Visit, name: str) -> None:
+    page = visit.go(name)
+    assert page.evaluate(TRAPS) == []
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if "/tool-" in page])
+def test_tab_goes_through_an_instrument_to_the_last_link(visit: Visit, name: str) -> None:
+    page = visit.go(name)
+    page.wait_for_selector(
+        "article :is([data-calculator], [data-explorer], [data-router]) tbody tr"
+    )
+    for _ in range(page.evaluate(f"() => ({STOPS})().length") + 20):  # a stop may bring another
+        page.keyboard.press("Tab")
+        if page.evaluate(LAST):
+            return
+    pytest.fail(page.evaluate("() => document.activeElement.outerHTML.slice(0, 200)"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_paper_cuts_nothing_and_holds_no_closed_fold(visit: Visit, name: str) -> None:
+    page = visit.go(name)
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    assert page.evaluate(CUT) == []
+    assert page.evaluate(FOLDED) == []
+    page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[data-printed]").count() == 0
 
 
 def test_a_table_that_grows_in_its_frame_can_be_scrolled_by_keyboard(visit: Visit) -> None:

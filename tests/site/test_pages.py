@@ -19,6 +19,8 @@ import release
 import serving
 from bs4 import BeautifulSoup, Tag
 
+from moe_leverage.instruments import router
+
 pytestmark = pytest.mark.site
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 LOADED_LINKS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch"}
@@ -61,6 +63,9 @@ def test_every_link_inside_the_site_leads_somewhere(
             elif parts.fragment.startswith("run="):  # the explorer opens what its data holds
                 if parts.fragment.removeprefix("run=") not in known:
                     broken.append(f"{page.relative_to(site)}: no such run: {link['href']}")
+            elif parts.fragment.startswith("beside="):  # ways of balancing that the microscope has
+                if not set(parts.fragment.removeprefix("beside=").split(",")) <= set(router.NAMES):
+                    broken.append(f"{page.relative_to(site)}: {link['href']}")
             elif parts.fragment and target.suffix == ".html" and not has(target, parts.fragment):
                 broken.append(f"{page.relative_to(site)}: no #{parts.fragment} in {parts.path}")
     assert not broken
@@ -148,6 +153,26 @@ def test_all_chapters_are_reachable_from_the_first_page(
     start = site / REFRESH
     linked = {(start.parent / a["href"]).resolve() for a in soup(start).find_all("a", href=True)}
     assert set(chapter_pages) <= linked
+
+
+def test_sources_are_shown_as_they_were_for_this_build(chapter_pages: list[Path]) -> None:
+    """A figure's links to code and data keep to the commit of the footer."""
+    built = soup(chapter_pages[0]).select_one("dl.provenance dd").get_text().split()[0]
+    links = [
+        a["href"]
+        for page in chapter_pages
+        for a in soup(page).select('figcaption a[href*="/blob/"]')
+    ]
+    assert links
+    commits = {re.search(r"/blob/([^/]+)/", link)[1] for link in links}
+    assert len(commits) == 1
+    assert commits.pop().startswith(built) or built == "unknown"
+
+
+def test_the_first_page_leads_to_the_book_on_paper_and_offline(site: Path) -> None:
+    """To the list of releases, which is there before the first release; it holds both files."""
+    links = {a["href"] for a in soup(site / REFRESH).select("article a[href]")}
+    assert any(link.endswith("/releases/latest") for link in links)
 
 
 def test_every_figure_has_a_number_a_caption_and_its_files(chapter_pages: list[Path]) -> None:
