@@ -100,3 +100,17 @@ def test_an_answer_waits_for_no_library_that_it_does_not_need(libraries):
         check=True,
     )
     assert set(done.stdout.split()) <= set(libraries.split())
+
+
+def test_a_fit_waits_for_no_scipy(tmp_path):
+    path, computes = tmp_path / "runs.csv", [10.0**power for power in range(17, 23)]
+    rows = [
+        f"{kind},{compute},{1.5 + 300 * (gain * compute) ** -0.13}"
+        for kind, gain in (("dense", 1.0), ("moe", 2.0)) for compute in computes
+    ]  # fmt: skip
+    path.write_text("\n".join(["kind,flops,loss", *rows]))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, f"fit {path} --json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(done.stdout.split()) <= {"pandas"}

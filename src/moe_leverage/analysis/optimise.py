@@ -104,7 +104,8 @@ def minimise(
     def solve(block: slice) -> Solution:
         own = weights if len(weights) == 1 else weights[block]
         held = None if fixed is None else fixed[block]
-        return _solve_block(problem.part(block), np.array(theta[block], float), own, held, most)
+        with np.errstate(all="ignore"):  # a step too far may overflow: its value is then refused
+            return _solve_block(problem.part(block), np.array(theta[block], float), own, held, most)
 
     if len(blocks) == 1:
         return solve(blocks[0])
@@ -166,8 +167,7 @@ class _State:
         step, promised = self.step(problem.delta, weights, fixed)
         residuals, slopes = _linearise(problem, self.theta + step)
         value = _total(problem, residuals, weights)
-        with np.errstate(all="ignore"):
-            gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
+        gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
         # `tiny` for an exact fit, whose value is 0
         settled = promised <= DECREASE_TOLERANCE * self.value + np.finfo(float).tiny
         settled &= np.isfinite(self.value)
@@ -193,14 +193,18 @@ class _State:
         self, delta: float, weights: Array, fixed: NDArray[np.int64] | None
     ) -> tuple[Array, Array]:
         """The next step of each problem and the decrease its quadratic model promises."""
-        slopes, size = self.slopes, np.abs(self.residuals)
-        with np.errstate(all="ignore"):
+        slopes = self.slopes
+        if delta == np.inf:  # least squares
+            curvature = np.broadcast_to(weights, self.residuals.shape)
+            pull = weights * self.residuals
+        else:
             # beyond delta, 1 is the quadratic that bounds the loss from above, 0 is Gauss-Newton
-            blend = np.clip(self.damping, SMALLEST_BLEND, 1.0)[:, None]
+            size = np.abs(self.residuals)
+            blend = np.minimum(np.maximum(self.damping, SMALLEST_BLEND), 1.0)[:, None]
             curvature = weights * np.where(size <= delta, 1.0, blend * delta / size)
-            pull = weights * np.clip(self.residuals, -delta, delta)
-            gradient = (slopes @ pull[..., None])[..., 0]
-            matrix = _weighted_squares(slopes, curvature)
+            pull = weights * np.maximum(np.minimum(self.residuals, delta), -delta)
+        gradient = (slopes @ pull[..., None])[..., 0]
+        matrix = _weighted_squares(slopes, curvature)
         if fixed is not None:
             own = np.arange(len(fixed))
             gradient[own, fixed], matrix[own, fixed], matrix[own, :, fixed] = 0.0, 0.0, 0.0
@@ -238,12 +242,10 @@ def _weighted_squares(slopes: Array, weights: Array) -> Array:
 
 def _linearise(problem: Problem, theta: Array) -> tuple[Array, Array]:
     """Residuals (K, n) and their derivatives (K, P, n)."""
-    with np.errstate(all="ignore"):  # a step too far may overflow: its value is then refused
-        log_value, gradient = problem.law.log_value_and_gradient(theta, problem.inputs)
+    log_value, gradient = problem.law.log_value_and_gradient(theta, problem.inputs)
     return log_value - problem.log_target, np.swapaxes(gradient, -1, -2)
 
 
 def _total(problem: Problem, residuals: Array, weights: Array) -> Array:
-    with np.errstate(all="ignore"):
-        total = (weights * problem.huber(residuals)).sum(-1)
+    total = (weights * problem.huber(residuals)).sum(-1)
     return np.where(np.isfinite(total), total, np.inf)

@@ -48,9 +48,7 @@ def _far_points(runs: pd.DataFrame) -> list[Any]:
     delta = LEAST_OUTLYING / OUTLYING  # so small that the curve goes through the middle of points
     problem = Problem(law=FlooredPowerLaw, inputs=inputs, log_target=log_loss, delta=delta)
     starts = FlooredPowerLaw.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
-    tried = minimise(problem, starts, most=TRIAL_ITERATIONS)
-    ended = minimise(problem, tried.theta[[tried.objective.argmin()]])
-    missed = np.abs(problem.residuals(ended.theta[0]))
+    missed = np.abs(problem.residuals(_lowest(problem, starts)))
     sigma = max(MAD_TO_SIGMA * float(np.median(missed)), LEAST_OUTLYING / OUTLYING)
     far = np.flatnonzero((missed > OUTLYING * sigma) & (missed > LEAST_OUTLYING))
     return list(runs.index[far[np.argsort(-missed[far])]])
@@ -68,11 +66,14 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     freedom = count - 1 - len(law.coefficient_names)
     if _all_are_near(problem, starts, freedom):
         return None
-    weights = np.tile(1.0 - np.eye(count), (len(starts), 1))  # each point left out in turn
-    ended = minimise(problem, np.repeat(starts, count, axis=0), weights=weights)
-    lowest = ended.objective.reshape(len(starts), count).argmin(axis=0)
-    theta = ended.theta.reshape(len(starts), count, -1)[lowest, np.arange(count)]
-    spread = problem.residuals(theta)
+    weights = 1.0 - np.eye(count)  # each point left out in turn
+    tried = minimise(
+        problem, np.repeat(starts, count, axis=0), weights=np.tile(weights, (len(starts), 1)),
+        most=TRIAL_ITERATIONS,
+    )  # fmt: skip
+    lowest = tried.objective.reshape(len(starts), count).argmin(axis=0)
+    begin = tried.theta.reshape(len(starts), count, -1)[lowest, np.arange(count)]
+    spread = problem.residuals(minimise(problem, begin, weights=weights).theta)
     missed = np.abs(np.diag(spread))
     sigma = np.sqrt(((spread**2).sum(axis=1) - missed**2) / freedom)
     share = missed / np.maximum(sigma, LEAST_OUTLYING / OUTLYING)
@@ -87,8 +88,7 @@ def _all_are_near(problem: Problem, starts: Array, freedom: int) -> bool:
     Of e, a residual of least squares, and h, its leverage, e / (1 - h) is what the curve of the
     others misses, and e^2 / (1 - h) what their sum of squares is less. Half of a limit is near.
     """
-    ended = minimise(problem, starts)
-    best = ended.theta[ended.objective.argmin()]
+    best = _lowest(problem, starts)
     slopes = problem.law.log_gradient(best, problem.inputs)
     basis, _ = np.linalg.qr(slopes / np.maximum(np.abs(slopes).max(axis=0), 1e-300))
     own = (basis**2).sum(axis=1)  # how far a point draws its own curve, 0 to 1
@@ -100,6 +100,12 @@ def _all_are_near(problem: Problem, starts: Array, freedom: int) -> bool:
         missed < OUTLYING / 2 * student_ratio(freedom) * sigma
     )
     return bool(is_near.all())
+
+
+def _lowest(problem: Problem, starts: Array) -> Array:
+    """Where the most promising of several starts ends."""
+    tried = minimise(problem, starts, most=TRIAL_ITERATIONS)
+    return np.asarray(minimise(problem, tried.theta[[tried.objective.argmin()]]).theta[0])
 
 
 def without(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:

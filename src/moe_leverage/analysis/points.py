@@ -159,10 +159,17 @@ def _significant(column: pd.Series, digits: int = 4) -> pd.Series:
 
 def _mean_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     key = [*FAMILY, "budget", *SIZES]
-    named: dict[str, Any] = {"run_id": ("run_id", " ".join)} if "run_id" in table else {}
-    named |= {"row": ("row", ", ".join)} if "row" in table else {}
+    marks = {name: mark for name, mark in (("run_id", " "), ("row", ", ")) if name in table}
+    named: dict[str, Any] = {name: (name, "first") for name in marks}
     groups = table.groupby(key, as_index=False, dropna=False)  # a size may be unknown
     means: pd.DataFrame = groups.agg(
         loss=("loss", "mean"), compute=("compute", "mean"), num_seeds=("loss", "size"), **named
     )
+    repeated = means.index[means["num_seeds"] > 1]  # mostly few: names are joined one by one
+    if marks and len(repeated):
+        place = groups.ngroup()
+        same = place.isin(repeated)
+        for name, mark in marks.items():
+            joined = table.loc[same, name].groupby(place[same]).agg(mark.join)
+            means.loc[joined.index, name] = joined
     return means

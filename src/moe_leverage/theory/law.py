@@ -197,8 +197,11 @@ def columns(theta: Array, *values: float | Array | tuple[Array, Array]) -> Array
 
     A pair stands for its product, which is then written in place.
     """
-    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
-    size = max(np.shape(part)[-1] for part in parts if np.ndim(part))
+    size = 1
+    for value in values:  # a fit comes here a thousand times a second
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, np.ndarray) and part.ndim:
+                size = max(size, part.shape[-1])
     gradient = np.empty((*theta.shape[:-1], len(values), size))  # rows are what the fit multiplies
     for i, value in enumerate(values):
         if isinstance(value, tuple):
