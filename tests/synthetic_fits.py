@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moe_leverage.analysis.fitting import Fit, fit
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import fit
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 BUDGETS = (1e11, 3e11, 1e12, 3e12)

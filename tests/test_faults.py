@@ -217,9 +217,23 @@ def test_a_dense_outlier_is_named_and_leverage_is_given_with_and_without(tmp_pat
         assert not row["interval"][0] <= row["with_outliers"] <= row["interval"][1]
 
 
+def test_coefficients_that_an_outlier_moves_are_given_with_and_without(tmp_path):
+    record = told(
+        tmp_path, OUTLIER.replace("3.3698167485012647", "2.15")
+    )  # those above it cost more
+    assert any("outlier: row 6" in warning for warning in record["warnings"])
+    fitted = record["fits"]["dense_loss_power"]
+    assert fitted["with_outliers"]
+    for name, value in fitted["with_outliers"].items():
+        low, high = fitted["interval"][name]
+        assert not low <= value <= high
+
+
 def test_no_outlier_is_found_among_sound_runs(tmp_path):
     sound = OUTLIER.replace("3.3698167485012647", "2.6025")
-    assert not any("outlier" in warning for warning in told(tmp_path, sound)["warnings"])
+    record = told(tmp_path, sound)
+    assert not any("outlier" in warning for warning in record["warnings"])
+    assert not any(fit["with_outliers"] for fit in record["fits"].values())
 
 
 def test_a_floor_that_is_not_identified_has_no_interval(tmp_path):

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
-from moe_leverage.analysis.bootstrap import widened
+from moe_leverage.analysis.bootstrap import student_quantile, widened
 from moe_leverage.analysis.diagnose import profile
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import UnidentifiedError, fit, refit
 from moe_leverage.theory.laws import (
     PUBLISHED,
     GranularityLaw,
@@ -89,6 +91,13 @@ def test_seeds_of_a_run_are_not_independent_evidence():
     of_rows, of_runs = (np.diff(f.interval()["exponent"])[0] for f in (rows, runs))
     assert of_runs > 1.4 * of_rows
     assert runs.covariance[1, 1] > 2 * rows.covariance[1, 1]
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.999])
+def test_student_s_quantile_is_scipy_s(level):
+    freedom = np.array([1, 2, 3, 4, 7, 30, 31, 999, 1000, 1001, 5000])
+    own = [student_quantile(int(count), level) for count in freedom]
+    np.testing.assert_allclose(own, stdtrit(freedom, (1 + level) / 2), rtol=1e-10)
 
 
 def test_covariance_agrees_with_the_bootstrap():

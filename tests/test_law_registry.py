@@ -12,7 +12,8 @@ from test_optimise import THETAS, draw_inputs
 from moe_leverage import theory
 from moe_leverage.analysis.diagnose import compare
 from moe_leverage.analysis.findings import leverage_laws
-from moe_leverage.analysis.fitting import Fit, fit
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import fit
 from moe_leverage.theory import law as base
 from moe_leverage.theory.law import UNSOURCED, Law, LogLinearLaw, Source
 from moe_leverage.theory.registry import find, laws, rivals

@@ -13,7 +13,7 @@ from synthetic_ledger import ADOPTED, BATCH, BODY, JOINT, RATE, fill
 from moe_leverage import ledger
 from moe_leverage.analysis import gates, measured
 from moe_leverage.analysis.findings import Findings
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.points import table_noise
 from moe_leverage.audit import evidence
 from moe_leverage.cli.fit import fits

@@ -13,7 +13,7 @@ from synthetic_fits import synthetic_fits
 
 from moe_leverage import paths
 from moe_leverage.analysis import identification
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.design.prediction import BY_DEFINITION, REACH, predict, silence
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage

@@ -19,7 +19,8 @@ from moe_leverage.analysis.bootstrap import (
     student_ratio,
     widened,
 )
-from moe_leverage.analysis.fitting import Fit, fit
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import fit
 from moe_leverage.analysis.optimise import minimise
 from moe_leverage.instruments import refit
 from moe_leverage.theory.laws import JointLaw

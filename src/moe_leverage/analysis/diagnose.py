@@ -23,15 +23,10 @@ from moe_leverage.analysis.bootstrap import (
     NORMAL_95,
     TRIAL_ITERATIONS,
     covariance,
-    student_ratio,
+    student_quantile,
 )
-from moe_leverage.analysis.fitting import (
-    MANY_ROWS,
-    Fit,
-    UnidentifiedError,
-    fit,
-    require_column,
-)
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import MANY_ROWS, UnidentifiedError, fit, require_column
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.config import require
 from moe_leverage.theory.law import Array, Law
@@ -132,11 +127,7 @@ def _limit(fitted: Fit, number: int, lowest: float, level: float) -> float:
     """The objective up to which a value is held: Student's quantile at what freedom is left."""
     told = _num_told(fitted, lowest)
     freedom = max(fitted.num_clusters - told, 1)
-    quantile = student_ratio(freedom) * NORMAL_95
-    if level != LEVEL:
-        from scipy.special import stdtrit
-
-        quantile = float(stdtrit(freedom, (1 + level) / 2))
+    quantile = student_quantile(freedom, level)
     spare = max(len(fitted.log_target) - told, 1)  # of rows: their noise is lowest's
     return lowest * (1 + quantile**2 * _dependence(fitted, number) / spare)
 

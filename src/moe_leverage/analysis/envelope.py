@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.analysis.bootstrap import LEVEL, central_interval
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import UnidentifiedError, fit
 from moe_leverage.analysis.points import points_of
 from moe_leverage.theory.law import Array
 from moe_leverage.theory.rivals import ChinchillaLaw

@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pandas as pd
 
 from moe_leverage.analysis.as_leverage import Frontier, as_leverage
-from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
+from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.diagnose import Score, compare
-from moe_leverage.analysis.fitting import Family, Fit, UnidentifiedError, fit
+from moe_leverage.analysis.fitted import Family, Fit, described
+from moe_leverage.analysis.fitting import UnidentifiedError, fit
 from moe_leverage.analysis.leverage import (
     MIN_SEED_PAIRS,
     RESAMPLES,
@@ -29,15 +29,13 @@ from moe_leverage.analysis.leverage import (
     estimate,
     family_curves,
 )
-from moe_leverage.analysis.points import FAMILY, best_runs, family_name, settings, table_noise
+from moe_leverage.analysis.points import FAMILY, best_runs, settings, table_noise
 from moe_leverage.analysis.reductions import (
     budgets,
     isoflop_optima,
-    mean_over_seeds,
-    near_optimal,
-    redrawn_optima,
 )
-from moe_leverage.theory.law import Array, Law, Source
+from moe_leverage.analysis.sweep_fits import allocation_fit, hyperparameter_fit
+from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import (
     PUBLISHED,
     ComputeLaw,
@@ -50,26 +48,12 @@ from moe_leverage.theory.registry import rivals
 from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
-MIN_BUDGET_CLUSTERS = 4  # budgets that serve as the independent units of a hyperparameter fit
-MIN_SWEPT_BUDGETS = 2
 MOST_SECTIONS = 3  # of a kind that are fitted, those of most points: more say the same again
 SECTIONS: tuple[tuple[type[Law], str, tuple[str, ...]], ...] = (
     (SaturatedActivationLaw, "activation", ("granularity", "budget")),
     (GranularityLaw, "granularity", ("activation_ratio", "budget")),
     (ComputeLaw, "compute", ("activation_ratio", "granularity")),
 )
-EQUATIONS = {
-    "learning_rate": "Eq. 3",
-    "batch_tokens": "Eq. 3",
-    "model": "Table 1",
-    "tokens": "Table 1",
-    "loss": "Section 3",
-    "activation": "Eq. 10",
-    "granularity": "Eq. 11",
-    "compute": "Eq. 12",
-    "joint": "Eq. 13",
-    "chinchilla": "Hoffmann et al. (2022)",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +66,7 @@ class Findings:
     leverage: Leverage | None = None
     optima: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # isoFLOP, by family
     scores: Mapping[str, list[Score]] = field(default_factory=dict)  # rivals, by kind of test
+    with_outliers: Mapping[str, Fit] = field(default_factory=dict)  # of points kept from `fits`
 
 
 def examine(
@@ -115,6 +100,7 @@ def merge(parts: list[Findings]) -> Findings:
             leverage=part.leverage or found.leverage,
             optima={**found.optima, **part.optima},
             scores={**found.scores, **part.scores},
+            with_outliers={**found.with_outliers, **part.with_outliers},
         )
     return found
 
@@ -139,7 +125,7 @@ def hyperparameters(
         for name, least in (("learning_rate", MIN_RATES), ("batch_tokens", MIN_BATCHES)):
             label = f"dense_{name}" if family == "dense" else name
             try:
-                fitted = _hyperparameter_fit(runs, name, least, resamples, seed, noise)
+                fitted = hyperparameter_fit(runs, name, least, resamples, seed, noise)
                 found.fits[label] = replace(fitted, family=family)
             except UnidentifiedError as error:
                 found.skipped[label] = str(error)
@@ -163,11 +149,11 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
         for column, kind in kinds.items():
             try:
                 fitted = (
-                    _allocation_fit(sound, column, resamples, seed)
+                    allocation_fit(sound, column, resamples, seed)
                     if len(sound)
                     else _refuse(f"isoFLOP optima = 0: {'; '.join(points['reason'].unique())}")
                 )
-                found.fits[f"{family}_{kind}"] = _described(fitted, kind, family)
+                found.fits[f"{family}_{kind}"] = described(fitted, kind, family)
             except UnidentifiedError as error:
                 found.skipped[f"{family}_{kind}"] = str(error)
     return replace(found, optima=optima)
@@ -191,7 +177,7 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
                 ChinchillaLaw, sized.loc[best], "loss", clusters=clusters, resamples=resamples,
                 seed=seed,
             )  # fmt: skip
-            found.fits[label] = _described(fitted, "chinchilla", family)
+            found.fits[label] = described(fitted, "chinchilla", family)
         except UnidentifiedError as error:
             found.skipped[label] = str(error)
     return found
@@ -231,7 +217,7 @@ def joint_law(
     if "optimal frontier" in measured.skipped:
         found.skipped["optimal frontier"] = measured.skipped["optimal frontier"]
     if "joint" in measured.fits:
-        found.fits["joint"] = _described(measured.fits["joint"], "joint")
+        found.fits["joint"] = described(measured.fits["joint"], "joint")
     else:
         found.skipped["joint"] = measured.skipped["joint"]
     ratios = _plain_points(measured)["shared_ratio"].unique()
@@ -244,14 +230,16 @@ def joint_law(
 
 def loss_curves(measured: Leverage) -> Findings:
     """L(C) of the dense runs (Section 3): with a floor, and the paper's own form, without."""
-    found = Findings(fits={}, skipped={}, warnings=[])
+    found, both = Findings(fits={}, skipped={}, warnings=[]), {}
     for name, law in (("dense_loss", FlooredPowerLaw), ("dense_loss_power", PowerLaw)):
         curve = f"dense, {law.__name__}"
+        if curve in measured.with_outliers:
+            both[name] = measured.with_outliers[curve]
         if curve in measured.fits:
-            found.fits[name] = _described(measured.fits[curve], "loss", "dense")
+            found.fits[name] = described(measured.fits[curve], "loss", "dense")
         else:
             found.skipped[name] = measured.skipped[curve]
-    return found
+    return replace(found, with_outliers=both)
 
 
 def lone_curves(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
@@ -265,7 +253,7 @@ def lone_curves(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
                 (fit for name, fit in fits.items() if name.endswith(f", {law.__name__}")), None
             )
             if fitted is not None:
-                found.fits[f"{family}_{kind}"] = _described(fitted, "loss", family)
+                found.fits[f"{family}_{kind}"] = described(fitted, "loss", family)
             else:
                 found.skipped[f"{family}_{kind}"] = next(iter(skipped.values()))
     return found
@@ -308,71 +296,6 @@ def _unknown(runs: pd.DataFrame, *names: str) -> list[str]:
     return [name for name in names if name not in runs or runs[name].isna().any()]
 
 
-def _hyperparameter_fit(
-    runs: pd.DataFrame, name: str, least: int, resamples: int, seed: int, noise: float
-) -> Fit:
-    if name not in runs:
-        raise UnidentifiedError(f"{name}: not in the table")
-    budget = pd.Series(budgets(runs), index=runs.index)
-    swept = runs[name].groupby(budget).transform("nunique") >= least
-    if budget[swept].nunique() < MIN_SWEPT_BUDGETS:
-        raise UnidentifiedError(
-            f"{name}: {budget[swept].nunique()} budget(s) try {least} or more values; "
-            f"a power law needs {MIN_SWEPT_BUDGETS}"
-        )
-    if noise:
-        return _grid_fit(runs[swept], name, noise, resamples, seed)
-    points = near_optimal(runs[swept])
-    points = points.assign(compute=points["budget"])
-    by_budget = points["budget"].nunique() >= MIN_BUDGET_CLUSTERS
-    clusters = "budget" if by_budget else ""
-    fitted = fit(PowerLaw, points, name, clusters=clusters, resamples=resamples, seed=seed)
-    units = "budgets" if by_budget else "near-optimal runs, for want of budgets"
-    return _described(fitted, name, note=f"{_family_of(runs)}; independent units: {units}")
-
-
-def _grid_fit(runs: pd.DataFrame, name: str, noise: float, resamples: int, seed: int) -> Fit:
-    """A law through the near-optimal settings, its samples from seed noise and the grid's steps."""
-    names = [other for other in ("learning_rate", "batch_tokens") if other in runs]
-    settings = mean_over_seeds(runs, names)
-    points = near_optimal(settings).assign(compute=lambda found: found["budget"])
-    fitted = fit(PowerLaw, points, name, resamples=0, seed=seed)
-    optima, log_compute = redrawn_optima(settings, name, noise, resamples, seed)
-    note = f"intervals from seed noise of {noise:.1%} and half a step of the grid"
-    fitted = _through(fitted, optima, log_compute)
-    return _described(fitted, name, note=f"{_family_of(runs)}; {note}")
-
-
-def _allocation_fit(optima: pd.DataFrame, column: str, resamples: int, seed: int) -> Fit:
-    """A law through isoFLOP optima; with few of them its samples follow from their own intervals.
-
-    Three optima that happen to lie on a line would else be a law without doubt.
-    """
-    fitted = fit(PowerLaw, optima, column, resamples=resamples, seed=seed)
-    if len(optima) >= MIN_BUDGET_CLUSTERS:
-        return fitted
-    low, value, high = (
-        np.log(optima[f"{column}{end}"].to_numpy()) for end in ("_low", "", "_high")
-    )
-    drawn = np.random.default_rng(seed).standard_normal((resamples, len(optima)))
-    spread = np.where(drawn < 0, value - low, high - value) / NORMAL_95  # the ends lie unevenly
-    return _through(fitted, value + drawn * spread, np.log(optima["compute"].to_numpy(float)))
-
-
-def _through(fitted: Fit, log_optima: Array, log_compute: Array) -> Fit:
-    """The fit with samples that are the lines through drawn optima (resamples, budgets)."""
-    centred = log_compute - log_compute.mean()
-    exponent = log_optima @ centred / (centred**2).sum()
-    height = log_optima.mean(axis=1) - exponent * log_compute.mean()
-    samples = np.stack([height, exponent], axis=1)
-    return replace(fitted, samples=samples, covariance=np.cov(samples.T))
-
-
-def _family_of(runs: pd.DataFrame) -> str:
-    first = runs.iloc[0]
-    return family_name({name: first[name] for name in FAMILY if name in runs})
-
-
 def _section_fits(
     points: pd.DataFrame, resamples: int, seed: int
 ) -> Iterator[tuple[str, Fit | str]]:
@@ -398,8 +321,8 @@ def _section_fits(
                     break  # those that follow have no more points
                 continue
             count += 1
-            described = _described(fitted, kind, note=f"at {at.replace('_', ', ')}")
-            yield f"{kind}_{at}", replace(described, role="section")
+            cut = described(fitted, kind, note=f"at {at.replace('_', ', ')}")
+            yield f"{kind}_{at}", replace(cut, role="section")
         if count == 0:
             yield kind, reason
 
@@ -440,15 +363,6 @@ def _plain_points(measured: Leverage) -> pd.DataFrame:
     points = measured.points
     inside = (points["estimator"] == "frontier") & points["efficiency_leverage"].notna()
     return points[inside & (points["variant"] == "")]
-
-
-def _described(fitted: Fit, kind: str, family: Family = "", note: str = "") -> Fit:
-    """The fit with what it is, and its equation and note in the source of its law."""
-    source: Source = replace(
-        fitted.law.source, equation=EQUATIONS[kind], convention="exact", note=note
-    )
-    law = replace(fitted.law, source=source)  # type: ignore[type-var]
-    return replace(fitted, law=law, kind=kind, family=family)
 
 
 def _refuse(reason: str) -> Fit:

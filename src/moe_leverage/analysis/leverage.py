@@ -29,7 +29,8 @@ from moe_leverage.analysis.envelope import (
     optimal_points,
     usual_warnings,
 )
-from moe_leverage.analysis.fitting import Fit, UnidentifiedError, fit, refit
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.fitting import UnidentifiedError, fit, refit
 from moe_leverage.analysis.outliers import find_outliers, without
 from moe_leverage.analysis.points import (
     FAMILY,
@@ -77,6 +78,9 @@ class Leverage:
     skipped: Mapping[str, str] = field(default_factory=dict)  # estimator or family: reason
     warnings: list[str] = field(default_factory=list)
     outliers: pd.DataFrame = field(default_factory=pd.DataFrame)  # points that no law of theirs has
+    with_outliers: Mapping[str, Fit] = field(
+        default_factory=dict
+    )  # dense curves, without resamples
     envelope: Envelope | None = None  # the optimum of the dense runs, where they tell it
     is_straight: bool = False  # two dense points and no floor: a chord of a frontier that bends
 
@@ -120,7 +124,8 @@ def estimate(
         measured = _beside_the_optimum(measured, kept, optimum)
     if found.empty:
         return measured
-    return _beside_outliers(measured, _frontier_alone(whole, seed, floor), found)
+    curves, points = _frontier_alone(whole, seed, floor)
+    return replace(_beside_outliers(measured, points, found), with_outliers=curves)
 
 
 def _estimate(
@@ -179,12 +184,14 @@ def _floor(fits: Mapping[str, Fit], pinned: float | None) -> float:
     return 0.0 if floored is None else float(floored.law.coefficients[0])
 
 
-def _frontier_alone(best: pd.DataFrame, seed: int, pinned: float | None) -> pd.DataFrame:
-    """What the dense frontier says of every mixture, without intervals."""
+def _frontier_alone(
+    best: pd.DataFrame, seed: int, pinned: float | None
+) -> tuple[dict[str, Fit], pd.DataFrame]:
+    """The dense curves, and what the frontier says of every mixture, without intervals."""
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
     fits, _ = _curve_fits(dense.drop(index=dominated(dense).index), 0, seed)
     draws = Draws(float("nan"), 1, LEVEL, np.random.default_rng(seed))
-    return frontier_points(dense, moe, _floor(fits, pinned), draws)
+    return fits, frontier_points(dense, moe, _floor(fits, pinned), draws)
 
 
 def family_curves(

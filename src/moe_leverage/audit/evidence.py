@@ -16,7 +16,7 @@ import pandas as pd
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.dense_frontier import frontier_compute
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.gates import Gate, failing, gates
 from moe_leverage.analysis.measured import load_ledger
 from moe_leverage.analysis.points import best_runs

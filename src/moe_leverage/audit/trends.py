@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.gates import UNJUDGED
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
 from moe_leverage.audit import evidence

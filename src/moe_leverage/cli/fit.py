@@ -170,7 +170,9 @@ def _coefficients(fitted: dict[str, Any]) -> str:
             parts.append(f"{key} not identified")
             continue
         weak = ", weakly identified" if verdict.startswith("weakly") else ""
-        parts.append(f"{key} {_short(value)} ({' to '.join(map(_short, ends))}{weak})")
+        both = (fitted["with_outliers"] or {}).get(key)
+        more = "" if both is None else f"; with outliers {_short(both)}"
+        parts.append(f"{key} {_short(value)} ({' to '.join(map(_short, ends))}{weak}{more})")
     return ", ".join(parts)
 
 

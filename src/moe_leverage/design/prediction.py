@@ -38,7 +38,7 @@ from moe_leverage.theory.leverage import efficiency_leverage
 from moe_leverage.theory.rounding import rounding_range
 
 if TYPE_CHECKING:
-    from moe_leverage.analysis.fitting import Fit
+    from moe_leverage.analysis.fitted import Fit
 
 JOINT = "joint"  # name of the fit of Equation 13 to our own runs
 REACH = 10.0  # times beyond the range of its runs, on any axis, up to which a measured law answers
@@ -214,7 +214,7 @@ def _unsaid(reason: str) -> MeasuredLeverage:
 @cache
 def _load(path: Path) -> tuple[Fit, tuple[str, ...], tuple[str, ...]]:
     """The joint fit, its closed axes and the gates that keep it from answering."""
-    from moe_leverage.analysis.fitting import Fit
+    from moe_leverage.analysis.fitted import Fit
 
     fit = Fit.load(path)
     shut = identification.failing_gates(path.parent).get(JOINT, ())

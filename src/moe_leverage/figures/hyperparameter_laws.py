@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from moe_leverage import ledger
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import (

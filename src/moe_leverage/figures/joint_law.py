@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.figures.activation_ratio import RATIO_TICKS
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import theme

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.reductions import MIN_SIZES, near_the_lowest
 from moe_leverage.figures.hyperparameter_laws import SEARCH, SEARCH_FLOPS
 from moe_leverage.page import theme

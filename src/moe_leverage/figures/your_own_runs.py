@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, log_axes, note, plain_ticks, power
 from moe_leverage.page.registry import Drawing, figure

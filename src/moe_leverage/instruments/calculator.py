@@ -90,7 +90,7 @@ def _measured(fits: Path) -> dict[str, Any] | None:
     """
     if not (fits / f"{JOINT}.json").is_file():
         return None
-    from moe_leverage.analysis.fitting import Fit  # its scipy is needed only where a fit exists
+    from moe_leverage.analysis.fitted import Fit  # needed only where a fit exists
 
     joint = Fit.load(fits / f"{JOINT}.json")
     step = max(1, len(joint.samples) // NUM_SAMPLES)

@@ -14,7 +14,7 @@ from moe_leverage.analysis.leverage import MIN_SEED_PAIRS
 from moe_leverage.analysis.reductions import SAME_BUDGET
 from moe_leverage.instruments.scripts import assign
 from moe_leverage.your_runs.columns import MOE_WORDS, SYNONYMS
-from moe_leverage.your_runs.reading import PLAUSIBLE
+from moe_leverage.your_runs.plausible import PLAUSIBLE
 
 READ = (
     "loss", "compute", "is_moe", "activation_ratio", "granularity", "shared_ratio", "num_experts",

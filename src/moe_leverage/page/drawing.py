@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import NORMAL_95
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.config import require
 from moe_leverage.page import theme

@@ -14,7 +14,7 @@ import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis import reductions
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.theory.laws import JointLaw
 
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07

@@ -22,7 +22,7 @@ import pandas as pd
 from moe_leverage import ledger, paths
 from moe_leverage.analysis import findings, measured
 from moe_leverage.analysis.findings import Findings
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.leverage import RESAMPLES
 from moe_leverage.config import require
 from moe_leverage.studies.place import Place, missing

@@ -10,18 +10,24 @@ row as the file numbers it, a header being row 1. What was assumed is listed in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, refuse, require
+from moe_leverage.config import require
 from moe_leverage.your_runs import conventions
+from moe_leverage.your_runs.axes import (
+    COUNTED_WITHOUT,
+    EXPERT_COLUMNS,
+    SHAPES,
+    complete_axes,
+    count_shapes,
+    is_mixture,
+)
 from moe_leverage.your_runs.columns import (
-    MOE_WORDS,
     PERPLEXITY,
     UNITS,
     ColumnMap,
@@ -31,6 +37,7 @@ from moe_leverage.your_runs.columns import (
     told_map,
 )
 from moe_leverage.your_runs.formats import read_cells
+from moe_leverage.your_runs.plausible import WHOLE, check_loss_unit, check_range, refuse_row
 from moe_leverage.your_runs.settings import (
     row_names,
     setting_columns,
@@ -40,46 +47,7 @@ from moe_leverage.your_runs.settings import (
 from moe_leverage.your_runs.values import numbers
 
 TEXTS = ("status", "variant", "is_moe", "run", "outlier")
-WHOLE = (
-    "num_experts", "num_active_experts", "num_shared_experts", "d_model", "d_expert", "d_ffn",
-    "num_layers", "num_dense_layers", "num_heads", "num_kv_heads", "vocab_size", "sequence_length",
-    "seed",
-)  # fmt: skip
-COUNTED_WITHOUT = {  # columns that follow from a shape, and what each leaves out
-    "flops_per_token": "logits",
-    "active_params": "the vocabulary",
-    "total_params": "the vocabulary",
-}
-MAY_BE_ZERO = (
-    "num_experts", "num_active_experts", "num_shared_experts", "d_expert", "d_ffn",
-    "num_dense_layers", "shared_ratio", "seed", "step", "shared_width",
-)  # fmt: skip
-MAY_BE_EMPTY = (  # what a dense row, or a run that did not finish, need not have
-    *MAY_BE_ZERO, "activation_ratio", "granularity", "variant", "status", "is_moe", "loss", "run",
-    "outlier", "d_expert", "learning_rate", "batch_tokens", "num_kv_heads",
-)  # fmt: skip
-PLAUSIBLE: dict[str, tuple[float, float, str]] = {  # low, high, and what else the number may be
-    "loss": (0.01, 30.0, "nats per token"),
-    "num_tokens": (1e4, 1e15, "tokens; in millions or billions? say so under [units]"),
-    "batch_tokens": (16, 1e10, "tokens; sequences? map a column of tokens"),
-    "compute": (1e7, 1e30, "FLOPs; in units of another size? convert the column"),
-    "flops_per_token": (1e2, 1e16, "FLOPs of one token"),
-    "active_params": (1e2, 1e15, "parameters; in millions or billions? say so under [units]"),
-    "total_params": (1e2, 1e15, "parameters; in millions or billions? say so under [units]"),
-    "activation_ratio": (1e-6, 1.0, "a fraction up to 1; in percent? say so under [units]"),
-    "shared_ratio": (0.0, 1.0, "a fraction up to 1; in percent? say so under [units]"),
-    "granularity": (0.05, 1e4, "2 d_model / d_expert"),
-    "learning_rate": (1e-8, 10.0, "the peak learning rate"),
-}
-SHAPES = ("vocab_size", "num_layers", "d_model", "num_heads", "sequence_length")
 FINISHED = ("", "ok", "finished", "done", "completed", "success", "true", "1")
-AXIS_TOLERANCE = 0.05  # by which a given axis may differ from the one its sizes give
-NEIGHBOURS = 5  # runs of about the same compute that a loss is compared with
-BITS_MARGIN = 0.04  # around ln(1 / ln 2), the step from nats to bits
-MOST_ODD = 0.2  # share of losses off their neighbours beyond which the spread is real
-UNIFORM_MARGIN = 1.05  # over ln(vocabulary), which no trained model exceeds in nats
-MOST_PERPLEXITY = 12.0  # median "loss" that is none in nats: over ln of a vocabulary of 160,000
-EXPERT_COLUMNS = ("is_moe", "num_experts", "activation_ratio")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +133,7 @@ def _read_one(
     frame = _in_our_units(cells, frame, mapping)
     for name in mapping.columns:
         if name not in TEXTS and name != "seed":
-            _check_range(frame, name)
+            check_range(frame, name)
     settings = setting_columns(cells, list(mapping.columns.values()))
     if several:
         label = [f"{path.name}:{row}" for row in frame.index]
@@ -253,7 +221,7 @@ def _in_our_units(cells: pd.DataFrame, frame: pd.DataFrame, mapping: ColumnMap) 
             texts = shown[read.is_bad].astype(str)
             hint = "; decimals need a point" if texts.str.contains(",").any() else ""
             bad = pd.Series(read.is_bad, index=shown.index)
-            _refuse(bad, ours, shown, f"is not a number{hint}", theirs)
+            refuse_row(bad, ours, shown, f"is not a number{hint}", theirs)
         if ours in UNITS:
             unit = mapping.units[ours]
             factor = np.where(read.has_unit, 1.0, UNITS[ours][unit])
@@ -277,16 +245,16 @@ def _complete(
     fixed = pd.concat([frame[[n for n in static if n not in ("seed", "step")]], settings], axis=1)
     frame, said = split_checkpoints(frame, fixed, keep_all=choice.all_checkpoints)
     log.warnings += said
-    frame = _complete_axes(frame, log.notes)
+    frame = complete_axes(frame, log.notes)
     totals, counts = (
-        _count(frame, log.notes) if set(SHAPES) <= set(frame) and "num_tokens" in frame
+        count_shapes(frame, log.notes) if set(SHAPES) <= set(frame) and "num_tokens" in frame
         else (None, pd.DataFrame(index=frame.index))
     )  # fmt: skip
     frame, gap = conventions.complete_compute(frame, totals, mapping, log.notes, log.warnings)
     for name in counts.columns.difference(frame.columns, sort=False):
         frame = frame.assign(**{name: counts[name]})
         log.notes.append(f"{name} is counted from the shapes, without {COUNTED_WITHOUT[name]}")
-    _check_loss_unit(frame, mapping, log.warnings)
+    check_loss_unit(frame, mapping, log.warnings)
     frame, notes, warnings = with_config_ids(frame, settings)
     log.notes += notes
     log.warnings += warnings
@@ -321,7 +289,7 @@ def _with_family(
             what = "mixtures" if is_moe else "dense"
             log.notes.append(f"a table without any column of experts: its rows are {what}")
             return frame.assign(is_moe=is_moe)
-    return frame.assign(is_moe=_is_moe(frame, log.notes))
+    return frame.assign(is_moe=is_mixture(frame, log.notes))
 
 
 def _only(frame: pd.DataFrame, only: str, log: _Log) -> pd.DataFrame:
@@ -341,140 +309,6 @@ def _with_step_compute(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame.assign(compute=frame["flops_per_step"] * frame["step"])
 
 
-def _check_range(frame: pd.DataFrame, name: str) -> None:
-    """The first value of a column that is missing, out of range or not whole is an error."""
-    column = frame[name]
-    low, high, what = PLAUSIBLE.get(name, (0.0, np.inf, "a positive number"))
-    outside = ~column.between(low, high) | (column <= 0 if name not in MAY_BE_ZERO else False)
-    missing = column.isna()
-    optional = name in MAY_BE_EMPTY and name != "loss"
-    bad = (outside & ~missing) | (missing if not optional else False)
-    if name in WHOLE:
-        bad |= ~missing & (column != column.round())
-        what = "a whole number"
-    rule = f"between {low:g} and {high:g}: {what}" if name in PLAUSIBLE else what
-    if name == "loss":
-        absent = "no loss; leave the row out, or mark it in a column of status"
-        _refuse(missing | np.isinf(column), name, column, absent)
-    _refuse(bad, name, column, f"must be {rule}")
-
-
-def _complete_axes(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Adds A, G and S, from their columns or from counts of experts; NaN where nothing tells."""
-    moe = frame["is_moe"]
-    derived = _axes_of_experts(frame)
-    for name, dense in (("activation_ratio", 1.0), ("granularity", 2.0), ("shared_ratio", 0.0)):
-        given = frame[name] if name in frame else pd.Series(np.nan, index=frame.index)
-        if name in derived:
-            counted = derived[name]
-            differs = moe & given.notna() & ((given / counted - 1).abs() > AXIS_TOLERANCE)
-            rule = f"differs from what the sizes give by over {AXIS_TOLERANCE:.0%}"
-            _refuse(differs, name, given, rule)
-            given = given.fillna(counted)
-        if name == "shared_ratio" and given[moe].isna().all():
-            notes.append("shared_ratio is not given: taken as 0 throughout")
-            given = given.fillna(0.0)
-        if moe.any() and given[moe].isna().all():
-            notes.append(f"{name} is not given: leverage is told without it, its laws are not")
-        else:
-            rule = "an MoE row needs it where others have it, or the sizes of its experts"
-            _refuse(moe & given.isna(), name, given, rule)
-        frame = frame.assign(**{name: given.where(moe, dense)})
-    variant = frame["variant"] if "variant" in frame else pd.Series("", index=frame.index)
-    return frame.assign(variant=variant.fillna("").where(moe, ""))
-
-
-def _is_moe(frame: pd.DataFrame, notes: list[str]) -> pd.Series:
-    if "is_moe" in frame:
-        known = frame["is_moe"].str.lower().map(MOE_WORDS)
-        rule = f"must be one of {', '.join(filter(None, MOE_WORDS))}"
-        _refuse(known.isna(), "is_moe", frame["is_moe"], rule)
-        return known.astype(bool)
-    if "num_experts" in frame:
-        notes.append("rows with num_experts above 1 are MoE, the others dense")
-        return frame["num_experts"].fillna(0) > 1
-    advice = (
-        "nothing tells dense from MoE rows; name a column of is_moe, num_experts or "
-        "activation_ratio with --column, or say --dense-only or --moe-only"
-    )
-    require("activation_ratio" in frame, "is_moe", None, advice)
-    notes.append("rows with activation_ratio below 1 are MoE, the others dense")
-    return frame["activation_ratio"].fillna(1.0) < 1
-
-
-def _axes_of_experts(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    derived = {}
-    if {"num_experts", "num_active_experts"} <= set(frame):
-        shared = _shared_experts(frame)
-        top_k = frame["num_active_experts"]
-        excess = frame["is_moe"] & (top_k > frame["num_experts"])
-        _refuse(excess, "num_active_experts", top_k, "exceeds num_experts")
-        own = pd.Series(0.0, index=frame.index) if shared is None else shared
-        derived["activation_ratio"] = (top_k + own) / (frame["num_experts"] + own)
-        if shared is not None:
-            derived["shared_ratio"] = shared / (top_k + shared)
-    if {"d_model", "d_expert"} <= set(frame):
-        derived["granularity"] = 2 * frame["d_model"] / frame["d_expert"].replace(0.0, np.nan)
-    return derived
-
-
-def _shared_experts(frame: pd.DataFrame) -> pd.Series | None:
-    """Shared experts in widths of routed ones, counted or from the width of the shared block."""
-    if "num_shared_experts" in frame:
-        return frame["num_shared_experts"].fillna(0)
-    if {"shared_width", "d_expert"} <= set(frame):
-        share = frame["shared_width"] / frame["d_expert"].replace(0.0, np.nan)
-        return share.fillna(0.0)
-    return None
-
-
-def _count(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.Series, pd.DataFrame]:
-    """Exact forward FLOPs of a token, and the counts of `COUNTED_WITHOUT`, once for each shape."""
-    names = [*SHAPES, "num_kv_heads", "d_ffn", "num_experts", "num_active_experts",
-             "num_shared_experts", "d_expert", "num_dense_layers"]  # fmt: skip
-    shapes = frame[[name for name in names if name in frame]].fillna(0).astype(int)
-    if "num_kv_heads" not in shapes:
-        shapes["num_kv_heads"] = shapes["num_heads"]
-        notes.append("num_kv_heads is not given: taken as num_heads")
-    experts = [name for name in names[7:] if name in shapes]
-    shapes.loc[~frame["is_moe"], experts] = 0
-    known: dict[tuple[int, ...], tuple[float, ...]] = {}
-    counts = np.empty((len(shapes), 1 + len(COUNTED_WITHOUT)))
-    for place, values in enumerate(shapes.itertuples(index=False)):
-        if tuple(values) not in known:
-            fields = dict(zip(shapes.columns, (int(v) for v in values), strict=True))
-            length = fields.pop("sequence_length")
-            try:
-                model = ModelConfig(**fields)  # type: ignore[arg-type]
-                forward, params = count_forward_flops(model, length), count_parameters(model)
-            except ValueError as error:
-                raise ValueError(f"row {shapes.index[place]}, {error}") from None
-            inner = forward.non_embedding, params.active_non_vocabulary, params.non_vocabulary
-            known[tuple(values)] = (forward.total, *inner)
-        counts[place] = known[tuple(values)]
-    totals = pd.Series(counts[:, 0], index=frame.index)
-    return totals, pd.DataFrame(counts[:, 1:], index=frame.index, columns=list(COUNTED_WITHOUT))
-
-
-def _check_loss_unit(frame: pd.DataFrame, mapping: ColumnMap, warnings: list[str]) -> None:
-    """Losses above a uniform guess's are errors; ones 1.44 times their neighbours' are named."""
-    loss = frame["loss"]
-    if "vocab_size" in frame:
-        bad = loss > UNIFORM_MARGIN * np.log(frame["vocab_size"])
-        _refuse(bad, "loss", loss, "exceeds ln(vocabulary); in bits?")
-    high = float(loss.median()) > MOST_PERPLEXITY and "loss" not in mapping.told
-    rule = "is the median, too high for nats; a perplexity? say --unit loss=perplexity"
-    require(not high, "loss", float(loss.median()), rule)
-    order = np.argsort(frame["compute"].to_numpy(), kind="stable")
-    ordered = loss.iloc[order]
-    window = ordered.rolling(NEIGHBOURS, center=True, min_periods=NEIGHBOURS)
-    ratio = np.abs(np.log(ordered / window.median()))
-    odd = ordered.index[np.abs(ratio + np.log(np.log(2))) < BITS_MARGIN]
-    if 0 < len(odd) < MOST_ODD * len(loss):
-        rows = row_names(frame.loc[odd])
-        warnings.append(f"loss of {rows} is 1.44 times off its neighbours': bits and nats mixed?")
-
-
 def _drop_duplicates(
     frame: pd.DataFrame, settings: pd.DataFrame, warnings: list[str]
 ) -> pd.DataFrame:
@@ -484,17 +318,3 @@ def _drop_duplicates(
         rows = row_names(frame[again])
         warnings.append(f"{again.sum()} row(s) repeat another and count once: {rows}")
     return frame[~again]
-
-
-def _refuse(
-    bad: pd.Series, name: str, values: pd.Series, rule: str | Callable[[int], str], column: str = ""
-) -> None:
-    """Raise a ValueError naming the first bad row of the file, its value and the rule."""
-    if not bad.any():
-        return
-    place = int(bad.to_numpy(dtype=bool).argmax())
-    value = values.iloc[place]
-    text = rule if isinstance(rule, str) else rule(place)
-    shown = float(value) if isinstance(value, float) else value
-    theirs = f" (column {column})" if column and column != name else ""
-    refuse(f"row {bad.index[place]}, {name}{theirs}", shown, text)

@@ -16,7 +16,7 @@ import numpy as np
 from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.analysis.diagnose import Profile, profile
 from moe_leverage.analysis.findings import Findings, published_leverage
-from moe_leverage.analysis.fitting import Fit
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
@@ -65,7 +65,10 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
         "answer": answer.sentences(table, found),
         "leverage": _leverage_rows(found, table.convention_gap),
         "estimators": _estimator_rows(found),
-        "fits": {name: _fit_row(name, fitted) for name, fitted in found.fits.items()},
+        "fits": {
+            name: _fit_row(name, fitted, found.with_outliers.get(name))
+            for name, fitted in found.fits.items()
+        },
         "rivals": {test: [asdict(s) for s in scores] for test, scores in found.scores.items()},
         "skipped": found.skipped,
         "warnings": found.warnings
@@ -158,7 +161,8 @@ def _estimator_rows(found: Findings) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in wide.to_dict("records")]
 
 
-def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
+def _fit_row(name: str, fitted: Fit, both: Fit | None) -> dict[str, Any]:
+    """A fit as values; `both` is the same of all points, outliers too, where there are any."""
     law = fitted.law
     names = law.coefficient_names
     published: Law | None = getattr(PUBLISHED, name, None)
@@ -187,10 +191,21 @@ def _fit_row(name: str, fitted: Fit) -> dict[str, Any]:
         "coefficients": dict(zip(names, law.coefficients, strict=True)),
         "interval": ends,
         "identified": told,
+        "with_outliers": None if both is None else _moved(both, ends),
         "published": printed,
         "range": {key: list(ends) for key, ends in law.domain.items()},
         "note": law.source.note,
     }
+
+
+def _moved(both: Fit, ends: Mapping[str, list[float] | None]) -> dict[str, float] | None:
+    """The coefficients that outliers move out of their intervals, with their values then."""
+    values = dict(zip(both.law.coefficient_names, both.law.coefficients, strict=True))
+    moved = {
+        key: value for key, value in values.items()
+        if (end := ends[key]) is not None and not end[0] <= value <= end[1]
+    }  # fmt: skip
+    return moved or None
 
 
 def _verdicts(names: Sequence[str], profiles: Mapping[str, Profile]) -> dict[str, str]:
@@ -330,9 +345,12 @@ def _fits_part(record: Mapping[str, Any]) -> str:
             value = None if verdict == NOT_IDENTIFIED else value
             printed = (fitted["published"] or {}).get(key)
             ends = fitted["interval"][key]
-            rows.append([name, fitted["equation"], key, value, ends, verdict, printed])
+            both = (fitted["with_outliers"] or {}).get(key)
+            rows.append([name, fitted["equation"], key, value, ends, verdict, printed, both])
     headers = ["fit", "equation", "coefficient", "value", f"{LEVEL:.0%} interval",
-               "profile likelihood", "published"]  # fmt: skip
+               "profile likelihood", "published", "with outliers"]  # fmt: skip
+    if all(row[-1] is None for row in rows):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     return _table("Coefficients of every law that the table identifies.", headers, rows)
 
 
