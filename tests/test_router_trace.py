@@ -32,8 +32,8 @@ def smoke():
 
 def test_it_is_what_the_recorder_would_train_today(trace):
     runs = router_trace.runs()
-    assert list(trace["methods"]) == list(runs)[: len(trace["methods"])]
-    for name, run in list(runs.items())[: len(trace["methods"])]:
+    assert list(trace["methods"]) == list(runs)
+    for name, run in runs.items():
         assert RunConfig.from_dict(trace["methods"][name]["run"]) == run
         assert trace["methods"][name]["run_id"] == run.identity()
     assert trace["steps"] == router_trace.frame_steps(router_trace.RUN.num_steps)
@@ -123,8 +123,8 @@ def test_the_first_steps_come_out_again(trace, smoke):
     assert again["steps"] == trace["steps"][: FIRST_STEPS + 1]
     assert again["text"] == trace["text"]
     total = trace["num_active_experts"] * trace["probe_tokens"]
-    for name, kept in trace["methods"].items():
-        method = again["methods"][name]
+    for name, method in again["methods"].items():
+        kept = trace["methods"][name]
         frames = len(again["steps"])
         np.testing.assert_allclose(method["loss_nats"], kept["loss_nats"][:frames], atol=2e-3)
         moved = np.abs(np.array(method["counts"]) - np.array(kept["counts"][:frames])).sum(axis=-1)

@@ -14,6 +14,7 @@ from moe_leverage.instruments import recording
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 PAGE = "notebooks/tool-router.html"
 ROOT = "[data-router]"
+SHOWN = ("loss", "bias", "none")  # where the address asks for nothing
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -61,9 +62,10 @@ def require_frame(page: Page, trace: dict, frame: int, layer: int) -> None:
     """Numbers, idle experts, choices and biases on the page are those of the recording."""
     rows = page.locator(f"{ROOT} tbody tr")
     texts = page.locator(f"{ROOT} .ml-text")
-    maps = page.locator(f"{ROOT} .ml-grid")
-    assert maps.count() == 1 + len(trace["methods"])  # the biases have a map of their own
-    for i, method in enumerate(trace["methods"].values()):
+    methods = [trace["methods"][name] for name in SHOWN]
+    maps = page.locator(f"{ROOT} .ml-grid").filter(visible=True)
+    assert maps.count() == 1 + len(methods)  # the biases have a map of their own
+    for i, method in enumerate(methods):
         cells = rows.nth(i).locator("td").all_inner_texts()
         assert float(cells[0]) == pytest.approx(method["loss_nats"][frame], abs=6e-4)
         assert float(cells[1]) == pytest.approx(method["entropy"][frame][layer], abs=6e-4)
@@ -71,8 +73,8 @@ def require_frame(page: Page, trace: dict, frame: int, layer: int) -> None:
         numbers = texts.nth(i).locator(".ml-number").all_inner_texts()
         shown = [int(number) for pair in numbers for number in pair.split()]
         assert shown == [int(digit, 36) for digit in method["text"][frame][layer]]
-    idle = sum(sum(method["idle_experts"][frame]) for method in trace["methods"].values())
-    assert page.locator(f"{ROOT} .ml-idle").count() == idle
+    idle = sum(sum(method["idle_experts"][frame]) for method in methods)
+    assert page.locator(f"{ROOT} .ml-idle").filter(visible=True).count() == idle
 
 
 def test_playing_runs_to_the_end_and_can_be_paused(page: Page, trace: dict) -> None:
@@ -108,8 +110,44 @@ def test_a_square_says_its_value_and_the_address_keeps_the_place(page: Page, tra
     expect(page.locator(f"{ROOT} > output")).to_contain_text("layer 2")
 
 
+def test_two_ways_of_balancing_lie_beside_each_other_and_in_the_address(
+    page: Page, trace: dict
+) -> None:
+    """The second ladder's recipe beside its weakened one, as chapters 04 and 05 link them."""
+    page.evaluate("() => { location.hash = '#step=600&beside=strong,weak'; }")
+    rows = page.locator(f"{ROOT} tbody tr")
+    expect(rows).to_have_count(2)
+    strong, weak = (trace["methods"][name] for name in ("strong", "weak"))
+    busiest = [float(row.locator("td").nth(2).inner_text()) for row in rows.all()]
+    wanted = [
+        max_over_mean[-1][-1] for max_over_mean in (strong["max_over_mean"], weak["max_over_mean"])
+    ]
+    assert busiest == pytest.approx(wanted, rel=0.01)
+    assert rows.first.locator("th").inner_text() == "strong balance loss, 0.1"
+    panels = page.locator(f"{ROOT} .ml-panels section").filter(visible=True)
+    assert panels.evaluate_all("all => all.map((s) => s.className)") == [
+        *("ml-strong", "ml-weak"), *("ml-strong", "ml-weak"),
+    ]  # fmt: skip
+    box = page.get_by_role("checkbox", name="weak balance loss")
+    box.focus()
+    page.keyboard.press("Space")
+    expect(rows).to_have_count(1)
+    assert page.url.endswith("#beside=strong")
+    page.get_by_role("checkbox", name="strong balance loss").click()  # the last one stays
+    expect(rows).to_have_count(1)
+    page.evaluate("() => { location.hash = '#beside=nonsense'; }")
+    expect(rows).to_have_count(len(SHOWN))
+
+
+def test_chapters_lead_to_their_pair(site: Path) -> None:
+    for chapter in ("04-activation-ratio", "05-granularity"):
+        text = (site / "notebooks" / f"{chapter}.html").read_text(encoding="utf-8")
+        assert 'href="tool-router.html#beside=strong,weak"' in text, chapter
+
+
 def test_everything_drawn_says_what_it_shows(page: Page) -> None:
-    labels = page.locator(f"{ROOT} svg").evaluate_all("all => all.map((s) => s.ariaLabel)")
+    drawings = page.locator(f"{ROOT} svg").filter(visible=True)
+    labels = drawings.evaluate_all("all => all.map((s) => s.ariaLabel)")
     assert len(labels) == 4 + 4
     assert all(any(c.isdigit() for c in label) or "bias" in label for label in labels)
     slider = page.get_by_label("Step of training")

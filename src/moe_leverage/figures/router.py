@@ -12,10 +12,12 @@ import pandas as pd
 from moe_leverage.page import theme
 from moe_leverage.page.registry import Drawing, figure
 
-STYLES = {
+STYLES: dict[str, tuple[str, str | tuple[int, tuple[int, ...]]]] = {  # colour and line
     "balance loss": ("moe", "-"),
     "selection bias": ("published", "--"),
     "no balancing": ("measured", ":"),
+    "strong balance loss": ("accent", "-."),
+    "weak balance loss": ("ink", (0, (1, 1))),
 }
 PANELS = (("entropy", "entropy of loads"), ("max_over_mean", "largest load over mean"))
 

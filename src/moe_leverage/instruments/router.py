@@ -27,13 +27,19 @@ def script(path: Path = recording.TRACE) -> str:
     """The recording as a script, which works from a file where fetching would not."""
     trace = recording.load(path)
     methods = {
-        name: {"name": NAMES[name]} | {key: m[key] for key in (*PLAYED, "bias") if key in m}
+        name: {"name": NAMES[name], "coefficient": coefficient(m)}
+        | {key: m[key] for key in (*PLAYED, "bias") if key in m}
         for name, m in trace["methods"].items()
     }
     shown = ("num_experts", "num_active_experts", "text", "steps", "probe_tokens")
     values = {key: trace[key] for key in shown} | {"batch_tokens": batch_tokens(trace)}
     text = json.dumps(values | {"methods": methods}, separators=(",", ":"), allow_nan=False)
     return f"window.moeRouter = {text};\n"
+
+
+def coefficient(method: dict[str, Any]) -> float:
+    """The coefficient of a way's balance loss, 0 where it has none."""
+    return float(method["run"]["model"]["routing"]["balance_coefficient"])
 
 
 def course(trace: dict[str, Any]) -> pd.DataFrame:
