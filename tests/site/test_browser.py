@@ -262,6 +262,14 @@ def test_folded_code_opens(visit: Visit) -> None:
     assert page.locator("button.copybtn").count() == page.locator("div.highlight pre").count()
 
 
+@pytest.mark.parametrize("name", ["01-flops-accounting", "12-your-own-runs"])
+def test_no_line_of_code_is_cut(visit: Visit, name: str) -> None:
+    page = visit.go(f"notebooks/{name}.html")
+    assert page.locator(".cell_input pre:visible").count() > 0
+    cut = "all => all.filter((pre) => pre.scrollWidth > pre.clientWidth).length"
+    assert page.locator(".cell_input pre:visible").evaluate_all(cut) == 0
+
+
 def test_handlers_kept_out_of_the_page_still_work(visit: Visit) -> None:
     page = visit.go("book/intro.html")
     page.evaluate("() => { window.printed = 0; window.print = () => { window.printed += 1; }; }")

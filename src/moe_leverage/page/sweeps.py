@@ -23,6 +23,7 @@ from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing
 
 PANEL_INCHES = 2.7
+MOST_COLUMNS = 3
 MIN_PANEL = 2  # places on the axis that make a panel
 MIN_PLACES = 4  # on the axis, for a parabola: three coefficients and one to spare
 
@@ -55,9 +56,10 @@ def draw(
     """
     places = runs.groupby("budget_flops")[axis.name].nunique()
     budgets = sorted(places.index[places >= MIN_PANEL]) or sorted(places.index)
-    rows = -(-len(budgets) // 2)
+    columns = len(budgets) if len(budgets) <= MOST_COLUMNS else 2  # three leave no panel empty
+    rows = -(-len(budgets) // columns)
     fig, grid = plt.subplots(
-        rows, min(len(budgets), 2), squeeze=False, sharex=True,
+        rows, columns, squeeze=False, sharex=True,
         figsize=(theme.WIDTH_INCHES * (1.25 if len(budgets) > 1 else 1), PANEL_INCHES * rows + 0.4),
     )  # fmt: skip
     panels = list(grid.ravel())
@@ -71,7 +73,8 @@ def draw(
         shown[-1].set_xlabel(axis.label)
         shown[-1].tick_params(labelbottom=True)
     if len(series) > 1 or axis.band:
-        panels[0].legend(fontsize=8.5)
+        above = (0.0, 1.1)  # the title too: inside, it would hide intervals
+        panels[0].legend(fontsize=8.5, loc="lower left", bbox_to_anchor=above, ncols=3)
     note(fig, "Ours alone: the paper prints none of its losses.")
     return Drawing(fig, runs, finding(runs, axis, series))
 
