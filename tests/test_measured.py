@@ -86,6 +86,10 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     assert index["failing_gates"]["joint"] == list(
         gates.failing(part, {"activation", "granularity"}, gates.gates(part))
     )
+    part_of = measured.fit_parts(part, resamples=20)
+    lacking = measured.failing_gates(part, part_of, {"granularity"})["joint"]
+    assert lacking == [measured.COMPLETE, *index["failing_gates"]["joint"]]
+    assert measured.COMPLETE not in measured.failing_gates(part, part_of, {"tuning"})["joint"]
     for name, law in index["fits"].items():
         assert type(Fit.load(tmp_path / f"{name}.json").law).__name__ == law
     assert {"leverage.csv", "rivals.csv", "profiles.csv"} <= {p.name for p in tmp_path.iterdir()}

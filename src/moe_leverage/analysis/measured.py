@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,8 @@ PARTS = {  # of the laws: the roles of the studies that each is made from
     "leverage": ("plain", "held out", "variant"),
 }
 LADDER = 1  # the protocol of the runs behind leverage, and of what the chapters say was trained
-LADDERS = {"hyperparameters": 2, "allocation": LADDER, "leverage": LADDER}
+LADDERS = {"hyperparameters": 2, "allocation": 2, "leverage": LADDER}
+COMPLETE = "complete"  # beside the gates: every planned run is recorded
 TABLES = ("leverage", "rivals", "profiles")
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
 QUANTITIES = (
@@ -108,11 +109,16 @@ def joined(parts: Mapping[str, Findings]) -> Findings:
 
 
 def write_fits(
-    frame: pd.DataFrame, directory: Path = DIRECTORY, *, resamples: int = RESAMPLES
+    frame: pd.DataFrame,
+    directory: Path = DIRECTORY,
+    *,
+    resamples: int = RESAMPLES,
+    incomplete: Collection[str] = (),
 ) -> dict[str, Any]:
     """Fit the ledger and write `<name>.json` a fit, the tables and `index.json`; give the index.
 
-    `frame` is the ledger's whole table, since gates look at studies that feed no law any more.
+    `frame` is the ledger's whole table, since gates look at studies that feed no law any more;
+    `incomplete` are the studies that lack runs they plan.
     Files of fits that are no longer made are removed; what else lies in the directory stays.
     """
     parts = fit_parts(frame, resamples=resamples)
@@ -130,7 +136,7 @@ def write_fits(
     index = {
         "ledger": digest(fed(frame)),
         "fits": {name: type(fitted.law).__name__ for name, fitted in sorted(found.fits.items())},
-        "failing_gates": failing_gates(frame, parts),
+        "failing_gates": failing_gates(frame, parts, incomplete),
         "skipped": dict(sorted(found.skipped.items())),
         "warnings": found.warnings,
         "noise": None if found.leverage is None else found.leverage.noise_source,
@@ -139,13 +145,19 @@ def write_fits(
     return index
 
 
-def failing_gates(frame: pd.DataFrame, parts: Mapping[str, Findings]) -> dict[str, list[str]]:
-    """By fit, the gates that its studies rest on and that fail: it is silent while any does."""
+def failing_gates(
+    frame: pd.DataFrame, parts: Mapping[str, Findings], incomplete: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """By fit, the gates that its studies rest on and that fail: it is silent while any does.
+
+    A study that lacks planned runs decides nothing either, as if a gate named COMPLETE failed.
+    """
     found = gates.gates(frame)
     failing: dict[str, list[str]] = {}
     for part in PARTS:
         behind = frame.loc[of_part(frame, part), "study"].unique() if len(frame) else ()
-        shut = list(gates.failing(frame, behind, found))
+        shut = [COMPLETE] if set(behind) & set(incomplete) else []
+        shut += gates.failing(frame, behind, found)
         failing |= dict.fromkeys(named(parts[part].fits), shut)
     return dict(sorted(failing.items()))
 

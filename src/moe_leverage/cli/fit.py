@@ -112,7 +112,9 @@ def fits(
         current = bool(index) and index["ledger"] == measured.digest(measured.fed(frame))
         typer.echo(json.dumps({"current": current}) if as_json else f"current: {current}")
         raise typer.Exit(0 if current else 1)
-    index = measured.write_fits(frame)
+    standings = map(ledger.standing, frame["study"].unique())
+    incomplete = [found.study for found in standings if not found.is_complete]
+    index = measured.write_fits(frame, incomplete=incomplete)
     if as_json:
         typer.echo(json.dumps(index, indent=2))
         return

@@ -47,11 +47,11 @@ REACH_FLOPS = (1e11, 1e24)
 @figure(
     "allocation-laws",
     paper="Figure 4 and Table 1",
-    data=("paper/table_01.csv", "paper/coefficients.toml", "fits/adopted/allocation.json"),
-    studies=("allocation",),
+    data=("paper/table_01.csv", "paper/coefficients.toml"),
+    studies=("isoflop",),
     caption="The best model scale and the best number of tokens against training compute, for "
-    "dense and mixture-of-experts models, solid where the laws were fitted. Dash-dotted: our law "
-    "as our later runs used it, beside the fit to all runs that stand now.",
+    "dense and mixture-of-experts models, solid where the laws were fitted; our own with their "
+    "90 % intervals, and dash-dotted as later runs used them, once these are planned.",
 )
 def allocation(
     laws: Mapping[tuple[str, str], PowerLaw],
@@ -108,7 +108,7 @@ def allocation(
     "allocation-ratio",
     paper="Section 2.3, second insight",
     data=("paper/coefficients.toml",),
-    studies=("allocation",),
+    studies=("isoflop",),
     caption="The best MoE model scale over the best dense one at the same compute, from Table 1. "
     "Below the dashed line the MoE model is the smaller one. The band marks the compute at which "
     "the laws were fitted.",
@@ -143,7 +143,7 @@ def ratio(
 @figure(
     "loss-allocation",
     paper="Figure 4, the isoFLOP curves",
-    studies=("allocation",),
+    studies=("isoflop",),
     caption="Held-out loss against model scale at fixed compute, dense and MoE, with the 90 % "
     "interval of the noise between seeds. Dashed: the parabola of ln L in ln M at each budget. "
     "Stars: its lowest point, where it lies inside the sizes tried.",
@@ -151,7 +151,7 @@ def ratio(
 def isoflops(
     runs: pd.DataFrame, minima: pd.DataFrame, repeated: pd.DataFrame | None = None
 ) -> Drawing:
-    """Loss over M at each budget; `runs` are those of `allocation`, `minima` their parabolas'."""
+    """Loss over M at each budget; `runs` are those of `isoflop`, `minima` their parabolas'."""
     means = linked_means(runs, ["family", "flops_per_token"], repeated)
     budgets = sorted(means["budget_flops"].unique())
     inks = theme.sequential_colours(len(budgets))
