@@ -171,13 +171,14 @@ def _pair_finding(runs: pd.DataFrame) -> str:
 def _farthest(runs: pd.DataFrame) -> str:
     """The run farthest from the median of its model, and the gap without it; by name, not cut."""
     off = runs["loss_nats"] - runs.groupby("family")["loss_nats"].transform("median")
-    place = off.abs().idxmax()
-    others = runs.drop(index=place).groupby("family")["loss_nats"].mean()
-    if len(others) < len(FAMILIES) or not off[place]:
+    place = int(off.abs().to_numpy().argmax())
+    distance = float(off.iloc[place])
+    family, seed = str(runs["family"].iloc[place]), int(runs["seed"].iloc[place])
+    others = runs.drop(index=runs.index[place]).groupby("family")["loss_nats"].mean()
+    if len(others) < len(FAMILIES) or not distance:
         return ""
-    family, seed = str(runs.loc[place, "family"]), int(runs.loc[place, "seed"])
     return (
         f" Seed {seed} of the {FAMILIES[family]} model lies farthest from the median of its own, "
-        f"by {off[place]:+.3f} nats; without it the mixture ends "
+        f"by {distance:+.3f} nats; without it the mixture ends "
         f"{others['moe'] - others['dense']:+.3f} nats from its partner."
     )

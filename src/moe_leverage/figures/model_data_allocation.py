@@ -39,7 +39,7 @@ from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("training_flops", "flops_per_token", "num_tokens", "family")
 AXES = ("flops_per_token", "num_tokens")
-SCALE_TICKS = (1e5, 2e5, 5e5, 1e6, 2e6, 5e6)
+SCALE_TICKS = (3e4, 1e5, 3e5, 1e6)
 FIT_NAMES = {"flops_per_token": "model", "num_tokens": "tokens"}
 REACH_FLOPS = (1e11, 1e24)
 
@@ -173,7 +173,7 @@ def isoflops(
         plain_ticks(ax.xaxis, SCALE_TICKS, ".0e")
         ax.set_title(FAMILIES[name])
     axes[0].set_ylabel(axis_label("loss_nats"))
-    axes[0].legend(fontsize=8.5)
+    axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     note(fig, "Ours alone: the paper prints none of these losses.")
     asked = means.groupby(["family", "budget_flops"]).ngroups
     finding = (
