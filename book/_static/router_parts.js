@@ -124,10 +124,10 @@
   /* A way of balancing with the coefficient of its loss, where it has one */
   const titled = ({ name, coefficient }) => (coefficient ? `${name}, ${coefficient}` : name);
 
-  const headed = (key, method, ...children) =>
+  const headed = (what, key, method, ...children) =>
     element(
       "section",
-      { class: `ml-${key}`, "aria-label": method.name },
+      { class: `ml-${key}`, "aria-label": `${what}, ${method.name}` },
       element(
         "p",
         { class: "ml-title" },
@@ -140,7 +140,7 @@
   /* Loads, and selection biases where there are any */
   function maps(trace, [key, method]) {
     const load = grid(trace, `Loads of the experts, ${method.name}`);
-    const root = headed(key, method, ...load.nodes);
+    const root = headed("Loads", key, method, ...load.nodes);
     const most = method.bias ? Math.max(...method.bias.flat(2).map(Math.abs)) || 1 : 1;
     const bias = method.bias ? grid(trace, "Selection biases") : null;
     if (bias)
@@ -194,7 +194,7 @@
       return { both, number };
     });
     return {
-      root: headed(key, method, text),
+      root: headed("Experts of the text", key, method, text),
       show(frame, layer) {
         const digits = method.text[frame][layer];
         const k = trace.num_active_experts;
