@@ -18,6 +18,7 @@ from moe_leverage.audit.trends import fitted, measure
 from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
 from moe_leverage.studies.catalogue import STUDIES
 from moe_leverage.theory.laws import PowerLaw
+from moe_leverage.training.schedule import curve_steps
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
 
@@ -251,11 +252,13 @@ def test_a_loss_below_every_dense_run_is_no_number(directory: Path) -> None:
     assert evidence.with_response(sparse, "log_leverage")["response"].isna().all()
 
 
-def test_early_loss_is_read_at_a_tenth_of_the_tokens() -> None:
-    curve = [float(place) for place in range(1, 65)]  # ends of (i / 64)^2 of the steps
-    frame = pd.DataFrame({"training_loss_curve_nats": [curve], "loss_nats": [1.0]})
-    (point,) = evidence.with_response(frame, "early_loss")["response"]
-    assert (point / 64) ** 2 == pytest.approx(0.1, abs=0.01)
+def test_early_loss_is_read_at_a_tenth_of_the_tokens_whatever_the_grid() -> None:
+    steps = [1000, 1012, 37]
+    curves = [[float(step) / n for step in curve_steps(n)] for n in steps]
+    assert len(set(map(len, curves))) > 1
+    frame = pd.DataFrame({"training_loss_curve_nats": curves, "num_steps": steps})
+    found = evidence.with_response(frame, "early_loss")["response"]
+    np.testing.assert_allclose(found, 0.1, rtol=1e-12)
 
 
 def test_a_study_of_a_new_axis_needs_no_list_to_be_measured(directory: Path) -> None:

@@ -527,10 +527,10 @@ def test_the_run_that_lies_off_is_named_and_the_gap_given_without_it():
     pair.loc[:, "loss_nats"] = np.where(pair["family"] == "moe", 2.9, 3.0)
     plain = ENTRIES["nano-beta-curves"].function(pair).finding
     assert "farthest" not in plain
-    assert "-0.100 nats from its dense partner" in plain
+    assert "less its dense partner's is -0.100 nats" in plain
     place = pair.index[pair["family"] == "dense"][-1]
     pair.loc[place, "loss_nats"] = 3.4
     told = ENTRIES["nano-beta-curves"].function(pair).finding
     assert f"Seed {pair.loc[place, 'seed']} of the dense model" in told
     assert "+0.400 nats" in told
-    assert "without it the mixture ends -0.100 nats" in told
+    assert "without it the difference is -0.100 nats" in told

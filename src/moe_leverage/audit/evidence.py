@@ -25,6 +25,7 @@ from moe_leverage.config import PAPER_ROUTING, require
 from moe_leverage.paths import DATA
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
+from moe_leverage.training.schedule import curve_steps
 
 MIN_FRONTIER = 2  # dense budgets between which a leverage can be read
 EARLY_SHARE = 0.1  # of the tokens: where `early_loss` is read
@@ -120,7 +121,8 @@ def with_response(frame: pd.DataFrame, response: str) -> pd.DataFrame:
     if response == "log_leverage":
         return frame.assign(response=_log_leverage(frame))
     if response == "early_loss":
-        return frame.assign(response=frame["training_loss_curve_nats"].map(early_loss))
+        curves = zip(frame["training_loss_curve_nats"], frame["num_steps"], strict=True)
+        return frame.assign(response=[early_loss(curve, int(steps)) for curve, steps in curves])
     loss = frame["loss_nats"]
     return frame.assign(response=np.log(loss) if response == "log_loss" else loss)
 
@@ -146,13 +148,17 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
     return np.where(np.isfinite(change), change, 0.0)
 
 
-def early_loss(curve: Sequence[float]) -> float:
-    """Training loss when a tenth of the tokens is seen; the curve's grid is quadratic in i.
+def early_loss(curve: Sequence[float], num_steps: int) -> float:
+    """Training loss when a tenth of the tokens is seen, between the points of the curve's grid.
 
-    >>> early_loss([5.0, 4.0, 3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-    3.0
+    Curves of other lengths have other grids, so that their points with one number do not compare.
+
+    >>> early_loss([5.0, 4.0, 3.0, 2.0, 1.0], num_steps=5)
+    5.0
+    >>> early_loss([float(step) for step in curve_steps(1000)], num_steps=1000)
+    100.0
     """
-    return float(curve[max(round(len(curve) * EARLY_SHARE**0.5) - 1, 0)])
+    return float(np.interp(EARLY_SHARE * num_steps, curve_steps(num_steps), curve))
 
 
 def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:

@@ -85,8 +85,8 @@ def by_component(table: pd.DataFrame, published: str) -> Drawing:
     paper="Appendix C, Equations 14 to 16",
     data=("paper/table_07.csv",),
     caption="The same models under three conventions: compute per token relative to the exact "
-    "count of the non-embedding part. The upper dashed line is what Equation 16 adds by counting "
-    "the logits.",
+    "count of the non-embedding part, both for training. The upper dashed line is Equation 16 as a "
+    "whole, with the logits.",
 )
 def conventions(table: pd.DataFrame, published: str) -> Drawing:
     """Compute under each convention over the exact M, against the exact M."""

@@ -156,15 +156,17 @@ def _pair_finding(runs: pd.DataFrame) -> str:
         return f"{len(runs)} runs are drawn, of one family only."
     gap = float(groups["moe"].mean() - groups["dense"].mean())
     error = float(np.sqrt(sum(losses.var() / len(losses) for losses in groups.values())))
-    early = runs["training_loss_curve_nats"].map(early_loss).groupby(runs["family"]).mean()
+    curves = zip(runs["training_loss_curve_nats"], runs["num_steps"], strict=True)
+    starts = pd.Series([early_loss(curve, int(steps)) for curve, steps in curves], runs.index)
+    early = starts.groupby(runs["family"]).mean()
     start = (
         f"; when a tenth of the tokens is seen the {FAMILIES[str(early.idxmin())]} model is ahead, "
         f"by {early.max() - early.min():.2f} nats on average"
     )
     known = f"standard error {error:.3f}" if np.isfinite(error) else "seeds not repeated"
     return (
-        f"The mixture ends {gap:+.3f} nats from its dense partner ({known}; the paper's pair about "
-        f"0.01){start}.{_farthest(runs)}"
+        f"The mixture's loss less its dense partner's is {gap:+.3f} nats ({known}; the paper's "
+        f"pair about 0.01){start}.{_farthest(runs)}"
     )
 
 
@@ -179,6 +181,6 @@ def _farthest(runs: pd.DataFrame) -> str:
         return ""
     return (
         f" Seed {seed} of the {FAMILIES[family]} model lies farthest from the median of its own, "
-        f"by {distance:+.3f} nats; without it the mixture ends "
-        f"{others['moe'] - others['dense']:+.3f} nats from its partner."
+        f"by {distance:+.3f} nats; without it the "
+        f"difference is {others['moe'] - others['dense']:+.3f} nats."
     )

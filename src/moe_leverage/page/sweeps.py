@@ -94,8 +94,8 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
         listed = ", ".join(f"{p} at {b}" for p, b in zip(places, budgets, strict=True))
         sure = int((found["gap"] > found["gap_needed"]).sum())
         sentences.append(
-            f"The lowest mean loss{of} is at {listed}; it is further below the next one than the "
-            f"seeds differ at {sure} of {len(found)} budgets"
+            f"The lowest mean loss{of} is at {listed}; at {sure} of {len(found)} budgets it lies "
+            f"further below the next one than seeds differ"
         )
     if axis.band:
         found = best(runs[runs["series"] == next(iter(series))], axis.name)
