@@ -61,7 +61,10 @@ def test_a_lucky_seed_moves_no_optimum():
         once.assign(seed=seed, loss=np.where(largest, once["loss"] * by, once["loss"]))
         for seed, by in enumerate((0.98, 1.0, 1 / 0.98))
     ]
-    worse = once[largest].assign(config_id="worse", loss=once["loss"] * 1.01)  # another rate
+    other = once[largest].assign(config_id="other")  # a worse rate, with the luckiest seed of all
+    worse = pd.concat(
+        [other.assign(seed=i, loss=other["loss"] * by) for i, by in ((0, 0.95), (1, 1.09))]
+    )
     found = isoflop_optima(pd.concat([*repeated, worse], ignore_index=True))
     np.testing.assert_allclose(found["flops_per_token"], law(BUDGETS), rtol=1e-3)
     table = pd.concat([*repeated, worse], ignore_index=True).assign(

@@ -117,15 +117,9 @@
       load.entropy[i].toFixed(3),
       load.idle_experts[i],
     ]);
-    const scroll = {
-      class: "ml-scroll",
-      tabindex: "0",
-      role: "region",
-      "aria-label": "Load of the experts",
-    };
     return [
       element("h4", {}, "Load of the experts"),
-      element("div", scroll, grid(head, rows)),
+      scrolled("Load of the experts", "ml-scroll", grid(head, rows)),
       element("p", {}, gate(load)),
     ];
   }
@@ -169,17 +163,19 @@
       large(limit),
       element("span", {}, ...linked(detail)),
     ]);
-    const scroll = {
-      class: "ml-scroll ml-gates",
-      tabindex: "0",
-      role: "region",
-      "aria-label": "Gates of its studies",
-    };
     return [
       element("h4", {}, "Gates of its studies"),
       element("p", {}, `${words} A claim rests on these and on those of its ladder's searches.`),
-      ...(rows.length ? [element("div", scroll, grid(head, cells))] : []),
+      ...(rows.length
+        ? [scrolled("Gates of its studies", "ml-scroll ml-gates", grid(head, cells))]
+        : []),
     ];
+  }
+
+  /* A table that scrolls in its frame, which the keyboard reaches and a reader hears by name. */
+  function scrolled(name, kind, table) {
+    const frame = { class: kind, tabindex: "0", role: "region", "aria-label": name };
+    return element("div", frame, table);
   }
 
   function grid(head, rows) {
