@@ -67,6 +67,10 @@ def test_impossible_models_name_field_and_value(changes, field, value):
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"learning_rate": 11.0}, "learning_rate"),
         ({"merge_checkpoints": 11, "merge_interval": 10}, "merge_checkpoints"),
+        ({"merge_windows": 2}, "merge_windows"),  # of nothing
+        ({"merge_checkpoints": 6, "merge_windows": 3}, "merge_windows"),
+        ({"merge_checkpoints": 4, "merge_windows": 3}, "merge_windows"),
+        ({"merge_checkpoints": 4, "merge_windows": 10**9}, "merge_windows"),
     ],
 )
 def test_impossible_runs_name_the_field(changes, field):

@@ -11,6 +11,7 @@ from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.training.schedule import (
     DECAYS,
     learning_rate_multiplier,
+    merge_windows,
     merged_steps,
     phase_steps,
 )
@@ -96,5 +97,8 @@ def test_a_step_outside_the_run_is_refused(step):
 
 def test_merged_steps_end_at_the_last_step():
     run = dataclasses.replace(RUN, merge_checkpoints=4, merge_interval=25)
-    assert merged_steps(run) == [25, 50, 75, 100]
-    assert merged_steps(RUN) == []
+    assert merged_steps(run, 4) == [25, 50, 75, 100]
+    assert merged_steps(run, 2) == [75, 100]
+    assert merge_windows(run) == [4]
+    assert merge_windows(dataclasses.replace(run, merge_windows=2)) == [4, 2]
+    assert merge_windows(RUN) == []

@@ -41,7 +41,8 @@ from moe_leverage.training.schedule import CURVE_POINTS, curve_steps
 def results(record):
     """The part of a record that must not depend on time or machine."""
     names = (*ledger.RESULTS, "training_loss_curve_nats", "steps_done", "status", "run_id")
-    return {name: record[name] for name in names}
+    optional = {"merge_window_losses_nats"} & set(record)
+    return {name: record[name] for name in (*names, *optional)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -241,7 +242,7 @@ def test_every_tensor_is_made_on_the_device_of_the_machine(name, precision, disp
                 restore(again, tensors(state), seconds=0.0)
                 for share in shares[2:]:
                     assert learn(again, run, share, machine)
-                exchange_merged(again)
+                exchange_merged(again, 2)
                 return again.losses, evaluate(again.wrapped, run, CORPUS, machine)
 
     assert found(elsewhere=True) == found(elsewhere=False)
@@ -303,7 +304,7 @@ class KilledAfter:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("step", [1, 7, 11])
 def test_kill_and_resume_is_bit_identical(name, step, tmp_path, monkeypatch):
-    run = run_of(MODELS[name], merge_checkpoints=3, merge_interval=2)
+    run = run_of(MODELS[name], merge_checkpoints=4, merge_interval=2, merge_windows=2)
     whole = train(run, corpus=CORPUS, execution=CPU)
     often = dataclasses.replace(CPU, checkpoint_seconds=1e-9)
     monkeypatch.setattr(training, "batch", KilledAfter(step))
@@ -425,6 +426,20 @@ def test_merging_averages_the_late_checkpoints(tmp_path):
     assert unmerged != record["validation_loss_nats"]
     plain = train(run_of(decay="none"), corpus=CORPUS, execution=CPU)
     assert unmerged == plain["validation_loss_nats"]
+
+
+def test_one_run_answers_for_every_window_of_its_merge(tmp_path):
+    run = run_of(decay="none", merge_checkpoints=8, merge_windows=3)
+    record = train(run, corpus=CORPUS, execution=CPU, checkpoint_directory=tmp_path)
+    apart = [
+        train(run_of(decay="none", merge_checkpoints=n), corpus=CORPUS, execution=CPU)
+        for n in (8, 4, 2)
+    ]
+    losses = [one["validation_loss_nats"] for one in apart]
+    assert record["merge_window_losses_nats"] == losses
+    assert record["validation_loss_nats"] == losses[0]
+    assert len(set(losses)) == 3
+    assert "merge_window_losses_nats" not in apart[0]
 
 
 def test_divergence_ends_the_run_with_its_record(tmp_path):

@@ -35,6 +35,7 @@ SMALLEST_RATIO = 1e-9  # A: one expert of a billion
 GRANULARITIES = (1e-3, 1e6)  # G, from experts of 2000 times the model's width on
 MOST = 10**12  # of anything that is counted: beyond it no machine holds a model or a run
 MOST_LAYERS = 10**6  # of a model; each is an object, and some counts go through them
+MOST_MERGE_WINDOWS = 16  # each needs twice the checkpoints of the one before
 LARGEST_FILE = 64 << 20  # bytes of a JSON file that is read for its fields
 
 
@@ -520,6 +521,7 @@ class RunConfig(Record):
     final_rate_fraction: float = 0.1  # learning rate of the last step over the peak
     merge_checkpoints: int = 0  # equally weighted checkpoints merged at the end (WSM); 0: none
     merge_interval: int = 1  # steps between two merged checkpoints
+    merge_windows: int = 1  # merges scored: of all checkpoints, their last half, last quarter, ...
     weight_decay: float = 0.1
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -551,6 +553,14 @@ class RunConfig(Record):
         merged_steps = self.merge_checkpoints * self.merge_interval
         rule = f"with merge_interval = {self.merge_interval} needs more steps than num_steps"
         require(merged_steps <= self.num_steps, "merge_checkpoints", self.merge_checkpoints, rule)
+        self._check_windows()
+
+    def _check_windows(self) -> None:
+        require_count("merge_windows", self.merge_windows, 1, MOST_MERGE_WINDOWS)
+        times = 2 ** (self.merge_windows - 1)
+        is_halved = self.merge_checkpoints % times == 0 and self.merge_checkpoints >= 2 * times
+        rule = f"must halve merge_checkpoints = {self.merge_checkpoints} into two or more each time"
+        require(self.merge_windows == 1 or is_halved, "merge_windows", self.merge_windows, rule)
 
     @property
     def batch_tokens(self) -> int:

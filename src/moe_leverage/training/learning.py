@@ -5,7 +5,7 @@ many processes and micro-batches share the batch.
 
     loss     cross-entropy of the next token alone, nats a token
     counts   assignments [L, E] of the whole batch to the experts of each layer that routes
-    merged   mean of the late checkpoints that have entered the merge so far
+    merged   mean of the late checkpoints that have entered a merge so far, of each window
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.routing import load_statistics
 from moe_leverage.model.transformer import ModelOutput, Transformer, build_model
 from moe_leverage.training.machine import Machine, like, whole
-from moe_leverage.training.schedule import learning_rate_multiplier, load_steps, merged_steps
+from moe_leverage.training.schedule import (
+    learning_rate_multiplier,
+    load_steps,
+    merge_windows,
+    merged_steps,
+)
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names of its two moments of a gradient
 NEGLIGIBLE = 1e-30  # a moment this small moves a weight by less than 1e-22 of the learning rate
@@ -37,7 +42,7 @@ class State:
     wrapped: nn.Module  # the model as called, which averages gradients over processes
     optimiser: torch.optim.AdamW
     losses: list[float] = field(default_factory=list)  # one a step
-    merged: dict[str, Tensor] = field(default_factory=dict)
+    merged: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by checkpoints, most first
     loads: list[list[float]] = field(default_factory=list)  # max over mean, [points][L]
     seconds: float = 0.0  # of training, over all sittings
 
@@ -69,7 +74,8 @@ def start(run: RunConfig, machine: Machine) -> State:
         eps=run.adam_eps,
         fused=True,
     )
-    return State(model=model, wrapped=wrapped, optimiser=optimiser)
+    merged: dict[int, dict[str, Tensor]] = {window: {} for window in merge_windows(run)}
+    return State(model=model, wrapped=wrapped, optimiser=optimiser, merged=merged)
 
 
 def learn(state: State, run: RunConfig, tokens: Tensor, machine: Machine) -> bool:
@@ -96,8 +102,7 @@ def learn(state: State, run: RunConfig, tokens: Tensor, machine: Machine) -> boo
         _note_loads(state, run, machine.sum(counts))
     if state.steps_done % flush_interval(run) == 0:
         _flush_moments(state)
-    if state.steps_done in (steps := merged_steps(run)):
-        _merge(state, 1 / (steps.index(state.steps_done) + 1))
+    _merge(state, run)
     return True
 
 
@@ -127,7 +132,8 @@ def tensors(state: State) -> dict[str, Tensor]:
     named = dict(state.model.named_parameters())
     found: dict[str, Tensor] = {f"model.{name}": weight for name, weight in named.items()}
     found |= {f"model.{name}": buffer for name, buffer in state.model.named_buffers()}
-    found |= {f"merged.{name}": weight for name, weight in state.merged.items()}
+    for window, weights in state.merged.items():
+        found |= {f"{merge_name(state, window)}.{name}": w for name, w in weights.items()}
     if state.losses:
         for moment in MOMENTS:
             found |= {f"{moment}.{n}": state.optimiser.state[w][moment] for n, w in named.items()}
@@ -153,8 +159,10 @@ def misfit(state: State, saved: Mapping[str, Tensor], steps_done: int) -> str:
     wanted |= {f"model.{name}": tensor for name, tensor in state.model.named_buffers()}
     for kind in MOMENTS if steps_done else ():
         wanted |= {f"{kind}.{name}": weight for name, weight in named.items()}
-    if any(name.startswith("merged.") for name in saved):
-        wanted |= {f"merged.{name}": weight for name, weight in named.items()}
+    for window in state.merged:
+        prefix = merge_name(state, window)
+        if any(name.startswith(f"{prefix}.") for name in saved):
+            wanted |= {f"{prefix}.{name}": weight for name, weight in named.items()}
     for name in [*wanted, "losses", "loads"]:
         if name not in saved:
             return f"{name} is missing"
@@ -176,21 +184,28 @@ def restore(state: State, saved: Mapping[str, Tensor], seconds: float) -> None:
     state.loads = saved["loads"].tolist()
     state.seconds = seconds
     for name, weight in named.items():
-        if f"merged.{name}" in saved:
-            state.merged[name] = like(weight, saved[f"merged.{name}"])
+        for window, weights in state.merged.items():
+            if (key := f"{merge_name(state, window)}.{name}") in saved:
+                weights[name] = like(weight, saved[key])
         if state.losses:
             steps = torch.tensor(float(state.steps_done), device=weight.device)
             moments = {moment: like(weight, saved[f"{moment}.{name}"]) for moment in MOMENTS}
             state.optimiser.state[weight] = {"step": steps, **moments}
 
 
+def merge_name(state: State, window: int) -> str:
+    """What the mean over a window is called in a checkpoint; that over all of them is the run's."""
+    return "merged" if window == max(state.merged) else f"merged_last_{window}"
+
+
 @torch.no_grad()
-def exchange_merged(state: State) -> None:
+def exchange_merged(state: State, window: int) -> None:
     """Swap the weights of the last step with the merged ones; a second call swaps them back."""
+    merged = state.merged[window]
     for name, weight in state.model.named_parameters():
         last = weight.detach().clone()
-        weight.copy_(state.merged[name])
-        state.merged[name] = last
+        weight.copy_(merged[name])
+        merged[name] = last
 
 
 def _backward(
@@ -241,10 +256,14 @@ def _flush_moments(state: State) -> None:
 
 
 @torch.no_grad()
-def _merge(state: State, share: float) -> None:
-    """Let the weights of this step into the running mean, of which they are then `share`."""
-    for name, weight in state.model.named_parameters():
-        if name in state.merged:
-            state.merged[name].lerp_(weight, share)
-        else:
-            state.merged[name] = weight.detach().clone()
+def _merge(state: State, run: RunConfig) -> None:
+    """Let the weights of this step into the running mean of each window that it belongs to."""
+    for window, merged in state.merged.items():
+        if state.steps_done not in (steps := merged_steps(run, window)):
+            continue
+        share = 1 / (steps.index(state.steps_done) + 1)
+        for name, weight in state.model.named_parameters():
+            if name in merged:
+                merged[name].lerp_(weight, share)
+            else:
+                merged[name] = weight.detach().clone()

@@ -231,15 +231,23 @@ def _record(
 
 
 def _evaluate(state: State, run: RunConfig, corpus: Corpus, machine: Machine) -> dict[str, Any]:
-    """Validation of the model the run yields; of a merged one, also of its last checkpoint."""
+    """Validation of the model the run yields; of a merged one, also of its last checkpoint.
+
+    Where several windows are scored, `merge_window_losses_nats` has the loss of each, the largest
+    window first.
+    """
     score = functools.partial(evaluate, state.wrapped, run, corpus, machine)
     last = score()
     if not state.merged:
         return last
-    exchange_merged(state)
-    merged = score()
-    exchange_merged(state)
-    return {**merged, "unmerged_validation_loss_nats": last["validation_loss_nats"]}
+    merged = []
+    for window in state.merged:
+        exchange_merged(state, window)
+        merged.append(score())
+        exchange_merged(state, window)
+    found = {**merged[0], "unmerged_validation_loss_nats": last["validation_loss_nats"]}
+    losses = [of["validation_loss_nats"] for of in merged]
+    return found | ({"merge_window_losses_nats": losses} if len(losses) > 1 else {})
 
 
 def _curve(losses: list[float], num_steps: int) -> list[float]:

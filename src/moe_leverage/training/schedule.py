@@ -104,15 +104,33 @@ def load_steps(run: RunConfig) -> tuple[int, ...]:
     return tuple(sorted({*points}))
 
 
-def merged_steps(run: RunConfig) -> list[int]:
-    """Numbers of steps done at which a checkpoint enters the merge, ascending; the last is n.
+def merge_windows(run: RunConfig) -> list[int]:
+    """Checkpoints in each merge that is scored, all of them first; none where nothing is merged.
+
+    One run at a constant rate answers for every window: a window is the last half of the one
+    before, and the last checkpoint alone is the unmerged model.
+
+    >>> from moe_leverage.config import ModelConfig
+    >>> model = ModelConfig(vocab_size=16, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1,
+    ...     d_ffn=16)
+    >>> merge_windows(RunConfig(model=model, corpus="smoke", sequence_length=8, batch_sequences=1,
+    ...     num_steps=100, learning_rate=1e-3, merge_checkpoints=8, merge_windows=3))
+    [8, 4, 2]
+    """
+    if not run.merge_checkpoints:
+        return []
+    return [run.merge_checkpoints >> halvings for halvings in range(run.merge_windows)]
+
+
+def merged_steps(run: RunConfig, window: int) -> list[int]:
+    """Numbers of steps done at which one of `window` checkpoints is kept, ascending; n is last.
 
     >>> from moe_leverage.config import ModelConfig
     >>> model = ModelConfig(vocab_size=16, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1,
     ...     d_ffn=16)
     >>> merged_steps(RunConfig(model=model, corpus="smoke", sequence_length=8, batch_sequences=1,
-    ...     num_steps=100, learning_rate=1e-3, merge_checkpoints=3, merge_interval=10))
+    ...     num_steps=100, learning_rate=1e-3, merge_checkpoints=3, merge_interval=10), window=3)
     [80, 90, 100]
     """
-    ages = range(run.merge_checkpoints - 1, -1, -1)
+    ages = range(window - 1, -1, -1)
     return [run.num_steps - age * run.merge_interval for age in ages]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from moe_leverage.accounting import count_parameters, count_training_flops
 from moe_leverage.config import RunConfig, require
+from moe_leverage.training.schedule import merge_windows
 
 BYTES_A_PARAMETER = 16  # fp32 weight, gradient and two moments
 BYTES_A_MODULE = 20_000  # of Python objects of one layer
@@ -58,7 +59,7 @@ def need(run: RunConfig, *, device: str = "cpu", processes: int = 1, micro: int 
     widths = KEPT_WIDTHS * model.d_model + 2 * model.d_active_ffn
     kept = tokens * (model.num_layers * widths + 2 * model.vocab_size) * BYTES_A_NUMBER
     batch = 2 * 8 * run.batch_sequences * (run.sequence_length + 1)  # the whole one, in int64
-    copies = BYTES_A_PARAMETER + BYTES_A_NUMBER * bool(run.merge_checkpoints)
+    copies = BYTES_A_PARAMETER + BYTES_A_NUMBER * len(merge_windows(run))
     speed = FLOPS_PER_SECOND.get(device, max(FLOPS_PER_SECOND.values())) * processes
     speed *= (os.cpu_count() or 1) if device == "cpu" else 1
     return Need(
