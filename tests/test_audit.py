@@ -22,6 +22,7 @@ from moe_leverage.audit import (
     counts,
     html_table,
     load_claims,
+    load_neighbours,
     load_statements,
     table,
 )
@@ -141,7 +142,8 @@ def test_measured_claims_are_registered() -> None:
 
 
 def test_every_check_decides_some_claim() -> None:
-    used = {claim.check["name"] for claim in (*load_claims(), *load_statements())}
+    known = (*load_claims(), *load_statements(), *load_neighbours())
+    used = {claim.check["name"] for claim in known}
     assert set(CHECKS) == used - {"unavailable"}
 
 
@@ -340,6 +342,8 @@ def test_command_line_prints_json() -> None:
     assert len(found["statements"]) == len(load_statements()) >= 20
     assert all(entry["law"] for entry in found["statements"])
     assert sum(found["counts"].values()) >= 120
+    assert len(found["neighbours"]) == len(load_neighbours())
+    assert all(entry["paper"] for entry in found["neighbours"])
 
 
 def test_command_line_names_a_bad_verdict() -> None:

@@ -4,11 +4,12 @@
 puts it together, `leads` settles twelve places where printed numbers do not obviously agree.
 """
 
-from moe_leverage.audit.claims import LABELS, Claim, load_claims, load_statements
+from moe_leverage.audit.claims import LABELS, Claim, load_claims, load_neighbours, load_statements
 from moe_leverage.audit.conclusions import Conclusion, conclusions
 from moe_leverage.audit.verdicts import (
     Verdict,
     audit,
+    audit_neighbours,
     audit_statements,
     counts,
     decide,
@@ -18,6 +19,7 @@ from moe_leverage.audit.verdicts import (
 )
 
 __all__ = [
-    "LABELS", "Claim", "Conclusion", "Verdict", "audit", "audit_statements", "conclusions",
-    "counts", "decide", "folded_table", "html_table", "load_claims", "load_statements", "table",
+    "LABELS", "Claim", "Conclusion", "Verdict", "audit", "audit_neighbours",
+    "audit_statements", "conclusions", "counts", "decide", "folded_table", "html_table",
+    "load_claims", "load_neighbours", "load_statements", "table",
 ]  # fmt: skip

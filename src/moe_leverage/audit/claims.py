@@ -99,6 +99,7 @@ class Claim:
     matters: str = ""  # what follows when the claim does not hold, or does not hold as written
     reading_of: str = ""  # another reading of the claim of this id, not a claim of its own
     law: str = ""  # a file of data/laws: a statement of another paper on its own law
+    paper: str = ""  # key in the bibliography of another paper, put to runs of ours
     region: tuple[float, float] | None = None  # of a measured claim: effects that agree with it
     arguments: Mapping[str, Any] = field(init=False)
 
@@ -202,6 +203,23 @@ def load_statements() -> tuple[Claim, ...]:
         for law in printed_laws()
         for statement in law.statements
     )
+
+
+@cache
+def load_neighbours() -> tuple[Claim, ...]:
+    """What the papers beside ours say that our runs are asked, from data/paper/neighbours.toml.
+
+    Registered like the measured claims of the paper, and decided by the same rule; they are
+    counted apart, since they are not of the paper.
+
+    >>> load_neighbours()[0].paper
+    'ling2025activation'
+    """
+    text = (DATA / "paper" / "neighbours.toml").read_text(encoding="utf-8")
+    claims = tuple(_claim(entry) for entry in tomllib.loads(text)["claim"])
+    for claim in claims:
+        require(bool(claim.paper), f"{claim.id}.paper", claim.paper, "must name the paper")
+    return claims
 
 
 def _claim(entry: dict[str, Any]) -> Claim:

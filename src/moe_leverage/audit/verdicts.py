@@ -23,6 +23,7 @@ from moe_leverage.audit.claims import (
     Label,
     Measurement,
     load_claims,
+    load_neighbours,
     load_statements,
     run_check,
 )
@@ -65,6 +66,7 @@ class Verdict:
             "kind": claim.kind,
             "reading_of": claim.reading_of or None,
             "law": claim.law or None,
+            "paper": claim.paper or None,
             "chapter": claim.chapter,
             "published": claim.published or None,
             "relation": claim.relation,
@@ -112,6 +114,15 @@ def audit_statements() -> tuple[Verdict, ...]:
     True
     """
     return tuple(decide(claim) for claim in load_statements())
+
+
+def audit_neighbours() -> tuple[Verdict, ...]:
+    """The verdict on what the papers beside ours say, put to our own runs.
+
+    >>> {verdict.claim.paper for verdict in audit_neighbours()} >= {"ling2025activation"}
+    True
+    """
+    return tuple(decide(claim) for claim in load_neighbours())
 
 
 def counts(verdicts: tuple[Verdict, ...]) -> dict[str, int]:

@@ -125,7 +125,7 @@ def _second_ladder(budget: float, **axes: Sequence[Any]) -> Iterator[Sweep]:
         )
 
 
-def _after_sizes(name: str, answers: str, *sweeps: Sweep, **more: Any) -> Study:
+def after_sizes(name: str, answers: str, *sweeps: Sweep, **more: Any) -> Study:
     """A study whose rates, batches and bodies are those that the ladder measured."""
     return study(name, answers, *sweeps, needs=("tuning", "isoflop"), protocol=2, **more)
 
@@ -135,7 +135,7 @@ def _variants(
 ) -> Study:
     """A study of something that the laws do not vary, at a cheap budget and at a dear one."""
     sweep = Sweep(name="ladder", base=base, axes={"place": TWO_PLACES, **axes})
-    return _after_sizes(name, answers, sweep, role="variant", **more)
+    return after_sizes(name, answers, sweep, role="variant", **more)
 
 
 STUDIES = (
@@ -233,7 +233,7 @@ STUDIES = (
         protocol=2,
         role="sizes",
     ),
-    _after_sizes(
+    after_sizes(
         "activation-second",
         "Eq. 7, Eq. 10, Fig. 5, 8a, on the second ladder",
         Sweep(
@@ -253,7 +253,7 @@ STUDIES = (
         ),
         role="plain",
     ),
-    _after_sizes(
+    after_sizes(
         "granularity-second",
         "Eq. 8, Eq. 11, Fig. 6, 8b, on the second ladder",
         Sweep(
@@ -268,7 +268,7 @@ STUDIES = (
         ),
         role="plain",
     ),
-    _after_sizes(
+    after_sizes(
         "joint-second",
         "does the separable law predict interactions? held out from every fit",
         Sweep(
@@ -279,7 +279,7 @@ STUDIES = (
         ),
         role="held out",
     ),
-    _after_sizes(
+    after_sizes(
         "tuning-check",
         "Fig. 3: do the laws of rate and batch hold for sparse and for fine designs?",
         *(

@@ -1,0 +1,80 @@
+"""What stands beside the paper, trained small: on the second ladder's rates, bodies and gates.
+
+Three systems that a reader of the paper meets next, each a study with a question of its own; what
+is asked, and the statistic that answers, stand in data/paper/neighbours.toml before any run.
+
+    nano-ling    Ling 2.0 (arXiv 2510.22115): its recipe against the paper's in its own layout, and
+                 without one part at a time, at equal compute: the FLOPs of a part are charged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from moe_leverage.studies.second_ladder import SECOND_BASE, after_sizes
+from moe_leverage.studies.sweeps import SEEDS, Sweep
+
+NEIGHBOUR_BUDGETS = (3e12, 1e13)  # training FLOPs, exact convention
+
+# 256 routed experts of a quarter of the width, 8 of them and 1 shared active, first layer dense.
+LING_LAYOUT = replace(
+    SECOND_BASE,
+    activation_ratio=9 / 257,
+    granularity=8.0,
+    shared_ratio=1 / 9,
+    active_ffn_ratio=9 / 4,
+    num_dense_layers=1,
+)
+LING_PARTS: Mapping[str, Mapping[str, Any]] = {  # each beside the ladder's recipe, which is {}
+    "scoring": {"score": "sigmoid"},
+    "balancing": {
+        "balance_coefficient": 0.0, "z_coefficient": 0.0, "bias_update_rate": 1e-3,
+    },
+    "groups": {"num_groups": 8, "num_groups_kept": 4},
+    "scaling": {"scaling": 2.5},
+    "qk-norm": {"qk_norm": "head"},
+    "half-rope": {"rope_fraction": 0.5},
+    "token-prediction": {"num_mtp_layers": 1},
+    # At a constant rate, over a window about as long as the decay; its halves are scored beside it.
+    "merging": {
+        "decay": "none", "merge_checkpoints": 16, "merge_interval": 8, "merge_windows": 4,
+    },
+}  # fmt: skip
+DENSE_FIRST = "dense-first"  # a part of the layout, which the paper's recipe has here as well
+
+
+def _recipe(*without: str) -> dict[str, Any]:
+    """Ling 2.0's recipe less these parts, as fields of a point and its run.
+
+    >>> "qk_norm" in _recipe(), "qk_norm" in _recipe("qk-norm"), _recipe(DENSE_FIRST)["num_groups"]
+    (True, False, 8)
+    """
+    parts = [fields for name, fields in LING_PARTS.items() if name not in without]
+    layout = {"num_dense_layers": 0} if DENSE_FIRST in without else {}
+    return {name: value for fields in (*parts, layout) for name, value in fields.items()}
+
+
+LING_DESIGNS = (
+    {},  # the ladder's recipe: the paper's but for the coefficient of the balance loss
+    _recipe(),
+    *(_recipe(name) for name in (*LING_PARTS, DENSE_FIRST)),
+)
+
+STUDIES = (
+    after_sizes(
+        "nano-ling",
+        "which parts of Ling 2.0's recipe lower the loss at equal compute, and by how much",
+        Sweep(
+            name="recipes",
+            base=LING_LAYOUT,
+            axes={"budget_flops": NEIGHBOUR_BUDGETS, "recipe": LING_DESIGNS, "seed": SEEDS},
+        ),
+        role="variant",
+        varies=(
+            "num_dense_layers", "num_mtp_layers", "qk_norm", "rope_fraction", "routing.score",
+            "routing.scaling", "routing.num_groups", "routing.bias_update_rate", "decay",
+        ),
+    ),
+)  # fmt: skip
