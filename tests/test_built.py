@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -410,3 +411,19 @@ def test_layers_that_differ_are_a_table_and_a_mean():
     )  # fmt: skip
     mixed = dataclasses.replace(one, experts=(few, dataclasses.replace(many, layers=3)))
     assert mixed.activation_ratio == pytest.approx((0.5 + 3 * 0.1) / 4)
+
+
+def test_what_was_stood_in_for_is_real_once_it_is_used():
+    program = (
+        "import sys; from moe_leverage.design.built import construct\n"
+        f"config, model = construct({ {'model_type': 'gemma3_text'} | TINY!r})\n"
+        "print(*({'torch._dynamo', 'scipy.optimize'} & set(sys.modules)))\n"
+        "from transformers.loss.loss_for_object_detection import linear_sum_assignment\n"
+        "print(linear_sum_assignment([[1, 2], [3, 1]])[1].tolist())\n"
+        "from transformers.masking_utils import TransformGetItemToIndex\n"
+        "print(type(TransformGetItemToIndex()).__module__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    nothing, assigned, module = done.stdout.splitlines()
+    assert (nothing, assigned) == ("", "[0, 1]"), done.stderr
+    assert module == "torch._dynamo._trace_wrapped_higher_order_op"
