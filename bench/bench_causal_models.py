@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from moe_leverage.design import closed_form, huggingface
+from moe_leverage.design import class_words, closed_form, huggingface
 from moe_leverage.design.built import construct, quietly
 from moe_leverage.design.parts import TOP_K, first_whole
 from moe_leverage.design.words import is_structural
@@ -55,7 +55,7 @@ def run() -> list[dict[str, Any]]:
     start = time.perf_counter()
     defaults = Counter(verdict for _, verdict, _ in table())
     by_default = time.perf_counter() - start
-    kinds = [kind for kind in closed_form.FORMS if kind not in closed_form.REPOSITORY]
+    kinds = [kind for kind in closed_form.FORMS if kind not in class_words.REPOSITORY]
     kinds += built_kinds()
     fuzzes = Counter(fuzz(kind, number)[0] for kind in kinds for number in range(FUZZED))
     return [
@@ -154,7 +154,7 @@ def fuzzed(kind: str, number: int) -> dict[str, Any]:
     for name, value in sizes.items():
         spelled = name
         if draw.random() < RESPELLED:
-            others = [g for g in closed_form.THEIR_NAMES.values() if name in g]
+            others = [g for g in class_words.THEIR_NAMES.values() if name in g]
             spelled = draw.choice([names.get(name, name), *(others[0] if others else ())])
         raw[spelled] = None if draw.random() < NULL else value
     if kind in closed_form.FORMS and draw.random() < RESPELLED:
@@ -164,7 +164,7 @@ def fuzzed(kind: str, number: int) -> dict[str, Any]:
 
 def _closed_sizes(kind: str, draw: random.Random) -> tuple[dict[str, str], dict[str, Any]]:
     """Other names of a closed type's fields, and small values of most of them."""
-    table = closed_form.class_tables()[kind]
+    table = class_words.class_tables()[kind]
     kept = [name for name in table["defaults"] if name in CHOICES and draw.random() >= DROPPED]
     names = {value: key for key, value in table["aliases"].items()}
     return names, {name: draw.choice(CHOICES[name]) for name in kept}
@@ -220,7 +220,7 @@ def class_defaults() -> dict[str, dict[str, Any]]:
             continue
         cls = CONFIG_MAPPING[kind]
         fields = {f.name: f.default for f in dataclasses.fields(cls)}
-        read = {name: fields[name] for name in closed_form.WORDS if name in fields}
+        read = {name: fields[name] for name in class_words.WORDS if name in fields}
         found[kind] = {
             "defaults": read,
             "aliases": dict(_alias(a, b, read) for a, b in cls.attribute_map.items()),
@@ -235,7 +235,7 @@ def _alias(name: str, attribute: str, read: Mapping[str, Any]) -> tuple[str, str
 
 
 def _takes_null(cls: Any, name: str) -> bool:
-    experts = dict.fromkeys(closed_form.THEIR_NAMES["num_experts"], 4)
+    experts = dict.fromkeys(class_words.THEIR_NAMES["num_experts"], 4)
     others = {"num_experts_per_tok": 2, "n_shared_experts": 1, "n_routed_experts": 4}
     own = {f.name for f in dataclasses.fields(cls)}
     raw = {key: value for key, value in (SIZES | experts | others).items() if key in own}
@@ -251,7 +251,7 @@ def main() -> None:
     """Print the table, or write the defaults."""
     if "--defaults" in sys.argv:
         text = json.dumps(class_defaults(), indent=1)
-        closed_form.DEFAULTS.write_text(text + "\n")
+        class_words.DEFAULTS.write_text(text + "\n")
         return
     rows = table()
     for kind, verdict_, said in rows:

@@ -19,7 +19,8 @@ import numpy as np
 
 from moe_leverage.accounting import count_parameters
 from moe_leverage.design.huggingface import MODELS, load
-from moe_leverage.design.search import Limits, design
+from moe_leverage.design.limits import Limits
+from moe_leverage.design.search import design
 from moe_leverage.theory.laws import PUBLISHED
 
 PREDICTIONS_SECONDS = 0.2  # a million, one core

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from bench import bench_causal_models as bench
 from moe_leverage import cli
-from moe_leverage.design import built, closed_form, huggingface
+from moe_leverage.design import built, class_words, closed_form, huggingface
 from moe_leverage.design.designer import explain
 
 CASES = json.loads((Path(__file__).parent / "data" / "small_configs.json").read_text())
-KINDS = [kind for kind in closed_form.FORMS if kind not in closed_form.REPOSITORY]
+KINDS = [kind for kind in closed_form.FORMS if kind not in class_words.REPOSITORY]
 TINY = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8,
@@ -134,7 +134,7 @@ def same(kind, raw):
 
 def configs(kind):
     """Configs of a type with any of its sizes given, the others left to the class."""
-    names = [n for n in closed_form.class_tables()[kind]["defaults"] if n in bench.CHOICES]
+    names = [n for n in class_words.class_tables()[kind]["defaults"] if n in bench.CHOICES]
     small = {n: st.sampled_from(bench.CHOICES[n]) for n in names if n in bench.SIZES}
     optional = {n: st.sampled_from(bench.CHOICES[n]) for n in names if n not in bench.SIZES}
     drawn = st.fixed_dictionaries(small, optional=optional)
@@ -182,7 +182,7 @@ def test_some_fuzzed_configs(kind, number):
 
 
 def test_our_table_of_defaults_is_the_librarys():
-    assert bench.class_defaults() == json.loads(closed_form.DEFAULTS.read_text())
+    assert bench.class_defaults() == json.loads(class_words.DEFAULTS.read_text())
 
 
 @pytest.mark.slow
@@ -427,3 +427,15 @@ def test_what_was_stood_in_for_is_real_once_it_is_used():
     nothing, assigned, module = done.stdout.splitlines()
     assert (nothing, assigned) == ("", "[0, 1]"), done.stderr
     assert module == "torch._dynamo._trace_wrapped_higher_order_op"
+
+
+def test_a_dense_model_has_a_granularity_whatever_its_matrices_are_called():
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+    bert = built.build({"model_type": "bert", "intermediate_size": 96} | sizes)
+    assert bert.anatomy.granularity == pytest.approx(2 * 64 / 96)
+
+
+def test_numbers_that_decide_no_size_may_be_infinite():
+    plain = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 64}
+    odd = {"rope_theta": float("inf"), "rms_norm_eps": float("nan")}
+    assert huggingface.read(plain | odd).model == huggingface.read(plain).model

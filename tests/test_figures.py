@@ -14,7 +14,7 @@ from moe_leverage.analysis.fitting import fit
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
-from moe_leverage.design.search import Limits
+from moe_leverage.design.limits import Limits
 from moe_leverage.evidence import scores
 from moe_leverage.evidence.sources import points_table
 from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot, trained

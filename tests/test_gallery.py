@@ -7,7 +7,7 @@ import pytest
 from test_parts import STATIC, in_javascript
 
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH
-from moe_leverage.design import closed_form, files, huggingface
+from moe_leverage.design import class_words, closed_form, files, huggingface
 from moe_leverage.design.anatomy import Anatomy, of_shape
 from moe_leverage.instruments import gallery
 
@@ -51,8 +51,8 @@ def varied() -> list[dict]:
              "num_experts": 8, "n_routed_experts": 8}  # fmt: skip
     found = []
     for kind in closed_form.FORMS:
-        own = kind in closed_form.REPOSITORY
-        table = closed_form.class_tables()[kind]["defaults"]
+        own = kind in class_words.REPOSITORY
+        table = class_words.class_tables()[kind]["defaults"]
         given = {k: v for k, v in sizes.items() if own or k in table}
         if kind == "kimi_k2":
             del given["num_experts"]

@@ -8,10 +8,12 @@ import pytest
 
 from moe_leverage import cli
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.design import search
+from moe_leverage.design import layouts, search
+from moe_leverage.design import limits as bounds
 from moe_leverage.design.export import write_hf
 from moe_leverage.design.huggingface import load
-from moe_leverage.design.search import BEST_ATTENTION_SHARE, Limits, design
+from moe_leverage.design.limits import Limits
+from moe_leverage.design.search import BEST_ATTENTION_SHARE, design
 from moe_leverage.studies import likeness, yours
 from moe_leverage.studies.catalogue import cells
 from moe_leverage.theory.laws import PUBLISHED
@@ -100,7 +102,7 @@ def test_tokens_fix_the_size_of_the_model():
 
 def test_key_value_heads_divide_over_ranks():
     heads = np.arange(1, 129)
-    found = search._kv_heads(heads)
+    found = layouts.kv_heads(heads)
     assert (heads % found == 0).all()
     assert all(n % r == 0 for h, n in zip(heads, found, strict=True) for r in (2, 4, 8)
                if h % (4 * r) == 0)  # fmt: skip
@@ -118,9 +120,20 @@ def test_the_objective_trades_leverage_for_memory():
         design(Limits(compute=1e22, objective=weight), 1)[0].explanation for weight in (1, 0.5, 0)
     )
     totals = [entry.parameters["total"] for entry in (best, between, least)]
-    assert totals[0] > totals[2]
-    assert totals[0] >= totals[1] >= totals[2]
-    assert best.published.value >= between.published.value > least.published.value
+    assert totals[0] > 2 * totals[1] > 4 * totals[2]
+    assert best.published.value > between.published.value > least.published.value
+
+
+def test_no_design_of_the_frontier_is_better_by_an_objective_between():
+    asked = Limits(compute=1e22, objective=0.5)
+    (found,) = design(asked, 1)
+    spread = [entry.explanation for entry in (*search.frontier(asked), *design(
+        Limits(compute=1e22, objective=0), 1))]  # fmt: skip
+    values = np.log([entry.published.value for entry in (*spread, found.explanation)])
+    totals = np.log([entry.parameters["total"] for entry in (*spread, found.explanation)])
+    scores = values / np.ptp(values) - totals / np.ptp(totals)
+    assert scores[-1] >= scores[:-1].max() - 0.05
+    assert [binding.constraint for binding in found.binding] == ["objective"]
 
 
 def test_the_frontier_buys_leverage_with_parameters():
@@ -134,12 +147,12 @@ def test_the_frontier_shows_what_lies_beyond_the_limit():
     limits = Limits(compute=1e22, max_total_params=20e9)
     (best,) = design(limits, 1)
     found = search.frontier(limits)
-    within = [entry.explanation.published.value for entry in found if limits.hold(entry)]
-    beyond = [entry.explanation.published.value for entry in found if not limits.hold(entry)]
+    within = [entry.explanation.published.value for entry in found if entry.within(limits)]
+    beyond = [entry.explanation.published.value for entry in found if not entry.within(limits)]
     assert max(within) == best.explanation.published.value < min(beyond)
     assert len(beyond) >= 2
     ranks = Limits(compute=1e22, max_memory_gb=150.0, expert_parallel=8)
-    held = [ranks.hold(entry) for entry in search.frontier(ranks)]
+    held = [entry.within(ranks) for entry in search.frontier(ranks)]
     assert True in held
     assert False in held
 
@@ -191,7 +204,7 @@ def test_equals_in_leverage_are_ordered_by_attention_share():
 
 
 @pytest.mark.parametrize(
-    ("limits", "message"),
+    ("asked", "message"),
     [
         ({"compute": 1e12}, r"compute = 10+\.0: cannot be met: the smallest"),
         ({"compute": 1e27}, "the largest shape searched is 3.5 times off"),
@@ -213,26 +226,26 @@ def test_equals_in_leverage_are_ordered_by_attention_share():
         ),
     ],
 )
-def test_what_cannot_be_met_is_named_with_its_distance(limits, message):
+def test_what_cannot_be_met_is_named_with_its_distance(asked, message):
     with pytest.raises(ValueError, match=message) as raised:
-        design(Limits(**limits))
+        design(Limits(**asked))
     assert "times off" in str(raised.value)
 
 
 def test_limits_met_apart_but_not_together_are_named_together():
     """A dense-heavy shape has fewer parameters, an expert-heavy one the smaller rank."""
     d_model, d_expert = np.array([4096, 2048]), np.array([128, 512])
-    grid = search._as_model(d_model, d_expert, np.array([32, 4]), np.array([40, 40]))
+    grid = layouts.as_model(d_model, d_expert, np.array([32, 4]), np.array([40, 40]), 126_464)
     fewest = np.array([64.0, 64.0])
-    costs = search._costs(grid, Limits(compute=1e22, expert_parallel=64))
+    costs = bounds.costs_of(grid, Limits(compute=1e22, expert_parallel=64))
     totals, ranks = (base + fewest * slope for base, slope in costs.values())
     assert totals[0] < totals[1]
     assert ranks[0] > ranks[1]
-    limits = Limits(
+    asked = Limits(
         compute=1e22, expert_parallel=64, max_total_params=totals[0], max_memory_gb=ranks[1]
     )
     with pytest.raises(ValueError, match=r"max_total_params, max_memory_gb = .* met together"):
-        search._require_feasible(grid, fewest, limits)
+        bounds.require_feasible(grid, fewest, asked)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ HUBER_EFFICIENCY = 1.345  # delta over sigma: 95 % efficient under normal noise 
 MAD_TO_SIGMA = 1.4826  # standard deviation over median absolute deviation, normal noise
 SMALLEST_DELTA = 1e-6
 SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same optimum
+SAME_FIT = 0.01  # of chi squared: as good a fit, a tenth of a standard error away
 MANY_ROWS = 300  # independent ones, beyond which samples are drawn from the covariance
 BETTER_STARTS = 32  # of many, that go on after TRIAL_ITERATIONS
 POLISHED = 4  # starts that go on from a share of the rows to all
@@ -103,7 +104,7 @@ def fit(
         covariance=spread,
         samples=redrawn.theta,
         delta=problem.delta,
-        convergence=_convergence(ended, redrawn),
+        convergence=_convergence(ended, redrawn, len(log_target) - begin.shape[-1]),
     )
     return replace(fitted, samples=widened(fitted.problem, redrawn.theta, minima, fitted.widening))
 
@@ -253,12 +254,17 @@ def _best(solution: Solution) -> Array:
     return best
 
 
-def _convergence(ended: Solution, redrawn: Solution) -> Convergence:
+def _convergence(ended: Solution, redrawn: Solution, freedom: int) -> Convergence:
+    """How the starts and resamples ended; a start counts as at the best that fits as well.
+
+    Where a floor runs off to 0 the starts end all along a flat valley, none at the same place.
+    """
+    close = max(SAME_OBJECTIVE, SAME_FIT / max(freedom, 1))
     best = ended.objective.min()
     return Convergence(
         num_starts=len(ended.objective),
         starts_converged=int(ended.converged.sum()),
-        starts_at_best=int((ended.objective <= best * (1 + SAME_OBJECTIVE) + 1e-300).sum()),
+        starts_at_best=int((ended.objective <= best * (1 + close) + 1e-300).sum()),
         num_resamples=len(redrawn.objective),
         resamples_converged=int(redrawn.converged.sum()),
         most_iterations=int(max(ended.iterations.max(), redrawn.iterations.max(initial=0))),

@@ -24,7 +24,8 @@ from moe_leverage.cli.explain import (
 )
 
 if TYPE_CHECKING:
-    from moe_leverage.design.search import Design, Limits
+    from moe_leverage.design.limits import Limits
+    from moe_leverage.design.search import Design
     from moe_leverage.studies.protocol import Point
 
 MaxParams = Annotated[
@@ -79,12 +80,13 @@ def design(
     from moe_leverage import paths
     from moe_leverage.design import search
     from moe_leverage.design.export import require_writable, write_hf
+    from moe_leverage.design.limits import Limits
     from moe_leverage.studies import likeness
 
     for name, path in (("hf", hf), ("study", study)):
         if path is not None:
             paths.require_output(name, path)
-    limits = search.Limits(
+    limits = Limits(
         compute=compute,
         tokens=tokens,
         max_total_params=max_total_params,
@@ -184,7 +186,7 @@ def _print_frontier(designs: list[Design], limits: Limits) -> None:
         "G": lambda design: f"{design.explanation.granularity:.3g}",
         "EL": lambda design: f"{design.explanation.published.value:.3g}",
         "a rank": lambda design: f"{design.memory_per_rank_gb:.4g} GB",
-        "within the limits": lambda design: "yes" if limits.hold(design) else "no",
+        "within the limits": lambda design: "yes" if design.within(limits) else "no",
     }
     sizes = [billions(design.explanation.parameters["total"]) for design in designs]
     cells = [dict(zip(sizes, map(value, designs), strict=True)) for value in columns.values()]

@@ -10,14 +10,10 @@ Types that only their makers' repositories define have a table below, and no def
 
 from __future__ import annotations
 
-import functools
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from moe_leverage import paths
 from moe_leverage.config import (
     LING2_ROUTING,
     LatentAttentionConfig,
@@ -26,9 +22,16 @@ from moe_leverage.config import (
     refuse,
     require,
 )
-from moe_leverage.design.words import expert_words, is_structural, says_dense
+from moe_leverage.design.class_words import (
+    REPOSITORY,
+    THEIR_NAMES,
+    Words,
+    class_tables,
+    in_its_words,
+    in_their_words,
+)
+from moe_leverage.design.words import expert_words, says_dense
 
-DEFAULTS = paths.DATA / "architectures.json"
 MAX_LAYERS = 100_000  # each is looked at when dense layers are told from the others
 
 # What the code of an architecture does whatever its config says, in our fields; `expert_width` is
@@ -62,61 +65,6 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
         "expert_width": "intermediate_size",
     },
 }
-# Our field: the names that it goes by; a class has one of them.
-THEIR_NAMES: Mapping[str, tuple[str, ...]] = {
-    "vocab_size": ("vocab_size",),
-    "num_layers": ("num_hidden_layers",),
-    "d_model": ("hidden_size",),
-    "num_heads": ("num_attention_heads",),
-    "num_kv_heads": ("num_key_value_heads",),
-    "d_head": ("head_dim",),
-    "d_ffn": ("intermediate_size",),
-    "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts", "num_experts"),
-    "num_active_experts": ("num_experts_per_tok", "moe_k"),
-    "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_experts"),
-    "d_expert": ("moe_intermediate_size",),
-    "num_mtp_layers": ("num_mtp_layers", "num_nextn_predict_layers"),
-    "kv_rank": ("kv_lora_rank",),
-    "q_rank": ("q_lora_rank",),
-    "d_head_nope": ("qk_nope_head_dim",),
-    "d_head_rope": ("qk_rope_head_dim",),
-    "d_head_value": ("v_head_dim",),
-    "d_shared": ("moe_shared_expert_intermediate_size",),
-    "num_dense_layers": ("first_k_dense_replace", "moe_layer_start_index"),
-    "moe_layer_step": ("decoder_sparse_step", "moe_layer_interval"),
-    "moe_layer_end": ("moe_layer_end_index",),
-    "num_groups": ("n_group",),
-    "num_groups_kept": ("topk_group",),
-}
-WORDS = (
-    *(name for group in THEIR_NAMES.values() for name in group),
-    "mlp_only_layers", "tie_word_embeddings", "attention_bias", "use_bias", "use_qkv_bias",
-    "mlp_bias", "use_qk_norm", "sliding_window", "use_sliding_window", "max_window_layers",
-    "layer_types", "hidden_act", "norm_topk_prob", "routed_scaling_factor", "rms_norm_eps",
-    "initializer_range",
-)  # fmt: skip
-# Types of makers' own repositories: what their released configs leave out.
-_OWN: dict[str, Any] = {
-    "tie_word_embeddings": False, "num_key_value_heads": None, "head_dim": None,
-    "intermediate_size": None, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1,
-    "hidden_act": "silu", "norm_topk_prob": False, "routed_scaling_factor": 1.0,
-    "rms_norm_eps": 1e-6, "initializer_range": 0.02, "num_nextn_predict_layers": 0,
-}  # fmt: skip
-REPOSITORY: Mapping[str, Mapping[str, Any]] = {
-    "kimi_k2": _OWN | {"attention_bias": False, "n_shared_experts": 0, "q_lora_rank": None},
-    "bailing_moe": _OWN | {
-        "use_bias": False, "use_qkv_bias": False, "use_qk_norm": False, "num_shared_experts": 0,
-    },
-    "bailing_moe_v2": _OWN | {
-        "use_bias": False, "use_qkv_bias": False, "use_qk_norm": False, "num_shared_experts": 0,
-    },
-}  # fmt: skip
-GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
-# Fields of no class that every attention class reads all the same.
-READ_ANYWAY = ("head_dim",)
-NO_SIZES = ("rope_parameters", "rope_theta", "partial_rotary_factor", "scoring_func",
-            "score_function")  # fmt: skip
-NOT_READ = frozenset(("model_type", "published", "source", "counted"))
 
 
 class NotCovered(ValueError):
@@ -133,46 +81,6 @@ class Read:
     unused: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """A config in the words of its class: given values over defaults."""
-
-    values: Mapping[str, Any]
-    nullable: frozenset[str] = field(default_factory=frozenset)
-
-    def name(self, ours: str) -> str | None:
-        return next((name for name in THEIR_NAMES[ours] if name in self.values), None)
-
-    def whole(self, ours: str, default: int | None = None) -> int:
-        """The whole number of our field; required without a default."""
-        name = self.name(ours)
-        value = None if name is None else self.values[name]
-        if value is None:
-            require(default is not None, name or THEIR_NAMES[ours][0], None, "is required")
-            return int(default or 0)
-        is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        require(is_whole, str(name), value, "must be a whole number >= 0")
-        return int(value)
-
-    def number(self, name: str, default: float) -> float:
-        value = self.values.get(name)
-        if value is None:
-            return default
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(is_number, name, value, "must be a number")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        value = self.values.get(name)
-        require(value is None or isinstance(value, bool), name, value, "must be true or false")
-        return bool(value)
-
-    def items(self, name: str) -> list[Any]:
-        value = self.values.get(name)
-        require(value is None or isinstance(value, list), name, value, "must be a list")
-        return value or []
-
-
 def read(raw: Mapping[str, Any]) -> Read:
     """The shape that a config of a known type describes, by the defaults of its own class.
 
@@ -184,20 +92,20 @@ def read(raw: Mapping[str, Any]) -> Read:
     """
     kind = raw["model_type"]
     known = FORMS[kind]
-    words, unused = _in_its_words(raw, kind)
+    words, unused = in_its_words(raw, kind)
     _require_covered(raw, kind, words)
     notes = [f"model_type = {kind!r} is of its makers' repository; no library checks it"]
     notes = notes if kind in REPOSITORY else []
     try:
         model = ModelConfig(**_sizes(raw, words, known, notes))
     except ValueError as error:
-        raise ValueError(_in_their_words(str(error), words)) from error
+        raise ValueError(in_their_words(str(error), words)) from error
     windows = _windows(words, model.num_layers, kind)
     return Read(model=model, windows=windows, notes=tuple(notes), unused=unused)
 
 
 def _sizes(
-    raw: Mapping[str, Any], words: _Words, known: Mapping[str, Any], notes: list[str]
+    raw: Mapping[str, Any], words: Words, known: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Any]:
     """The fields of the shape; what had to be said goes to `notes`."""
     sizes = _attention_fields(words, known) | _other_fields(words, known)
@@ -214,41 +122,7 @@ def _sizes(
     return sizes
 
 
-@functools.cache
-def class_tables() -> dict[str, dict[str, Any]]:
-    """Defaults, other names and nullable fields of the config classes, by model type."""
-    tables: dict[str, dict[str, Any]] = json.loads(DEFAULTS.read_text())
-    for kind, defaults in REPOSITORY.items():
-        nullable = [name for name, value in defaults.items() if value in (None, 0, 1, False)]
-        tables[kind] = {"defaults": dict(defaults), "aliases": {}, "nullable": nullable}
-    return tables
-
-
-def _in_its_words(raw: Mapping[str, Any], kind: str) -> tuple[_Words, tuple[str, ...]]:
-    """Given values over the class's defaults, under the class's names; and structural keys left."""
-    table = class_tables()[kind]
-    fields, values = table["defaults"], dict(table["defaults"])
-    given: dict[str, tuple[str, Any]] = {}
-    unused = []
-    repository = kind in REPOSITORY
-    for key, value in raw.items():
-        name = table["aliases"].get(key, key)
-        if name in fields or name in READ_ANYWAY or (repository and name in WORDS):
-            if name in given:
-                rule = f"contradicts {given[name][0]} = {given[name][1]}"
-                require(value == given[name][1], key, value, rule)
-            given[name] = key, value
-            nullable = value is not None or name in table["nullable"]
-            require(nullable, key, value, f"must not be null in a config of type {kind}")
-            values[name] = value
-        elif key in NO_SIZES:
-            values[name] = value
-        elif key not in NOT_READ and is_structural(key):
-            unused.append(key)
-    return _Words(values, frozenset(table["nullable"])), tuple(unused)
-
-
-def _require_covered(raw: Mapping[str, Any], kind: str, words: _Words) -> None:
+def _require_covered(raw: Mapping[str, Any], kind: str, words: Words) -> None:
     if "per_layer_config" in raw:
         raise NotCovered("per_layer_config: layers differ in more than a closed form holds")
     if kind == "ernie4_5_moe" and words.flag("use_bias"):
@@ -279,7 +153,7 @@ def _require_number_of_experts(raw: Mapping[str, Any], num_experts: int) -> None
     refuse(said[0], raw[said[0]], rule)
 
 
-def _attention_fields(words: _Words, known: Mapping[str, Any]) -> dict[str, Any]:
+def _attention_fields(words: Words, known: Mapping[str, Any]) -> dict[str, Any]:
     heads = words.whole("num_heads")
     uses_norm = known.get("qk_norm") is None and words.flag("use_qk_norm")
     if known.get("divides"):
@@ -310,10 +184,10 @@ def _attention_fields(words: _Words, known: Mapping[str, Any]) -> dict[str, Any]
     return sizes
 
 
-def _other_fields(words: _Words, known: Mapping[str, Any]) -> dict[str, Any]:
+def _other_fields(words: Words, known: Mapping[str, Any]) -> dict[str, Any]:
     rope = words.values.get("rope_parameters") or {}
     require(isinstance(rope, Mapping), "rope_parameters", rope, "must be an object")
-    rope_words = _Words({**words.values, **rope})
+    rope_words = Words({**words.values, **rope})
     num_layers = words.whole("num_layers")
     require(num_layers <= MAX_LAYERS, "num_hidden_layers", num_layers, f"exceeds {MAX_LAYERS}")
     has_mtp = words.name("num_mtp_layers") is not None
@@ -333,7 +207,7 @@ def _other_fields(words: _Words, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expert_fields(
-    words: _Words,
+    words: Words,
     known: Mapping[str, Any],
     num_experts: int,
     sizes: Mapping[str, Any],
@@ -360,12 +234,12 @@ def _expert_fields(
     }
 
 
-def _needs_shared(words: _Words) -> bool:
+def _needs_shared(words: Words) -> bool:
     """Whether the class multiplies by its number of shared experts, so that null is no number."""
     return "n_shared_experts" in words.values
 
 
-def _dense_layers(words: _Words, num_layers: int) -> list[int]:
+def _dense_layers(words: Words, num_layers: int) -> list[int]:
     """Indices of the layers without experts, by any of the rules in use."""
 
     def said(ours: str, default: int) -> int:
@@ -379,7 +253,7 @@ def _dense_layers(words: _Words, num_layers: int) -> list[int]:
     return [i for i in range(num_layers) if i < first or i > end or (i + 1) % step or i in listed]
 
 
-def _routing(words: _Words, known: Mapping[str, Any]) -> RoutingConfig:
+def _routing(words: Words, known: Mapping[str, Any]) -> RoutingConfig:
     named = next((words.values.get(n) for n in ("scoring_func", "score_function")), None)
     score: Any = named if named in ("softmax", "sigmoid") else known.get("score", "softmax")
     recipe = LING2_ROUTING if score == "sigmoid" else RoutingConfig()
@@ -394,7 +268,7 @@ def _routing(words: _Words, known: Mapping[str, Any]) -> RoutingConfig:
     )
 
 
-def _windows(words: _Words, num_layers: int, kind: str) -> tuple[int | None, ...]:
+def _windows(words: Words, num_layers: int, kind: str) -> tuple[int | None, ...]:
     """The window of each layer; none at all where every layer sees the whole sequence."""
     window = words.values.get("sliding_window")
     if "use_sliding_window" in words.values and not words.flag("use_sliding_window"):
@@ -415,11 +289,3 @@ def _windows(words: _Words, num_layers: int, kind: str) -> tuple[int | None, ...
         kinds = ["sliding" if i >= (last or 0) else "full" for i in range(num_layers)]
     slides = ["sliding" in str(kinds[i]) if kinds else True for i in range(num_layers)]
     return tuple(window if slide else None for slide in slides)
-
-
-def _in_their_words(message: str, words: _Words) -> str:
-    """An error of ours with the names that the reader's file uses."""
-    for ours in THEIR_NAMES:
-        if name := words.name(ours):
-            message = re.sub(rf"\b{ours}\b", name, message)
-    return message

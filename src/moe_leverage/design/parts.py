@@ -161,9 +161,11 @@ def shared_number(d_shared: int, d_expert: int, said: int) -> int:
 
 def dense_width(parts: Sequence[Part]) -> int:
     """The width of the first dense FFN; 0 where there is none."""
-    down = (p for p in parts if p.component == "dense_ffn" and p.tensor.dim() == 2)
-    widths = [max(p.tensor.shape) for p in down if DOWN.search(p.leaf)]
-    return int(widths[0]) if widths else 0
+    dense = [p for p in parts if p.component == "dense_ffn" and p.tensor.dim() == 2]
+    named = [p for p in dense if DOWN.search(p.leaf)]
+    return max(
+        (int(size) for part in (named or dense)[:1] for size in part.tensor.shape), default=0
+    )
 
 
 def _layer(path: str) -> str:

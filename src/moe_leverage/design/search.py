@@ -23,11 +23,7 @@ from numpy.typing import NDArray
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
 from moe_leverage.config import (
-    PAPER_SEQUENCE_LENGTH,
-    PAPER_VOCABULARY_SIZE,
     ModelConfig,
-    RoutingConfig,
-    require,
     routed_experts,
 )
 from moe_leverage.design.designer import (
@@ -37,71 +33,33 @@ from moe_leverage.design.designer import (
     explain,
 )
 from moe_leverage.design.huggingface import of_model
+from moe_leverage.design.layouts import (
+    NUM_DENSE,
+    NUM_SHARED,
+    Column,
+    as_model,
+    changed,
+    layouts,
+)
+from moe_leverage.design.limits import (
+    Limits,
+    band,
+    costs_of,
+    require_feasible,
+    require_near,
+    require_reachable,
+)
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
 
-WIDTHS = (128, *range(256, 2048, 256), *range(2048, 16_385, 512))  # d_model
-WIDE = 2048  # from this d_model on, heads are 128 wide instead of 64 and experts multiples of 64
-EXPERT_MULTIPLES = (16, 64)  # of d_expert, below WIDE and from it on
-KV_GROUP = 4  # query heads for each key-value head, as in both models of Table 3
-KV_RANKS = (8, 4, 2, 1)  # ranks over which key-value heads are to divide, the most first
 NUM_LAYERS = np.arange(4.0, 129.0)
 ASPECT = (48, 160)  # d_model / num_layers: Tables 7 and 8 have 48 to 80, Ling-mini-beta 102
-MAX_ACTIVE = 32
 FRONTIER_FROM = 2.0  # total over active parameters at the lower end of the frontier
-ACTIVE_FFN_RATIO = (2.0, 4.0)  # active FFN width / d_model: the paper's baseline has 3
-NUM_SHARED = 1  # one shared expert is the paper's advice (Section 4.1)
-NUM_DENSE = 1  # first layers with a dense FFN, as in Ling-mini-beta; EL of about 1 (Appendix D)
 EXPERT_STEP = 8  # E is a multiple of this, and of the expert-parallel ranks
 BEST_ATTENTION_SHARE = (0.3, 0.4)  # of M (Appendix D); decides among equals
 MAX_ATTENTION_SHARE = 0.5  # of M; nearly flat up to here (Appendix D); kept where any shape can
-TOLERANCE = 1.05  # factor by which M or D may differ from what is asked
+NUM_EXPERTS_TRIED = 17  # numbers of experts of a layout where parameters count as well
 LEVERAGE_TOLERANCE = 0.01  # relative; designs closer than this to the best count as equals
-# transformers has no class with raw gates beside shared experts; renormalised ones it has.
-ROUTING = RoutingConfig(renormalise=True)
-
-Column = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a design must keep to; None where there is no limit."""
-
-    compute: float
-    tokens: float | None = None
-    max_total_params: float | None = None  # vocabulary included
-    max_memory_gb: float | None = None  # of one rank: weights, gradients, optimiser
-    min_activation_ratio: float | None = None  # None: the smallest behind the law
-    expert_parallel: int = 1  # ranks over which the experts of a layer are spread
-    vocab_size: int = PAPER_VOCABULARY_SIZE
-    sequence_length: int = PAPER_SEQUENCE_LENGTH
-    objective: float = 1.0  # weight of leverage; the rest is that of few parameters
-
-    def __post_init__(self) -> None:
-        for name in ("compute", "tokens", "max_total_params", "max_memory_gb"):
-            value = getattr(self, name)
-            holds = value is None or 0 < value < math.inf
-            require(holds, name, value, "must be a positive, finite number")
-        ratio, ranks = self.min_activation_ratio, self.expert_parallel
-        holds = ratio is None or 0 < ratio <= 1
-        require(holds, "min_activation_ratio", ratio, "must be above 0 and at most 1")
-        require(1 <= ranks <= 65_536, "expert_parallel", ranks, "must be from 1 to 65536")
-        for name in ("vocab_size", "sequence_length"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        weight = self.objective
-        require(0 <= weight <= 1, "objective", weight, "must be from 0 (memory) to 1 (leverage)")
-
-    @property
-    def smallest_activation_ratio(self) -> float:
-        """The limit on A, that of the law's runs where none is given."""
-        if self.min_activation_ratio is not None:
-            return self.min_activation_ratio
-        return PUBLISHED.joint.domain["activation_ratio"][0]
-
-    def hold(self, found: Design) -> bool:
-        """Whether a design keeps the limits on parameters and memory."""
-        total, rank = found.explanation.parameters["total"], found.memory_per_rank_gb
-        return total <= (self.max_total_params or total) and rank <= (self.max_memory_gb or rank)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +84,10 @@ class Design:
     memory_per_rank_gb: float
     binding: tuple[Binding, ...]
 
+    def within(self, limits: Limits) -> bool:
+        """Whether it keeps the limits on parameters and memory."""
+        return limits.hold(self.explanation.parameters["total"], self.memory_per_rank_gb)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: the explanation's fields, then the design's own."""
         own = asdict(self)
@@ -144,24 +106,22 @@ def design(limits: Limits, count: int = 3) -> list[Design]:
     >>> best.explanation.parameters["total"] <= 100e9, best.binding[0].constraint
     (True, 'max_total_params')
     """
-    grid = _of_right_size(_layouts(limits), limits)
+    grid = _of_right_size(layouts(limits.vocab_size), limits)
     bounds = _expert_bounds(grid, limits)
     step = math.lcm(EXPERT_STEP, limits.expert_parallel)
     fewest = step * np.ceil(grid.num_active_experts / step)
-    _require_feasible(grid, fewest, limits)
+    require_feasible(grid, fewest, limits)
     most = step * np.floor(np.min(list(bounds.values()), axis=0) / step)
-    grid.num_experts = _better_end(grid, fewest, most, limits.compute)
+    price = _price(grid, fewest, most, limits)
+    grid.num_experts = _best_experts(grid, fewest, most, step, limits, price)
     size, share = _size(grid, limits)
     feasible = most >= fewest
-    _require_near(size[feasible], limits)
-    low, high = _band(limits)
+    require_near(size[feasible], limits)
+    low, high = band(limits)
     feasible &= (size <= high) & (size >= low)
     narrow = feasible & (share <= MAX_ATTENTION_SHARE)
     feasible = narrow if narrow.any() else feasible
-    leverage = _leverage(grid, grid.num_experts, limits.compute)
-    count_of: Any = count_parameters(cast(ModelConfig, grid))
-    score = leverage**limits.objective / count_of.total ** (1 - limits.objective)
-    chosen = _ranked(grid, np.where(feasible, score, -np.inf), share, count)
+    chosen = _ranked(grid, np.where(feasible, _score(grid, limits, price), -np.inf), share, count)
     return [_finish(grid, row, bounds, step, limits) for row in chosen]
 
 
@@ -190,99 +150,28 @@ def frontier(limits: Limits, count: int = 6) -> list[Design]:
     return [sizes[size] for size in sorted(sizes)]
 
 
-def _band(limits: Limits) -> tuple[float, float]:
-    """What `_size` may be: within 5 % of Table 1's optimum; a token limit is never exceeded."""
-    return (1 / TOLERANCE, TOLERANCE) if limits.tokens is None else (1.0, TOLERANCE)
-
-
-def _kv_heads(heads: Column) -> Column:
-    """A fourth of the heads, brought down or up to what divides over 2, 4 or 8 ranks."""
-    wanted = np.maximum(heads // KV_GROUP, 1)
-    found = np.ones_like(wanted)
-    for ranks in KV_RANKS[::-1]:
-        nearest = np.maximum(wanted // ranks * ranks, ranks)
-        fits = (heads % nearest == 0) & (wanted >= ranks)
-        found = np.where(fits, nearest, found)
-    return found
-
-
-def _layouts(limits: Limits) -> SimpleNamespace:
-    """Every width, expert width and number of active experts, two layers deep, without experts."""
-    low, high = PUBLISHED.joint.domain["granularity"]
-    found = []
-    for d_model in WIDTHS:
-        multiple = EXPERT_MULTIPLES[d_model >= WIDE]
-        for d_expert in range(multiple, int(2 * d_model / low) + 1, multiple):
-            active = np.arange(1, MAX_ACTIVE + 1)
-            ratio = (active + NUM_SHARED) * d_expert / d_model
-            kept = (ratio >= ACTIVE_FFN_RATIO[0]) & (ratio <= ACTIVE_FFN_RATIO[1])
-            if 2 * d_model / d_expert <= high:
-                found += [(d_model, d_expert, int(n)) for n in active[kept]]
-    d_model, d_expert, active = np.array(found).T
-    shallow = np.full_like(active, NUM_DENSE + 1)
-    return _as_model(d_model, d_expert, active, shallow, limits.vocab_size)
-
-
-def _as_model(
-    d_model: Column,
-    d_expert: Column,
-    active: Column,
-    num_layers: Column,
-    vocab_size: int = PAPER_VOCABULARY_SIZE,
-) -> SimpleNamespace:
-    """A model whose sizes are arrays, for `accounting`; E is still 0."""
-    d_head = np.where(d_model >= WIDE, 128, 64)
-    heads = d_model // d_head
-    d_active_ffn = (active + NUM_SHARED) * d_expert
-    defaults = {f.name: f.default for f in fields(ModelConfig)}
-    sizes = {
-        "vocab_size": vocab_size,
-        "num_layers": num_layers,
-        "d_model": d_model,
-        "num_heads": heads,
-        "num_kv_heads": _kv_heads(heads),
-        "d_head": d_head,
-        "d_ffn": d_active_ffn,
-        "num_experts": np.zeros_like(active),
-        "num_active_experts": active,
-        "num_shared_experts": NUM_SHARED,
-        "d_expert": d_expert,
-        "d_shared": NUM_SHARED * d_expert,
-        "num_dense_layers": NUM_DENSE,
-        "routing": ROUTING,
-        "is_moe": True,
-        "num_moe_layers": num_layers - NUM_DENSE,
-        "d_active_ffn": d_active_ffn,
-    }
-    return SimpleNamespace(**defaults | sizes)
-
-
-def _of_right_size(layouts: SimpleNamespace, limits: Limits) -> SimpleNamespace:
+def _of_right_size(grid: SimpleNamespace, limits: Limits) -> SimpleNamespace:
     """Layouts at every depth at which some E gives the M or D called for."""
-    active = layouts.num_active_experts
+    active = grid.num_active_experts
     ends = []
     for num_experts in (active, active / limits.smallest_activation_ratio):
-        layer = {"num_layers": layouts.num_layers + 1, "num_moe_layers": layouts.num_moe_layers + 1}
-        shallow, _ = _size(_with(layouts, num_experts=num_experts), limits)
-        deeper, _ = _size(_with(layouts, num_experts=num_experts, **layer), limits)
+        layer = {"num_layers": grid.num_layers + 1, "num_moe_layers": grid.num_moe_layers + 1}
+        shallow, _ = _size(changed(grid, num_experts=num_experts), limits)
+        deeper, _ = _size(changed(grid, num_experts=num_experts, **layer), limits)
         added = NUM_LAYERS - (NUM_DENSE + 1)
         ends.append(shallow[:, None] + (deeper - shallow)[:, None] * added)
-    aspect = layouts.d_model[:, None] / NUM_LAYERS
+    aspect = grid.d_model[:, None] / NUM_LAYERS
     shaped = (aspect >= ASPECT[0]) & (aspect <= ASPECT[1])
-    _require_reachable(ends[0][shaped], ends[1][shaped], limits)
-    low, high = _band(limits)
+    require_reachable(ends[0][shaped], ends[1][shaped], limits)
+    low, high = band(limits)
     rows, depths = np.nonzero(shaped & (ends[0] <= high) & (ends[1] >= low))
-    return _as_model(
-        layouts.d_model[rows],
-        layouts.d_expert[rows],
+    return as_model(
+        grid.d_model[rows],
+        grid.d_expert[rows],
         active[rows],
         NUM_LAYERS[depths],
         limits.vocab_size,
     )
-
-
-def _with(model: SimpleNamespace, **changes: Any) -> SimpleNamespace:
-    return SimpleNamespace(**vars(model) | changes)
 
 
 def _size(model: SimpleNamespace, limits: Limits) -> tuple[Column, Column]:
@@ -294,23 +183,12 @@ def _size(model: SimpleNamespace, limits: Limits) -> tuple[Column, Column]:
     return TRAINING_PASSES * flops.total * limits.tokens / limits.compute, share
 
 
-def _costs(grid: SimpleNamespace, limits: Limits) -> dict[str, tuple[Column, Column]]:
-    """Total parameters, and gigabytes of one rank, each as (at E = 0, slope by E)."""
-    found: list[list[Column]] = []
-    for num_experts in (0, 1):
-        count: Any = count_parameters(cast(ModelConfig, _with(grid, num_experts=num_experts)))
-        elsewhere = count.routed_experts * (1 - 1 / limits.expert_parallel)
-        found.append([count.total, (count.total - elsewhere) * TRAINING_BYTES / GIGABYTE])
-    total, rank = ((none, single - none) for none, single in zip(*found, strict=True))
-    return {"max_total_params": total, "max_memory_gb": rank}
-
-
 def _expert_bounds(grid: SimpleNamespace, limits: Limits) -> dict[str, Column]:
     """The largest E that each limit allows, per layout."""
     served_by = grid.num_active_experts + NUM_SHARED
     most = routed_experts(limits.smallest_activation_ratio, served_by, NUM_SHARED)
     bounds = {"min_activation_ratio": most}
-    for name, (base, slope) in _costs(grid, limits).items():
+    for name, (base, slope) in costs_of(grid, limits).items():
         if getattr(limits, name) is not None:
             bounds[name] = (getattr(limits, name) - base) / slope
     return bounds
@@ -324,10 +202,44 @@ def _leverage(grid: SimpleNamespace, num_experts: Column, compute: float) -> Col
     return cast(Column, efficiency_leverage(PUBLISHED.joint, **point))
 
 
-def _better_end(grid: SimpleNamespace, fewest: Column, most: Column, compute: float) -> Column:
-    """EL is monotonic in E: the most experts above the break-even compute, the fewest below."""
-    grows = _leverage(grid, most, compute) >= _leverage(grid, fewest, compute)
-    return np.where(grows, np.maximum(most, fewest), fewest).astype(np.int64)
+def _score(grid: SimpleNamespace, limits: Limits, price: float) -> Column:
+    """EL ** w / total ** ((1 - w) price), with w the weight of leverage: what is sought."""
+    leverage = _leverage(grid, grid.num_experts, limits.compute)
+    total = cast(Column, count_parameters(cast(ModelConfig, grid)).total)
+    return leverage**limits.objective / total ** ((1 - limits.objective) * price)
+
+
+def _price(grid: SimpleNamespace, fewest: Column, most: Column, limits: Limits) -> float:
+    """ln EL over ln total, each from its least to its most at this budget.
+
+    In these units both range over the same, so that a weight of 0.5 lies between and not at an end.
+    """
+    allowed = most >= fewest
+    ends = [changed(grid, num_experts=experts) for experts in (fewest, most)]
+    leverage = np.array([_leverage(end, end.num_experts, limits.compute)[allowed] for end in ends])
+    total = np.array(
+        [cast(Any, count_parameters(cast(ModelConfig, e))).total[allowed] for e in ends]
+    )
+    if not allowed.any() or total.min() == total.max():
+        return 0.0
+    return float(np.log(leverage.max() / leverage.min()) / np.log(total.max() / total.min()))
+
+
+def _best_experts(
+    grid: SimpleNamespace, fewest: Column, most: Column, step: int, limits: Limits, price: float
+) -> NDArray[np.int64]:
+    """The E of each layout that scores best.
+
+    EL is monotonic in E, so that leverage alone is best at an end: the most experts above the
+    break-even compute, the fewest below. With parameters in the score, E is tried between.
+    """
+    most = np.maximum(most, fewest)
+    between = np.linspace(0, 1, 2 if limits.objective == 1 else NUM_EXPERTS_TRIED)
+    tried = [step * np.round(most * (fewest / most) ** share / step) for share in between]
+    scores = [_score(changed(grid, num_experts=experts), limits, price) for experts in tried]
+    best = np.argmax(scores, axis=0)[None]
+    found: NDArray[np.int64] = np.take_along_axis(np.stack(tried), best, axis=0)[0].astype(np.int64)
+    return found
 
 
 def _ranked(grid: SimpleNamespace, leverage: Column, share: Column, count: int) -> list[int]:
@@ -407,6 +319,12 @@ def _binding(
         found.append(
             Binding(constraint="expert_parallel", limit=ranks, value=experts, reason=reason)
         )
+    if limits.objective < 1:
+        total = float(cast(Any, count_parameters(cast(ModelConfig, grid))).total[row])
+        reason = "weighs EL against parameters, each by what this budget lets it range over"
+        found.append(
+            Binding(constraint="objective", limit=limits.objective, value=total, reason=reason)
+        )
     if limits.tokens is not None:
         wanted, best = limits.tokens, float(PUBLISHED.moe_tokens(limits.compute))
         reason = f"fixes M from below; Table 1 would train on {best:.3g} tokens at this compute"
@@ -420,49 +338,7 @@ def _met(grid: SimpleNamespace, row: int, name: str, limits: Limits) -> tuple[fl
     if name == "min_activation_ratio":
         active = int(grid.num_active_experts[row]) + NUM_SHARED
         return limits.smallest_activation_ratio, active / (experts + NUM_SHARED), ""
-    base, slope = _costs(grid, limits)[name]
+    base, slope = costs_of(grid, limits)[name]
     value = float(base[row] + experts * slope[row])
     unit = " parameters" if name == "max_total_params" else " GB a rank"
     return float(getattr(limits, name)), value, unit
-
-
-def _require_reachable(smallest: Column, largest: Column, limits: Limits) -> None:
-    """Some shape has the M or D called for; the columns are ratios to it at fewest and most E."""
-    name = "compute" if limits.tokens is None else "tokens"
-    low, high = _band(limits)
-    ends = ((smallest.min(), "smallest", high), (1 / largest.max(), "largest", 1 / low))
-    for factor, end, most in ends:
-        rule = (
-            f"cannot be met: the {end} shape searched is {factor:.3g} times off the size called for"
-        )
-        require(factor <= most, name, getattr(limits, name), rule)
-
-
-def _require_feasible(grid: SimpleNamespace, fewest: Column, limits: Limits) -> None:
-    """Each limit alone, then all together, leave some shape of the right size."""
-    active = grid.num_active_experts + NUM_SHARED
-    ratio = active / (fewest + NUM_SHARED)
-    best = {"min_activation_ratio": f"the most that any shape reaches is {ratio.max():.4g}"}
-    excess = {"min_activation_ratio": limits.smallest_activation_ratio / ratio}
-    for name, (base, slope) in _costs(grid, limits).items():
-        if getattr(limits, name) is not None:
-            cost = base + fewest * slope
-            best[name] = f"the least that any shape of this size needs is {cost.min():.4g}"
-            with np.errstate(over="ignore"):
-                excess[name] = cost / getattr(limits, name)
-    values = {name: getattr(limits, name) or limits.smallest_activation_ratio for name in excess}
-    for name, factor in excess.items():
-        rule = f"cannot be met: {best[name]}, {factor.min():.3g} times off the limit"
-        require(factor.min() <= 1, name, values[name], rule)
-    together = np.max(list(excess.values()), axis=0).min()
-    rule = f"cannot be met together: the nearest shape is {together:.3g} times off one of them"
-    require(together <= 1, ", ".join(values), tuple(values.values()), rule)
-
-
-def _require_near(size: Column, limits: Limits) -> None:
-    """Among shapes within the limits one has, with its experts, the M or D called for."""
-    low, high = _band(limits)
-    factor = float(np.exp(np.abs(np.log(size)).min()))
-    rule = f"cannot be met: within the other limits the nearest size is {factor:.3g} times off"
-    name = "compute" if limits.tokens is None else "tokens"
-    require(bool(((size >= low) & (size <= high)).any()), name, getattr(limits, name), rule)

@@ -18,7 +18,8 @@ import seaborn as sns
 
 from moe_leverage.design.designer import Explanation
 from moe_leverage.design.huggingface import OpenModel, printed_counts
-from moe_leverage.design.search import Limits, frontier
+from moe_leverage.design.limits import Limits
+from moe_leverage.design.search import frontier
 from moe_leverage.figures.granularity import TABLE_8_GRANULARITY
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (

@@ -13,7 +13,7 @@ from typing import Any
 
 from moe_leverage import paths
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH
-from moe_leverage.design import closed_form, files, huggingface, words
+from moe_leverage.design import class_words, closed_form, files, huggingface, words
 from moe_leverage.instruments.scripts import assign
 
 BUILT = paths.INSTRUMENTS / "built.json"
@@ -34,15 +34,16 @@ def script() -> str:
 
 
 def tables() -> dict[str, Any]:
-    """Classes, names and words, as `design.closed_form` and `design.words` have them."""
+    """Classes, names and words, as `design.closed_form`, `design.class_words` and
+    `design.words` have them."""
     return {
         "forms": {kind: dict(form) for kind, form in closed_form.FORMS.items()},
-        "classes": closed_form.class_tables(),
-        "names": {ours: list(names) for ours, names in closed_form.THEIR_NAMES.items()},
-        "words": list(closed_form.WORDS),
-        "repository": list(closed_form.REPOSITORY),
-        "readAnyway": list(closed_form.READ_ANYWAY),
-        "noSizes": list(closed_form.NO_SIZES),
+        "classes": class_words.class_tables(),
+        "names": {ours: list(names) for ours, names in class_words.THEIR_NAMES.items()},
+        "words": list(class_words.WORDS),
+        "repository": list(class_words.REPOSITORY),
+        "readAnyway": list(class_words.READ_ANYWAY),
+        "noSizes": list(class_words.NO_SIZES),
         "expertWords": words.EXPERTS.pattern,
         "otherWords": words.OTHER.pattern,
         "numberOfExperts": list(words.NUMBER_OF_EXPERTS),
