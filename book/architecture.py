@@ -23,7 +23,7 @@ PICTURE = ROOT / "book" / "_static" / "architecture.svg"
 # The numbers are columns of the picture, chosen so that few arrows cross or pass behind a box.
 FLOORS: tuple[dict[str, int], ...] = (
     {"locks": 0, "config": 2, "paths": 4, "modules": 6},
-    {"theory": 3, "accounting": 5, "paper": 7},
+    {"theory": 2, "accounting": 4, "pruning": 5, "paper": 7},
     {"model": 0, "corpus": 2, "ledger": 4},
     {"training": 1, "analysis": 3},
     {"studies": 1, "design": 3, "evidence": 5, "audit": 7},

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from synthetic_ledger import ADOPTED as LAWS
 
-from moe_leverage import ledger
+from moe_leverage import ledger, pruning
+from moe_leverage.accounting import count_parameters
+from moe_leverage.analysis import journey
 from moe_leverage.audit import load_claims, load_neighbours, pairs
 from moe_leverage.audit.claims import CHECKS
 from moe_leverage.config import LING2_ROUTING, RunConfig
+from moe_leverage.modules import import_modules
 from moe_leverage.studies.catalogue import STUDIES, plan
 from moe_leverage.studies.neighbours import LING_PARTS
 from moe_leverage.training.schedule import merge_windows, phase_steps
@@ -86,10 +89,73 @@ def paper_routing():
     )
 
 
+# --- average parameters --------------------------------------------------------------------
+
+
+def journey_runs(loss):
+    rows = []
+    for task in plan("average-parameters", LAWS):
+        described = ledger.describe(task.run)
+        mean = described.get("average_params", described["axes"]["total_params"])
+        rows.append(
+            {
+                "config_id": task.run.with_seed(0).identity(),
+                "prune_sparsity": task.run.prune_sparsity,
+                "total_params": described["axes"]["total_params"],
+                "average_params": described.get("average_params"),
+                "final_params": described.get("final_params"),
+                "num_tokens": task.run.num_tokens,
+                "loss_nats": loss(mean, task.run.num_tokens),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def test_fifteen_schedules_stand_beside_a_dense_ladder_on_as_many_tokens():
+    planned = plan("average-parameters", LAWS)
+    pruned = [task.run for task in planned if task.run.prune_sparsity]
+    dense = [task.run for task in planned if not task.run.prune_sparsity]
+    schedules = {(r.prune_sparsity, r.prune_start, r.prune_end) for r in pruned}
+    assert len(schedules) == 15
+    for body in {run.model for run in pruned}:
+        tokens = next(run.num_tokens for run in pruned if run.model == body)
+        beside = [run for run in dense if abs(run.num_tokens / tokens - 1) < 0.02]
+        sizes = [count_parameters(run.model).non_vocabulary for run in beside]
+        assert len(set(sizes)) >= 5
+        assert body in {run.model for run in beside}
+        least = min(pruning.parameters_after(r, r.num_steps) for r in pruned if r.model == body)
+        assert min(sizes) <= least  # no count lies outside the ladder
+        assert {run.seed for run in beside} == {0, 1}
+
+
+def test_the_count_that_a_loss_follows_is_found():
+    def loss(n, d):
+        return 2 + 60 * n**-0.35 + 40 * d**-0.3
+
+    errors = journey.errors(journey_runs(loss)).abs().mean()
+    assert errors["average"] < 0.002
+    assert errors["final"] > 5 * errors["average"]
+    assert errors["first"] > 5 * errors["average"]
+    generator = np.random.default_rng(0)
+    runs = journey_runs(lambda n, d: loss(n, d) * np.exp(0.005 * generator.standard_normal()))
+    drawn = journey.resampled(runs, draws=40)
+    assert drawn.shape == (40, 3, 2)
+    assert (drawn[:, 1:, 1] > drawn[:, :1, 1]).all()
+    assert np.abs(np.quantile(drawn[:, 0, 0], [0.05, 0.95])).max() < 0.01
+
+
+def test_a_law_of_few_dense_runs_is_refused():
+    runs = journey_runs(lambda n, d: 3.0)
+    few = pd.concat([runs[runs["prune_sparsity"] > 0], runs[runs["prune_sparsity"] == 0][:5]])
+    with pytest.raises(ValueError, match="dense runs = 5: must be 8 at least"):
+        journey.errors(few)
+
+
 # --- questions and pairs -------------------------------------------------------------------
 
 
 def test_every_question_names_a_study_columns_that_it_varies_and_one_pair_a_seed():
+    import_modules("moe_leverage.audit")
     claims = load_neighbours()
     assert len({claim.id for claim in (*claims, *load_claims())}) == len(claims) + len(
         load_claims()
@@ -105,9 +171,15 @@ def test_every_question_names_a_study_columns_that_it_varies_and_one_pair_a_seed
         if claim.check["name"] == "paired":
             planned = plan(study, LAWS)
             runs = table(planned, lambda task: 3.0)
-            found = pairs.differences(runs, claim.arguments["changed"], list(STUDIES[study].varies))
-            wanted = {(task.point.budget_flops, task.run.seed) for task in planned}
-            assert len(found) == len(wanted), claim.id
+            found = pairs.differences(
+                runs,
+                claim.arguments["changed"],
+                list(STUDIES[study].varies),
+                claim.arguments.get("partner"),
+            )
+            assert len(found) == {"nano-ling": 2 * 3, "average-parameters": 2 * 2 * 3}[study], (
+                claim.id
+            )
 
 
 def test_every_part_of_the_recipe_has_a_question():
@@ -157,7 +229,7 @@ def test_a_study_without_its_runs_says_so(tmp_path, monkeypatch):
 
 def test_no_field_of_a_run_that_a_neighbour_needs_is_part_of_older_identities():
     """Each is at its default in every other study, so that their runs keep their identity."""
-    added = {"merge_windows"}
+    added = {"merge_windows", *(f.name for f in fields(RunConfig) if f.name.startswith("prune_"))}
     assert added <= {field.name for field in fields(RunConfig)}
     for name in ("activation-second", "tuning", "merge"):
         for task in plan(name, LAWS):

@@ -522,6 +522,10 @@ class RunConfig(Record):
     merge_checkpoints: int = 0  # equally weighted checkpoints merged at the end (WSM); 0: none
     merge_interval: int = 1  # steps between two merged checkpoints
     merge_windows: int = 1  # merges scored: of all checkpoints, their last half, last quarter, ...
+    prune_sparsity: float = 0.0  # share of the blocks' matrices held at zero in the end; 0: none
+    prune_start: float = 0.25  # share of the steps done when the first weights are pruned
+    prune_end: float = 0.75  # share of the steps done when the last are
+    prune_interval: int = 10  # steps between two moves of the masks
     weight_decay: float = 0.1
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -554,6 +558,26 @@ class RunConfig(Record):
         rule = f"with merge_interval = {self.merge_interval} needs more steps than num_steps"
         require(merged_steps <= self.num_steps, "merge_checkpoints", self.merge_checkpoints, rule)
         self._check_windows()
+        self._check_pruning()
+
+    def _check_pruning(self) -> None:
+        _require_numbers(self, 0.0, 0.99, "prune_sparsity")
+        _require_numbers(self, 0.0, 1.0, "prune_start", "prune_end")
+        _require_counts(self, 1, "prune_interval")
+        if not self.prune_sparsity:
+            for name, default in PRUNING_DEFAULTS.items():
+                value = getattr(self, name)
+                require(value == default, name, value, "prunes nothing without prune_sparsity")
+            return
+        sparsity, rule = self.prune_sparsity, "the masks of a mixture's experts have no rule here"
+        require(not self.model.is_moe, "prune_sparsity", sparsity, rule)
+        rule = "cannot be with merge_checkpoints: a mean of models has the masks of none"
+        require(not self.merge_checkpoints, "prune_sparsity", sparsity, rule)
+        first, last = (
+            round(share * self.num_steps) for share in (self.prune_start, self.prune_end)
+        )
+        rule = f"must be a step at least after prune_start = {self.prune_start:g} of the run"
+        require(first < last, "prune_end", self.prune_end, rule)
 
     def _check_windows(self) -> None:
         require_count("merge_windows", self.merge_windows, 1, MOST_MERGE_WINDOWS)
@@ -607,3 +631,8 @@ class RunConfig(Record):
     def with_seed(self, seed: int) -> Self:
         """The same run from another seed of weights and batches."""
         return replace(self, seed=seed)
+
+
+PRUNING_DEFAULTS = {  # of what says how a run prunes, once it does
+    f.name: f.default for f in fields(RunConfig) if f.name.startswith("prune_")
+}

@@ -1,8 +1,9 @@
-"""A claim about one change of a design: runs with it less runs without it, pair by pair.
+"""Claims about a change of a design: runs with it less runs without it, pair by pair.
 
 Studies give a design and its variants the same seeds, so that both saw the same text in the same
 order. Two runs are a pair if they have one budget and one seed and differ, among the columns that
-their study varies, in exactly those that the claim names.
+their study varies, in exactly those that the claim names. Where a column has more than two values,
+the claim names those of the partner too.
 
     d_bs     loss with the change less loss without it, nats, at budget b and seed s
     effect   mean over budgets of the mean over seeds of d_bs
@@ -28,7 +29,9 @@ LEAST_FREEDOM = 2  # differences beyond one a budget, below which no interval is
 
 
 @check
-def paired(study: str, changed: Mapping[str, Any]) -> Measurement:
+def paired(
+    study: str, changed: Mapping[str, Any], partner: Mapping[str, Any] | None = None
+) -> Measurement:
     """The mean difference in nats between runs that have these values and those that do not."""
     if lacking := evidence.shortfall([study]):
         return Measurement(effect=None, detail=f"decided when complete: {lacking}")
@@ -36,9 +39,10 @@ def paired(study: str, changed: Mapping[str, Any]) -> Measurement:
     if runs.empty:
         return Measurement(effect=None, detail=f"no finished run of the study {study}")
     varies = ledger.plans(ledger.DIRECTORY)[study]["varies"]
-    found = differences(runs, changed, varies)
+    found = differences(runs, changed, varies, partner)
     budgets = found["budget"].nunique()
     words = ", ".join(f"{name} = {value}" for name, value in changed.items())
+    words += " beside " + ", ".join(f"{n} = {v}" for n, v in partner.items()) if partner else ""
     detail = f"{len(found)} pairs of runs of {study} with and without {words}"
     if len(found) < budgets + LEAST_FREEDOM:
         return Measurement(effect=None, detail=f"too few pairs: {detail}")
@@ -51,7 +55,12 @@ def paired(study: str, changed: Mapping[str, Any]) -> Measurement:
     )
 
 
-def differences(runs: pd.DataFrame, changed: Mapping[str, Any], varies: list[str]) -> pd.DataFrame:
+def differences(
+    runs: pd.DataFrame,
+    changed: Mapping[str, Any],
+    varies: list[str],
+    partner: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
     """Columns `budget`, `seed` and `nats`, a row a pair; ValueError where a run has two partners.
 
     >>> runs = pd.DataFrame({"qk_norm": ["none", "head"], "budget": "1e12", "seed": 0,
@@ -61,9 +70,14 @@ def differences(runs: pd.DataFrame, changed: Mapping[str, Any], varies: list[str
     """
     for name in changed:
         require(name in varies, "changed", name, f"must be one of {', '.join(varies)}")
+    for name in partner or {}:
+        require(name in changed, "partner", name, f"must be one of {', '.join(changed)}")
     equal = np.array([(runs[name] == value).to_numpy() for name, value in changed.items()])
+    is_partner = ~equal.any(0)
+    if partner:
+        is_partner = np.all([(runs[name] == value) for name, value in partner.items()], axis=0)
     keys = ["budget", "seed", *(name for name in varies if name not in changed)]
-    sides = [runs[chosen][[*keys, "loss_nats"]] for chosen in (equal.all(0), ~equal.any(0))]
+    sides = [runs[chosen][[*keys, "loss_nats"]] for chosen in (equal.all(0), is_partner)]
     pairs = sides[0].merge(sides[1], on=keys, suffixes=("", "_without"))
     rule = "leaves a run more than one partner; name every column that the change touches"
     require(not pairs.duplicated(keys).any(), "changed", dict(changed), rule)

@@ -19,7 +19,7 @@ from typing import IO, Any
 import orjson
 from filelock import lock_descriptor
 
-from moe_leverage import paths
+from moe_leverage import paths, pruning
 from moe_leverage.accounting import (
     ForwardFlops,
     ParameterCount,
@@ -56,7 +56,8 @@ RESULTS = (  # None in the record of a diverged run
 def describe(run: RunConfig) -> dict[str, Any]:
     """The part of a record that follows from the config alone: identity, axes, counts.
 
-    N and N_a are `total_params` and `active_params`, M is `flops_per_token`, C `training_flops`.
+    N and N_a are `total_params` and `active_params`, M is `flops_per_token`, C `training_flops`. A
+    run that prunes has N averaged over its steps and in the end beside, and C without its zeros.
 
     >>> from moe_leverage.config import ModelConfig
     >>> model = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
@@ -86,6 +87,16 @@ def describe(run: RunConfig) -> dict[str, Any]:
         "training_flops": count_training_flops(run),
         "parameters": _known_parts(parameters),
         "forward_flops": _known_parts(forward),
+        **(_pruned(run) if run.prune_sparsity else {}),
+    }
+
+
+def _pruned(run: RunConfig) -> dict[str, Any]:
+    """N averaged over the steps, N in the end, and C of a machine that skips zeros."""
+    return {
+        "average_params": pruning.average_parameters(run),
+        "final_params": pruning.parameters_after(run, run.num_steps),
+        "sparse_training_flops": pruning.sparse_training_flops(run),
     }
 
 

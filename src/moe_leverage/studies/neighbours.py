@@ -5,16 +5,20 @@ is asked, and the statistic that answers, stand in data/paper/neighbours.toml be
 
     nano-ling    Ling 2.0 (arXiv 2510.22115): its recipe against the paper's in its own layout, and
                  without one part at a time, at equal compute: the FLOPs of a part are charged
+    average-parameters   Jin et al. (arXiv 2501.12486): dense models pruned while they train, by
+                 fifteen schedules, beside smaller dense models on as many tokens
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from moe_leverage.accounting import count_training_flops
+from moe_leverage.studies.protocol import Laws, Point, derive
 from moe_leverage.studies.second_ladder import SECOND_BASE, after_sizes
-from moe_leverage.studies.sweeps import SEEDS, Sweep
+from moe_leverage.studies.sweeps import SEEDS, Sweep, study
 
 NEIGHBOUR_BUDGETS = (3e12, 1e13)  # training FLOPs, exact convention
 
@@ -62,6 +66,37 @@ LING_DESIGNS = (
     *(_recipe(name) for name in (*LING_PARTS, DENSE_FIRST)),
 )
 
+# C is what a dense machine spends, so that a pruned run sees as many tokens as its body unpruned;
+# the dense models beside it are smaller and see as many tokens too, at less compute.
+PRUNED_BODIES: tuple[dict[str, Any], ...] = (
+    {"budget_flops": 1e12, "size": 6},
+    {"budget_flops": 3e12, "size": 7},
+)
+SMALLEST_DENSE = 2  # place in GEOMETRIES: below what four fifths pruned leave of either body
+
+
+def _dense_beside(budget_flops: float, size: int) -> Iterator[dict[str, Any]]:
+    """Dense bodies up to this one with the budgets, to three digits, that give its tokens."""
+    costs = [
+        count_training_flops(derive(Point(budget_flops=1e12, dense=True, size=place), Laws()))
+        / derive(Point(budget_flops=1e12, dense=True, size=place), Laws()).num_tokens
+        for place in range(size + 1)
+    ]
+    for place in range(SMALLEST_DENSE, size + 1):
+        yield {
+            "budget_flops": float(f"{budget_flops * costs[place] / costs[size]:.2e}"),
+            "size": place,
+        }
+
+
+DENSE_BODIES = tuple(dense for body in PRUNED_BODIES for dense in _dense_beside(**body))
+WINDOWS = ((0.25, 0.75), (0.0, 0.5), (0.5, 1.0), (0.25, 0.5), (0.5, 0.75))  # the first: their best
+SCHEDULES = tuple(
+    {"prune_sparsity": sparsity, "prune_start": start, "prune_end": end}
+    for sparsity in (0.4, 0.6, 0.8)
+    for start, end in WINDOWS
+)
+
 STUDIES = (
     after_sizes(
         "nano-ling",
@@ -76,5 +111,23 @@ STUDIES = (
             "num_dense_layers", "num_mtp_layers", "qk_norm", "rope_fraction", "routing.score",
             "routing.scaling", "routing.num_groups", "routing.bias_update_rate", "decay",
         ),
+    ),
+    study(
+        "average-parameters",
+        "is the loss of a model pruned while it trains the dense law's at its average size?",
+        Sweep(
+            name="schedules",
+            base=replace(SECOND_BASE, dense=True),
+            axes={"body": PRUNED_BODIES, "schedule": SCHEDULES, "seed": SEEDS[:2]},
+        ),
+        Sweep(
+            name="dense",
+            base=replace(SECOND_BASE, dense=True),
+            axes={"body": DENSE_BODIES, "seed": SEEDS[:2]},
+        ),
+        needs=("tuning",),
+        protocol=2,
+        role="variant",
+        varies=("d_model", "num_layers", "prune_sparsity", "prune_start", "prune_end"),
     ),
 )  # fmt: skip

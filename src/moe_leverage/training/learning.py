@@ -5,6 +5,7 @@ many processes and micro-batches share the batch.
 
     loss     cross-entropy of the next token alone, nats a token
     counts   assignments [L, E] of the whole batch to the experts of each layer that routes
+    masks    entries of the matrices that a run which prunes has kept
     merged   mean of the late checkpoints that have entered a merge so far, of each window
 """
 
@@ -22,6 +23,7 @@ from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.routing import load_statistics
 from moe_leverage.model.transformer import ModelOutput, Transformer, build_model
 from moe_leverage.training.machine import Machine, like, whole
+from moe_leverage.training.masks import Masks, mask_gradients, prune, pruned_weights
 from moe_leverage.training.schedule import (
     learning_rate_multiplier,
     load_steps,
@@ -43,6 +45,7 @@ class State:
     optimiser: torch.optim.AdamW
     losses: list[float] = field(default_factory=list)  # one a step
     merged: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by checkpoints, most first
+    masks: Masks = field(default_factory=dict)
     loads: list[list[float]] = field(default_factory=list)  # max over mean, [points][L]
     seconds: float = 0.0  # of training, over all sittings
 
@@ -88,6 +91,7 @@ def learn(state: State, run: RunConfig, tokens: Tensor, machine: Machine) -> boo
         group["lr"] = rate
     loss, counts = _backward(state, run, tokens.to(machine.device), machine)
     loss_nats = machine.sum(loss).item() / machine.num_processes
+    mask_gradients(state.model, state.masks)
     weights = list(state.model.parameters())
     norm = whole(nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None]))
     norm_value = norm.item()
@@ -98,6 +102,7 @@ def learn(state: State, run: RunConfig, tokens: Tensor, machine: Machine) -> boo
     state.optimiser.step()
     state.optimiser.zero_grad()
     state.losses.append(loss_nats)
+    prune(state.model, state.masks, run, state.steps_done)
     if run.model.is_moe:
         _note_loads(state, run, machine.sum(counts))
     if state.steps_done % flush_interval(run) == 0:
@@ -134,6 +139,7 @@ def tensors(state: State) -> dict[str, Tensor]:
     found |= {f"model.{name}": buffer for name, buffer in state.model.named_buffers()}
     for window, weights in state.merged.items():
         found |= {f"{merge_name(state, window)}.{name}": w for name, w in weights.items()}
+    found |= {f"mask.{name}": mask for name, mask in state.masks.items()}
     if state.losses:
         for moment in MOMENTS:
             found |= {f"{moment}.{n}": state.optimiser.state[w][moment] for n, w in named.items()}
@@ -163,6 +169,9 @@ def misfit(state: State, saved: Mapping[str, Tensor], steps_done: int) -> str:
         prefix = merge_name(state, window)
         if any(name.startswith(f"{prefix}.") for name in saved):
             wanted |= {f"{prefix}.{name}": weight for name, weight in named.items()}
+    for name, weight in pruned_weights(state.model).items():
+        if f"mask.{name}" in saved:
+            wanted[f"mask.{name}"] = torch.empty_like(weight, dtype=torch.bool)
     for name in [*wanted, "losses", "loads"]:
         if name not in saved:
             return f"{name} is missing"
@@ -180,6 +189,9 @@ def restore(state: State, saved: Mapping[str, Tensor], seconds: float) -> None:
     named = dict(state.model.named_parameters())
     for name, target in (named | dict(state.model.named_buffers())).items():
         target.copy_(like(target, saved[f"model.{name}"]))
+    for name, weight in pruned_weights(state.model).items():
+        if f"mask.{name}" in saved:
+            state.masks[name] = saved[f"mask.{name}"].to(weight.device)
     state.losses = saved["losses"].tolist()
     state.loads = saved["loads"].tolist()
     state.seconds = seconds

@@ -113,6 +113,9 @@ def trained_model(run: RunConfig, checkpoint_directory: Path) -> Transformer:
 
 def require_fit(run: RunConfig, corpus: Corpus, execution: Execution) -> None:
     """Refuse a run that its corpus or its execution cannot serve, before any work starts."""
+    rule = "needs whole matrices in each process: parallel = 'ddp'"
+    is_whole = not run.prune_sparsity or execution.parallel != "fsdp"
+    require(is_whole, "prune_sparsity", run.prune_sparsity, rule)
     dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
     require_trainable(run.model, execution.dispatch, dtype)
     require(run.corpus == corpus.tier, "corpus", run.corpus, f"the corpus given is {corpus.tier}")
