@@ -17,7 +17,14 @@ from moe_leverage.design.designer import explain
 from moe_leverage.design.limits import Limits
 from moe_leverage.evidence import scores
 from moe_leverage.evidence.sources import points_table
-from moe_leverage.figures import flops_accounting, joint_law, other_laws, second_pilot, trained
+from moe_leverage.figures import (
+    flops_accounting,
+    joint_law,
+    other_laws,
+    second_pilot,
+    trained,
+    two_families,
+)
 from moe_leverage.figures.beyond_the_paper import frontier_table, gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
@@ -63,6 +70,32 @@ def record(loss, **more):
         "training_loss_curve_nats": [4.0, 3.5, loss],
     }
     return ledger.describe(run) | results | more
+
+
+def baseline(low=1.8, value=2.0, high=2.2):
+    """EL of one design at three budgets: open below, a number, a number, and a bound at the top."""
+    rows = {
+        "training_flops": [1e11, 1e12, 1e13, 3e13],
+        "efficiency_leverage": [1.0, 1.1, value, np.nan],
+        "leverage_low": [0.0, 0.9, low, np.nan],
+        "leverage_high": [1.2, 1.3, high, np.nan],
+        "at_least": [np.nan, np.nan, np.nan, 1.0],
+    }
+    design = {"activation_ratio": 3 / 65, "granularity": 2.0, "estimator": "frontier"}
+    other = pd.DataFrame(rows).assign(**design | {"estimator": "joint"}, leverage_low=9.0)
+    return pd.concat([pd.DataFrame(rows).assign(**design, loss=3.0), other], ignore_index=True)
+
+
+def best_sizes():
+    return pd.DataFrame(
+        {
+            "family": ["dense", "moe"] * 2,
+            "training_flops": [1e12, 1e12, 1e13, 1e13],
+            "loss_nats": [3.4, 3.3, 2.7, 2.5],
+            "loss_nats_low": [3.3, 3.2, 2.6, 2.4],
+            "loss_nats_high": [3.5, 3.4, 2.8, 2.6],
+        }
+    )
 
 
 def settings():
@@ -135,6 +168,8 @@ INPUTS = {
     "leverage-landscape": ((JOINT,), None),
     "leverage-compute": ((JOINT,), points()),
     "leverage-map": ((JOINT,), points(leverage_low=[0.7, 1.05])),
+    "leverage-over-compute": ((JOINT,), baseline().query("estimator == 'frontier'")),
+    "two-frontiers": ((best_sizes(), baseline()), None),
     "logarithm-bases": ((joint_law.bases_table(JOINT), ("10", "2")), None),
     "fit-points": ((SIZES, JOINT), None),
     "benchmark-profile": ((paper.table(4),), None),
@@ -168,6 +203,30 @@ INPUTS = {
         None,
     ),
 }
+
+
+def test_the_leverage_of_the_baseline_is_told_for_each_outcome():
+    grows = two_families.in_words(baseline(), JOINT)
+    assert "need 1.1 (0.9 to 1.3) times its compute at 1e12 FLOPs and 2.0 (1.8 to 2.2)" in grows
+    assert "leverage grows" in grows
+    assert "gives 0.68, below what was measured" in grows
+    last = {"low": (1.8, 0.5, 1.0), "value": (2.0, 0.7, 1.2), "high": (2.2, 0.8, 1.5)}
+    falls, open_ = (
+        two_families.in_words(baseline(*(last[name][which] for name in last)), None)
+        for which in (1, 2)
+    )
+    assert "leverage falls" in falls
+    assert "leaves open" in open_
+    inside = two_families.in_words(baseline(0.5, 0.7, 0.8), JOINT)
+    assert "gives 0.68, inside" in inside
+    above = two_families.in_words(baseline(0.3, 0.4, 0.5), JOINT)
+    assert "above what was measured" in above
+    unbounded = two_families.in_words(baseline(high=np.inf), None)
+    assert "and 2.0 (at least 1.8) times at 1e13" in unbounded
+    shut = two_families.in_words(baseline(), JOINT, ("sized", "complete"))
+    assert "is not decided" in shut
+    assert shut.endswith("this does not: sized, complete.")
+    assert "No leverage" in two_families.in_words(baseline().iloc[:0], JOINT)
 
 
 def sweep(axis, values, **more):

@@ -82,7 +82,9 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     index = measured.write_fits(part, tmp_path, resamples=20)
     assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
     assert "no finished run" in index["skipped"]["allocation"]
-    assert set(index["failing_gates"]) == set(index["fits"])
+    assert set(index["failing_gates"]) == {*index["fits"], measured.BASELINE}
+    assert index["failing_gates"][measured.BASELINE] == [gates.UNJUDGED]  # no run of its studies
+    assert not (tmp_path / "baseline.csv").exists()
     assert index["failing_gates"]["joint"] == list(
         gates.failing(part, {"activation", "granularity"}, gates.gates(part))
     )
@@ -99,6 +101,23 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     assert gone
     assert not any((tmp_path / f"{name}.json").exists() for name in gone)
     assert (tmp_path / "adopted").is_dir()
+
+
+def test_the_baseline_is_held_against_dense_models_at_the_best_size_of_each(frame):
+    sizes = frame[frame["study"] == "isoflop"]
+    points = measured.baseline_leverage(frame, resamples=20)
+    pd.testing.assert_frame_equal(points, measured.baseline_leverage(sizes, resamples=20))
+    read = points[points["estimator"] == "frontier"]
+    read = read.set_index(read["compute"].map(ledger.rung))
+    design = {"activation_ratio": 3 / 65, "granularity": 2.0}
+    inside = read.loc[[3e11, 1e12, 3e12], "efficiency_leverage"]
+    truth = JOINT(**design, compute=inside.index.to_numpy())
+    np.testing.assert_allclose(inside, truth, rtol=0.05)  # their noise is a hundredth of EL
+    beyond = read.loc[1e13]  # three and a half times 1e13 lies beyond the dense runs, at 3e13
+    assert np.isnan(beyond["efficiency_leverage"])
+    assert beyond["at_least"] == pytest.approx(3, rel=0.01)
+    dense_only = sizes[~sizes["is_moe"]].reset_index(drop=True)
+    assert measured.baseline_leverage(dense_only, resamples=20).empty
 
 
 def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):

@@ -244,10 +244,10 @@ def test_each_page_leads_to_the_one_before_and_the_one_after(site: Path) -> None
         assert (site / then).parent.joinpath(back).resolve() == site / here
 
 
-def test_the_first_page_shows_the_landscape_and_leads_to_four_entries(site: Path) -> None:
+def test_the_first_page_shows_the_leverage_and_leads_to_four_entries(site: Path) -> None:
     page = soup(site / REFRESH)
     drawing = page.select_one("svg.ml-wide")
-    assert drawing["data-figure"] == "leverage-map"
+    assert drawing["data-figure"] == "leverage-over-compute"
     cards = {
         c.select_one(".sd-card-title").get_text(strip=True): c for c in page.select(".sd-card")
     }

@@ -23,7 +23,7 @@ from moe_leverage.analysis import findings, gates
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.identification import INDEX
-from moe_leverage.analysis.leverage import RESAMPLES
+from moe_leverage.analysis.leverage import RESAMPLES, estimate
 from moe_leverage.analysis.reductions import with_law_names
 
 T = TypeVar("T")
@@ -37,7 +37,8 @@ PARTS = {  # of the laws: the roles of the studies that each is made from
 LADDER = 1  # the protocol of the runs behind leverage, and of what the chapters say was trained
 LADDERS = {"hyperparameters": 2, "allocation": 2, "leverage": LADDER}
 COMPLETE = "complete"  # beside the gates: every planned run is recorded
-TABLES = ("leverage", "rivals", "profiles")
+BASELINE = "baseline"  # EL where each family has its best size: of the studies of allocation
+TABLES = ("leverage", "rivals", "profiles", BASELINE)
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
 QUANTITIES = (
     "activation_ratio", "granularity", "shared_ratio", "compute", "budget", "loss", "num_tokens",
@@ -102,6 +103,19 @@ def fit_parts(
     }
 
 
+def baseline_leverage(frame: pd.DataFrame, *, resamples: int = RESAMPLES) -> pd.DataFrame:
+    """EL of the baseline mixture, both families at their best size of each budget (Definition 3.1).
+
+    The points of `estimate` by every estimator, from the runs of the studies of allocation; empty
+    where these give none.
+    """
+    runs = runs_table(frame[of_part(frame, "allocation")])
+    try:
+        return estimate(runs, resamples=resamples).points
+    except ValueError:  # one family has no run yet
+        return pd.DataFrame()
+
+
 def joined(parts: Mapping[str, Findings]) -> Findings:
     """The findings of all parts as one, under the names that the protocol gives its laws."""
     found = findings.merge(list(parts.values()))
@@ -129,7 +143,8 @@ def write_fits(
         (directory / f"{name}.json").unlink(missing_ok=True)
     for name, fitted in found.fits.items():
         fitted.save(directory / f"{name}.json")
-    for name, content in _tables(found).items():
+    tables = _tables(found, baseline_leverage(frame, resamples=resamples))
+    for name, content in tables.items():
         paths.write_atomically(
             directory / f"{name}.csv", content.to_csv(index=False, float_format="%.6g")
         )
@@ -150,7 +165,8 @@ def failing_gates(
 ) -> dict[str, list[str]]:
     """By fit, the gates that its studies rest on and that fail: it is silent while any does.
 
-    A study that lacks planned runs decides nothing either, as if a gate named COMPLETE failed.
+    BASELINE has those of the studies of allocation. A study that lacks planned runs decides nothing
+    either, as if a gate named COMPLETE failed.
     """
     found = gates.gates(frame)
     failing: dict[str, list[str]] = {}
@@ -158,7 +174,8 @@ def failing_gates(
         behind = frame.loc[of_part(frame, part), "study"].unique() if len(frame) else ()
         shut = [COMPLETE] if set(behind) & set(incomplete) else []
         shut += gates.failing(frame, behind, found)
-        failing |= dict.fromkeys(named(parts[part].fits), shut)
+        told = [*named(parts[part].fits), *([BASELINE] if part == "allocation" else [])]
+        failing |= dict.fromkeys(told, shut)
     return dict(sorted(failing.items()))
 
 
@@ -196,8 +213,8 @@ def _unless_empty(
     return found
 
 
-def _tables(found: Findings) -> dict[str, pd.DataFrame]:
-    """Leverage by every estimator, the rivals' scores, and the verdict on each coefficient."""
+def _tables(found: Findings, baseline: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Leverage by every estimator, the rivals' scores, the verdicts on coefficients, BASELINE."""
     points = pd.DataFrame() if found.leverage is None else found.leverage.points
     scores = [{"test": test} | asdict(s) for test, rows in found.scores.items() for s in rows]
     verdicts = [
@@ -206,5 +223,5 @@ def _tables(found: Findings) -> dict[str, pd.DataFrame]:
         for name, fitted in found.fits.items()
         for key, p in profile(fitted).items()
     ]
-    frames = (points, pd.DataFrame(scores), pd.DataFrame(verdicts))
+    frames = (points, pd.DataFrame(scores), pd.DataFrame(verdicts), baseline)
     return {name: frame for name, frame in zip(TABLES, frames, strict=True) if len(frame)}

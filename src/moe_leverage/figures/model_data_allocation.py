@@ -47,11 +47,11 @@ REACH_FLOPS = (1e11, 1e24)
 @figure(
     "allocation-laws",
     paper="Figure 4 and Table 1",
-    data=("paper/table_01.csv", "paper/coefficients.toml"),
+    data=("paper/table_01.csv", "paper/coefficients.toml", "fits/adopted/isoflop.json"),
     studies=("isoflop",),
     caption="The best model scale and the best number of tokens against training compute, for "
     "dense and mixture-of-experts models, solid where the laws were fitted; our own with their "
-    "90 % intervals, and dash-dotted as later runs used them, once these are planned.",
+    "90 % intervals, and dash-dotted as later runs used them.",
 )
 def allocation(
     laws: Mapping[tuple[str, str], PowerLaw],

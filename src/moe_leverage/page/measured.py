@@ -14,7 +14,10 @@ import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis import reductions
+from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.fitted import Fit
+from moe_leverage.analysis.measured import runs_table as runs_of_laws
+from moe_leverage.analysis.points import best_runs
 from moe_leverage.theory.laws import JointLaw
 
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
@@ -53,6 +56,42 @@ def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame
     names = {"compute": "training_flops", "low": "leverage_low", "high": "leverage_high"}
     found = points[kept].dropna(subset=["efficiency_leverage"]).rename(columns=names)
     return found.reset_index(drop=True)
+
+
+def baseline_leverage(directory: Path = paths.FITS) -> pd.DataFrame:
+    """EL of the baseline mixture at each budget, both families at their best size, by estimator.
+
+    Bounds stand in `at_least` and `at_most`; budgets are rungs of the ladder.
+    """
+    points = table_of("baseline", directory)
+    if points.empty:
+        return points
+    names = {"compute": "training_flops", "low": "leverage_low", "high": "leverage_high"}
+    found = points.rename(columns=names)
+    return found.assign(training_flops=found["training_flops"].map(ledger.rung))
+
+
+def best_sizes(runs: pd.DataFrame) -> pd.DataFrame:
+    """The size with the lowest mean loss at each budget, dense and MoE, from runs of several sizes.
+
+    Its 90 % interval is that of a mean of so many seeds under the noise between them.
+    """
+    if runs.empty:
+        return pd.DataFrame()
+    table = runs_of_laws(runs)
+    best = best_runs(table)
+    noise = reductions.widened_noise(ledger.finished(runs))
+    wide = NORMAL_95 * noise / np.sqrt(best["num_seeds"])
+    return pd.DataFrame({
+        "family": np.where(best["is_moe"], "moe", "dense"),
+        "training_flops": best["compute"].map(ledger.rung),
+        "flops_per_token": best["flops_per_token"],
+        "loss_nats": best["loss"],
+        "loss_nats_low": best["loss"] * np.exp(-wide),
+        "loss_nats_high": best["loss"] * np.exp(wide),
+        "num_seeds": best["num_seeds"],
+        "run_id": best["run_id"],
+    })  # fmt: skip
 
 
 def leverage_by_budget(directory: Path = paths.FITS) -> pd.DataFrame:
