@@ -9,6 +9,7 @@ import pytest
 
 from moe_leverage import ledger
 from moe_leverage.analysis.gates import CHECKS, gates, rests_on
+from moe_leverage.figures import trained
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
 BODIES = {3e11: (2, 32), 1e12: (2, 32), 3e12: (3, 48), 1e13: (4, 64)}
@@ -128,6 +129,17 @@ def test_each_gate_fails_when_its_own_thing_is_broken(name):
     assert name in failed
     related = {"tuned": {"tuned far enough"}, "tuned far enough": {"tuned"}, "covered": {"control"}}
     assert failed <= {name} | related.get(name, set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gate_that_fails_is_told_in_plain_words(name):
+    assert set(trained.SHUT) == set(NAMES)
+    table = broken(name)
+    told = trained.in_a_line(2, table, gates(table))
+    assert (
+        f"decides nothing, since {trained.SHUT[name]}" in told or f"; {trained.SHUT[name]}" in told
+    )
+    assert "passes every gate" in trained.in_a_line(2, sound(), gates(sound()))
 
 
 def test_every_check_gives_a_gate():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -23,6 +24,24 @@ from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paths import DATA
 
 ORDINALS = {1: "first ladder", 2: "second ladder"}
+PART_WORDS = {
+    "hyperparameters": "rates and batches",
+    "allocation": "sizes",
+    "leverage": "leverage",
+}
+SHUT = {  # what a gate of `analysis.gates` that fails says of the runs of its ladder
+    "bodies": "its models hardly grow with the budget",
+    "tuned": "its best rates and batches lie at the edge of what was tried",
+    "tuned far enough": "its largest budgets are far above those at which rates were searched",
+    "sized": "its dense models were not tried in several sizes at every budget",
+    "at the bottom": "its dense models are not the best size of their budget",
+    "control": "a mixture that uses all its experts does not end level with its dense twin",
+    "balanced": "its routers send most tokens to a few experts",
+    "no expert idle": "some experts see no token",
+    "covered": "its dense models do not reach the losses of its mixtures",
+    "repeated": "too few designs were repeated with other seeds",
+    "repeated at the top": "its largest budget has too few seeds",
+}
 SPANS = {
     "num_layers": "layers", "d_model": "d_model", "num_heads": "heads", "num_experts": "experts",
     "d_expert": "d_expert", "total_params": "parameters", "active_params": "of them active",
@@ -63,17 +82,33 @@ def gates_table(found: list[Gate], studies: set[str]) -> pd.DataFrame:
 
 
 def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
-    """What a ladder may decide, as one sentence."""
+    """What a ladder may decide, as one sentence, each gate that fails in plain words."""
     mine = [gate for gate in found if gate.study in set(runs["study"])]
-    shut = list(dict.fromkeys(gate.name for gate in mine if not gate.holds))
+    shut = list(dict.fromkeys(SHUT[gate.name] for gate in mine if not gate.holds))
     ends = f"{power(runs['budget_flops'].min())} to {power(runs['budget_flops'].max())} FLOPs"
-    start = f"The {ORDINALS[protocol]}, {len(runs)} runs at {ends},"
+    start = f"The {ORDINALS[protocol]} of models, {len(runs)} runs at {ends},"
     if not shut:
         return f"{start} passes every gate that a measured verdict must pass."
     return (
-        f"{start} decides nothing where these gates fail: {', '.join(shut)}. An under-tuned "
-        "baseline flatters what is held against it, so read no leverage off its figures."
+        f"{start} decides nothing, since {'; '.join(shut)}. An under-tuned baseline flatters what "
+        "is held against it, so read no leverage off its figures."
     )
+
+
+def rests_on(ladders: Mapping[str, int]) -> str:
+    """On which ladder the laws of each part rest (`analysis.measured.LADDERS`), as a sentence.
+
+    >>> rests_on({"allocation": 2, "leverage": 1})
+    'The measured laws of sizes rest on the second ladder; those of leverage on the first ladder.'
+    """
+    parts = [
+        (" and ".join(PART_WORDS[part] for part in ladders if ladders[part] == protocol), name)
+        for protocol, name in sorted(ORDINALS.items(), reverse=True)
+    ]
+    said = [f"of {words} {{}}on the {name}" for words, name in parts if words]
+    verbs = ("rest ", *[""] * len(said))
+    told = [words.format(verb) for words, verb in zip(said, verbs, strict=False)]
+    return f"The measured laws {'; those '.join(told)}."
 
 
 def departures(runs: pd.DataFrame) -> pd.DataFrame:
