@@ -189,10 +189,10 @@ def frontier_table(readings: Mapping[str, Limits]) -> pd.DataFrame:
     "design-frontier",
     paper="Beyond the paper: Equation 13 over all shapes of one budget",
     data=("paper/coefficients.toml", "models"),
-    caption="The largest leverage that a shape of a given size can have at the budget of "
-    "Ling-mini-beta, by the published law, with the tokens that Table 1 calls optimal and with "
-    "the paper's own. The budget and the tokens fix what a token costs; a limit on parameters then "
-    "fixes the activation ratio. The star is Ling-mini-beta.",
+    caption="The largest leverage, by the published law, of the shapes searched at the budget of "
+    "Ling-mini-beta, against the parameters allowed, with the tokens that Table 1 calls optimal "
+    "and with the paper's own. The budget and the tokens fix what a token costs; a limit on "
+    "parameters then fixes the activation ratio. The star is Ling-mini-beta.",
 )
 def design_frontier(table: pd.DataFrame, built: Explanation) -> Drawing:
     """EL over N, a line for each way of naming D, and the model that was built."""

@@ -103,7 +103,7 @@ def conventions(table: pd.DataFrame, published: str) -> Drawing:
     for ink, (line, marker), (name, ratio) in zip(inks, styles, ratios.items(), strict=True):
         ax.plot(
             m["exact"], ratio, line, marker=marker, color=theme.colour(ink),
-            label=str(name).replace("six_n", "six_n (6 N_a)"),
+            label=str(name).replace("six_n", "six_n (2 N_a)"),
         )  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlabel(axis_label("flops_per_token"))
@@ -113,8 +113,8 @@ def conventions(table: pd.DataFrame, published: str) -> Drawing:
     low, high = ratios["six_n"].min(), ratios["six_n"].max()
     finding = (
         f"Without logits, Equations 14 to 16 give {ratios['paper'].min():.0%} to "
-        f"{ratios['paper'].max():.0%} of the exact count and 6 N_a gives {low:.0%} to {high:.0%}; "
-        f"with logits, Equation 16 gives {ratios['paper with logits'].max():.1f} times the exact "
-        f"count at the smallest model."
+        f"{ratios['paper'].max():.0%} of the exact count and 2 N_a a token gives {low:.0%} to "
+        f"{high:.0%}; with logits, Equation 16 gives {ratios['paper with logits'].max():.1f} times "
+        f"the exact count at the smallest model."
     )
     return Drawing(fig, ratios.rename_axis(columns=None).reset_index(), finding)

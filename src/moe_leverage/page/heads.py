@@ -65,7 +65,9 @@ def _ours(entry: dict[str, Any]) -> str:
     effects = [words.format(v.value) + _interval(v) for v, words in asked if v.value is not None]
     conclusion = _concluded(entry["runs"])
     place = f'<a href="{AUDIT_PAGE}#conclusion-{conclusion.fact.id}">{conclusion.label}</a>'
-    gates = f", since these gates fail: {', '.join(conclusion.gates)}" if conclusion.gates else ""
+    shut = len(conclusion.gates)
+    verb = "fails" if shut == 1 else "fail"
+    gates = f", since {shut} of the gates that they rest on {verb}" if shut else ""
     found = ", ".join(effects) if effects else "no effect can be read from them yet"
     drawn = f" ({{numref}}`{entry['figure']}`)" if effects else ""
     said = f"{found}{drawn}: {place}{gates}. {{doc}}`{TRAINED_PAGE}` describes them."
