@@ -4,7 +4,7 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, large, percent, address, remember } = ml.parts;
+  const { element, large, percent, address, remember, leftAside } = ml.parts;
   const { ANY, BETWEEN, COLOURS, COLUMNS, FAMILIES, FILTERS, KEPT, KEYS, MARKS, chosen } =
     ml.explorerView;
   const { NARROW, QUANTITIES, START, X, Y, keysOf, marked, questions, rows, same, valueIn } =
@@ -110,10 +110,7 @@
       for (const key of unknown) this.state[key] = this.start[key] ?? "";
       this.buildForm();
       this.update();
-      if (unknown.length) {
-        const words = unknown.map((key) => `${key} = ${asked[key].slice(0, 40)}`).join(", ");
-        this.said.append(` The address asks for ${words}: not in this build, and left aside.`);
-      }
+      this.said.append(leftAside(unknown.map((key) => [key, asked[key]])));
       if (this.byRun.has(given.run)) this.showRun(true);
       else if (given.run)
         this.said.textContent = `The ledger of this build holds no run ${given.run}.`;

@@ -137,6 +137,12 @@
     history[isNewPlace ? "pushState" : "replaceState"](null, "", place);
   }
 
+  /* What an address asked for and this build has not, [key, value] each, as a sentence; else none */
+  function leftAside(asked) {
+    const words = asked.map(([key, value]) => `${key} = ${value.slice(0, 40)}`).join(", ");
+    return words && ` The address asks for ${words}: not in this build, and left aside.`;
+  }
+
   /* Files dropped anywhere on `root`: the one there is goes to `take`, more than one are refused */
   function dropped(root, take, refuse) {
     const isFile = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
@@ -162,6 +168,7 @@
       parse,
       address,
       remember,
+      leftAside,
       dropped,
       MARKERS,
       CIRCLE,

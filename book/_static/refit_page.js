@@ -5,7 +5,7 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, large, percent, address, remember } = ml.parts;
+  const { element, large, percent, address, remember, leftAside } = ml.parts;
   const [DRAWS, PIECE, PAUSE, SEED, LEVEL] = [200, 4, 200, 1, 0.9]; // resamples, at once, ms before a fit
   const KEYS = ["refit", "at_A", "at_C"]; // points unlike the book's, and what is drawn
   const LABELS = { a: "a", d: "d", gamma: "γ", beta: "β", a_start: "A_start", a_max: "A_max" };
@@ -43,7 +43,9 @@
     /* Take the state from the address: the points that are kept or left unlike in the book */
     follow() {
       const given = address();
-      const unlike = (given.refit || "").split(",");
+      const unlike = (given.refit || "").split(",").filter(Boolean);
+      const known = this.points.map((p) => p.id);
+      const unknown = unlike.filter((id) => !known.includes(id)).map((id) => ["refit", id]);
       this.points.forEach((p) => (p.kept = p.fitted !== unlike.includes(p.id)));
       for (const [select, key] of [
         [this.ratio, "at_A"],
@@ -51,7 +53,10 @@
       ]) {
         const wanted = [...select.options].findIndex((o) => o.value === given[key]);
         select.selectedIndex = wanted < 0 ? select.options.length >> 1 : wanted;
+        if (given[key] && wanted < 0) unknown.push([key, given[key]]);
       }
+      this.aside.textContent = leftAside(unknown).trim();
+      this.aside.hidden = !unknown.length;
       this.start();
     }
 
@@ -107,6 +112,7 @@
       );
       this.boxes.append(...this.studyBoxes.map((b) => b.parentNode), reset);
       this.said = element("p", { class: "ml-said", role: "status" });
+      this.aside = element("p", { class: "ml-kind", role: "status", hidden: "" });
       this.progress = element("p", { class: "ml-kind" });
       this.laws = element("table", {});
       this.plot = element("div", { class: "ml-canvas" });
@@ -124,6 +130,7 @@
         );
       this.root.replaceChildren(
         this.boxes,
+        this.aside,
         this.said,
         this.progress,
         scroll("Coefficients", this.laws),

@@ -210,6 +210,12 @@ def test_the_refit_says_what_it_lacks_or_fits_what_is_kept(
     page.get_by_role("button", name="As in the book").click()
     expect(said).to_contain_text("Fitted to 90 of 90 points")
     assert "refit=" not in page.url
+    page.goto(f"{address}{PAGE}#refit=nosuch,0&at_A=7")
+    expect(said).to_contain_text("Fitted to 89 of 90 points")
+    aside = page.get_by_text("The address asks for refit = nosuch, at_A = 7: not in this build")
+    expect(aside).to_be_visible()
+    page.goto(f"{address}{PAGE}#refit=0")
+    expect(aside).to_be_hidden()
     page.set_viewport_size(PHONE)
     assert page.evaluate(OVERFLOW) <= 0
     assert trouble == []
