@@ -98,11 +98,11 @@ def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
 def rests_on(ladders: Mapping[str, int]) -> str:
     """On which ladder the laws of each part rest (`analysis.measured.LADDERS`), as a sentence.
 
-    >>> rests_on({"allocation": 2, "leverage": 1})
-    'The measured laws of sizes rest on the second ladder; those of leverage on the first ladder.'
+    >>> rests_on({"hyperparameters": 2, "leverage": 1})
+    'The measured laws of rates and batches rest on the second ladder; those of leverage on the first ladder.'
     """
     parts = [
-        (" and ".join(PART_WORDS[part] for part in ladders if ladders[part] == protocol), name)
+        (" and of ".join(PART_WORDS[part] for part in ladders if ladders[part] == protocol), name)
         for protocol, name in sorted(ORDINALS.items(), reverse=True)
     ]
     said = [f"of {words} {{}}on the {name}" for words, name in parts if words]

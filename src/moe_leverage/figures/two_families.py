@@ -129,7 +129,7 @@ def two_frontiers(
                     xytext=(-5, -4), va="top", textcoords="offset points", fontsize=9,
                     color=theme.colour("accent"))  # fmt: skip
     log_axes(ax, "training_flops", "loss_nats")
-    ax.set_xlim(best["training_flops"].min() / 2.2, best["training_flops"].max() * 1.5)
+    ax.set_xlim(best["training_flops"].min() / 3, best["training_flops"].max() * 1.5)
     plain_ticks(ax.yaxis, LOSS_TICKS)
     ax.legend()
     note(fig, "Ours alone: the paper prints none of these losses.")
