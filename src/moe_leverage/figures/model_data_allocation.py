@@ -7,7 +7,7 @@ D    training tokens
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,7 +57,7 @@ def allocation(
     laws: Mapping[tuple[str, str], PowerLaw],
     measured: pd.DataFrame | None = None,
     fits: Mapping[str, Fit] | None = None,
-    used: Mapping[str, PowerLaw] | None = None,
+    used: Mapping[str, Callable[[float], float]] | None = None,
 ) -> Drawing:
     """M_opt and D_opt of both families; `laws` maps (family, column) to a power law.
 

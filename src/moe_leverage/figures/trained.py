@@ -98,8 +98,8 @@ def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
 def rests_on(ladders: Mapping[str, int]) -> str:
     """On which ladder the laws of each part rest (`analysis.measured.LADDERS`), as a sentence.
 
-    >>> rests_on({"hyperparameters": 2, "leverage": 1})
-    'The measured laws of rates and batches rest on the second ladder; those of leverage on the first ladder.'
+    >>> rests_on({"allocation": 2, "leverage": 1})
+    'The measured laws of sizes rest on the second ladder; those of leverage on the first ladder.'
     """
     parts = [
         (" and of ".join(PART_WORDS[part] for part in ladders if ladders[part] == protocol), name)

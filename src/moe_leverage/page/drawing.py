@@ -6,7 +6,7 @@ means that no run of ours stands yet, and the published side is drawn alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import matplotlib.ticker as ticker
 import numpy as np
@@ -140,12 +140,18 @@ def draw_band(ax: Axes, fitted: Fit, compute: NDArray[np.float64], *, family: st
 
 
 def draw_used(
-    ax: Axes, law: PowerLaw, target: str, compute: NDArray[np.float64], *, family: str
+    ax: Axes,
+    law: Callable[[float], float],
+    target: str,
+    compute: NDArray[np.float64],
+    *,
+    family: str,
 ) -> pd.DataFrame:
     """The adopted law that later runs were planned by; gives the table of what was drawn."""
     ink = theme.colour(family)
-    ax.plot(compute, law(compute), "-.", color=ink, lw=1.2, label=f"used, {FAMILIES[family]}")
-    columns = {"family": family, "training_flops": compute, f"{target}_used": law(compute)}
+    used = [law(budget) for budget in compute]
+    ax.plot(compute, used, "-.", color=ink, lw=1.2, label=f"used, {FAMILIES[family]}")
+    columns = {"family": family, "training_flops": compute, f"{target}_used": used}
     return pd.DataFrame(columns)
 
 

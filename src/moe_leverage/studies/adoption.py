@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis import findings, measured
+from moe_leverage.analysis import findings, measured, reductions
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.leverage import RESAMPLES
@@ -54,7 +54,7 @@ def adopt(name: str, place: Place) -> Path:
         rule = f"cannot be adopted: {len(absent)} runs of study {study} are missing"
         require(not absent, "law", name, rule)
     table = _usable(studies, place)
-    found = measure(name, table)
+    found, optima = measure(name, table), measured_optima(name, table)
     record = {
         "studies": list(studies),
         "num_runs": len(table),
@@ -63,6 +63,7 @@ def adopt(name: str, place: Place) -> Path:
             key: dict(zip(law.coefficient_names, law.coefficients.tolist(), strict=True))
             for key, law in ((key, fitted.law) for key, fitted in found.items())
         },
+        **({"optima": optima} if optima else {}),
     }
     paths.write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
     return path
@@ -81,6 +82,20 @@ def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> dict[
         reason = reasons.get(law, reasons.get("leverage", "its runs are missing"))
         require(law in fits, "law", law, f"cannot be fitted: {reason}")
     return {law: fits[law] for law in measure_of.laws}
+
+
+def measured_optima(name: str, table: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
+    """The isoFLOP optima behind the sizes of the second ladder, which stand beside their law."""
+    if name != "isoflop":
+        return {}
+    runs = measured.runs_table(table)
+    found = {}
+    for family, mine in (("dense", runs[~runs["is_moe"]]), ("moe", runs[runs["is_moe"]])):
+        optima = reductions.isoflop_optima(mine)
+        sound = optima[optima["reason"] == ""]
+        columns = {"compute": sound["compute"], "optima": sound["flops_per_token"]}
+        found[f"{family}_model"] = {key: of.tolist() for key, of in columns.items()}
+    return found
 
 
 def moved(place: Place) -> list[str]:

@@ -18,9 +18,11 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+import numpy as np
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
@@ -37,7 +39,7 @@ from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 SEQUENCE_LENGTH = 256  # tokens
 VOCAB_SIZE = 1024
-LEAST_LAYERS = 2  # so that one may be dense; the allocation study alone goes below
+LEAST_LAYERS = 2  # of the first ladder, so that one may be dense; its allocation study goes below
 CORPUS = "full"
 BUDGETS = (1e11, 3e11, 1e12, 3e12)  # training FLOPs; two cores do 5e10 a second at best
 OVERTRAINING = 3.0  # of the first ladder: tokens of a budget 3 times its own (Section 3.1)
@@ -137,6 +139,31 @@ def require_family(point: Point, name: str, value: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredSizes:
+    """M_opt of one family: the isoFLOP optima themselves, and their power law beyond them.
+
+    EL is defined at the lowest loss of a budget (Definition 3.1). Bodies come in steps, and a power
+    law through six optima misses some by a step, at which a loss is 0.1 nats above the lowest.
+    Between two measured budgets ln M is linear in ln C.
+
+    >>> sizes = MeasuredSizes(law=PowerLaw(1.0, 0.5), compute=(1e10, 1e12), optima=(2e5, 4e6))
+    >>> [round(sizes(budget)) for budget in (1e10, 1e11, 1e14)]
+    [200000, 894427, 10000000]
+    """
+
+    law: PowerLaw
+    compute: tuple[float, ...]
+    optima: tuple[float, ...]  # flops_per_token, one for each budget of `compute`
+
+    def __call__(self, compute: float) -> float:
+        """M_opt at a compute."""
+        if not self.compute[0] <= compute <= self.compute[-1]:
+            return float(self.law(compute))
+        at = np.log(self.compute), np.log(self.optima)
+        return float(np.exp(np.interp(math.log(compute), *at)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Laws:
     """The measured laws adopted so far, by family where they differ; None: not yet measured."""
 
@@ -145,7 +172,7 @@ class Laws:
     allocation: dict[str, PowerLaw] | None = None
     leverage: JointLaw | None = None
     tuning: dict[str, PowerLaw] | None = None  # the second ladder's rates and batches
-    isoflop: dict[str, PowerLaw] | None = None  # and its sizes
+    isoflop: Mapping[str, Callable[[float], float]] | None = None  # and its sizes
 
 
 def adopted_laws() -> Laws:
@@ -154,9 +181,13 @@ def adopted_laws() -> Laws:
     for name in (f.name for f in fields(Laws)):
         path = paths.DATA / "fits" / "adopted" / f"{name}.json"
         if path.is_file():
-            laws = json.loads(path.read_text("utf-8"))["laws"]
+            record = json.loads(path.read_text("utf-8"))
             form = JointLaw if name == "leverage" else PowerLaw
-            read = {key: form(**coefficients) for key, coefficients in laws.items()}
+            read: dict[str, Any] = {key: form(**of) for key, of in record["laws"].items()}
+            for key, measured in record.get("optima", {}).items():
+                read[key] = MeasuredSizes(
+                    law=read[key], **{k: tuple(v) for k, v in measured.items()}
+                )
             found[name] = read["joint"] if name == "leverage" else read
     return Laws(**found)
 
@@ -268,7 +299,8 @@ def _geometry(point: Point, laws: Laws) -> Geometry:
         target = laws.allocation[family](point.budget_flops / OVERTRAINING)
     else:
         target = STARTING_MODEL(point.budget_flops)
-    deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= LEAST_LAYERS]
+    least = 1 if laws.isoflop is not None else LEAST_LAYERS
+    deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= least]
     return min(deep_enough, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
 
 

@@ -88,6 +88,10 @@ TWO_PLACES = (  # of what is not the law's: three seeds where they are cheap, tw
     {"budget_flops": 1e13, "seed": 0},
     {"budget_flops": 1e13, "seed": 1},
 )
+DEEP_ENOUGH = tuple(  # the bodies of the searches, whose first layer may be dense
+    {**place, "size": 3 if place["budget_flops"] < TUNING_GRIDS[2][0] else 5}
+    for place in TWO_PLACES
+)
 CROSS: tuple[dict[str, Any], ...] = (
     {},
     {"learning_rate_factor": 0.5},
@@ -134,7 +138,7 @@ def _variants(
     name: str, answers: str, base: Point, axes: Mapping[str, Sequence[Any]], **more: Any
 ) -> Study:
     """A study of something that the laws do not vary, at a cheap budget and at a dear one."""
-    sweep = Sweep(name="ladder", base=base, axes={"place": TWO_PLACES, **axes})
+    sweep = Sweep(name="ladder", base=base, axes={"place": TWO_PLACES} | dict(axes))
     return after_sizes(name, answers, sweep, role="variant", **more)
 
 
@@ -309,7 +313,7 @@ STUDIES = (
         "dense-first-second",
         "Fig. 13ab, on the second ladder",
         SECOND_BASE,
-        {"num_dense_layers": (0, 1)},
+        {"place": DEEP_ENOUGH, "num_dense_layers": (0, 1)},
         varies=("num_dense_layers",),
     ),
     _variants(
