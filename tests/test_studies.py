@@ -21,6 +21,7 @@ from moe_leverage.studies.protocol import (
     SEQUENCE_LENGTH,
     STARTING_MODEL,
     Laws,
+    MeasuredSizes,
     Point,
     adopted_laws,
     derive,
@@ -233,6 +234,22 @@ def test_models_of_the_second_ladder_have_the_body_of_their_own_budget(dense):
     )
 
 
+def test_bodies_of_the_second_ladder_follow_the_optima_where_they_are_measured():
+    """By the law alone the body at 1e12 would be a step above the optimum that was measured."""
+    law = STARTING_MODEL
+    size = next(i for i, g in enumerate(GEOMETRIES) if (g.num_layers, g.d_model) == (1, 32))
+    body = derive(Point(budget_flops=1e12, dense=True, size=size), Laws()).model
+    shallow = count_forward_flops(body, SEQUENCE_LENGTH).non_embedding
+    sizes = MeasuredSizes(law=law, compute=(1e12, 1e14), optima=(shallow, 16 * shallow))
+    laws = Laws(tuning=LAWS.tuning, isoflop=dict.fromkeys(("dense_model", "moe_model"), sizes))
+    for dense in (False, True):
+        model = derive(Point(budget_flops=1e12, dense=dense), laws).model
+        assert (model.num_layers, model.d_model) == (1, 32)
+    assert sizes(1e13) == pytest.approx(4 * shallow)  # half way in ln C
+    assert sizes(1e14) == pytest.approx(16 * shallow)
+    assert (sizes(0.99e12), sizes(1.01e14)) == (law(0.99e12), law(1.01e14))
+
+
 def test_the_second_ladder_has_one_recipe_but_for_its_pilots():
     """The baseline gets the recipe of what it is compared with; only the text scored is more."""
     for task in chain(*ALL.values()):
@@ -361,14 +378,17 @@ def synthetic(runs, loss):
     ]
 
 
+BEST_SIZE = {"allocation": PowerLaw(0.05, 0.58), "isoflop": PowerLaw(0.16, 0.5)}
+
+
 def bowl(one):
     """A loss whose best rate, batch and model size follow known laws."""
     compute, run = one.point.budget_flops, one.run
     excess = np.log(run.learning_rate / (0.5 * compute**-0.2)) ** 2
     excess += 0.3 * np.log(run.batch_tokens / (0.02 * compute**0.4)) ** 2
-    if one.study == "allocation":
+    if one.study in BEST_SIZE:
         size = count_forward_flops(run.model, SEQUENCE_LENGTH).non_embedding
-        excess = np.log(size / (0.05 * compute**0.58)) ** 2
+        excess = np.log(size / BEST_SIZE[one.study](compute)) ** 2
     return 30 * compute**-0.08 * (1 + 0.01 * excess)
 
 
@@ -420,6 +440,19 @@ def test_adoption_binds_the_laws_that_the_runs_follow(place):
     assert len(plan("activation")) > 50
     with pytest.raises(ValueError, match=r"law = 'leverage': cannot be adopted: \d+ runs of study"):
         adopt("leverage", place)
+    write(place, "tuning", synthetic(plan("tuning"), bowl))
+    write(place, "tuning", synthetic(missing(status.plan_now("tuning", place), place), bowl))
+    adopt("tuning", place)
+    write(place, "isoflop", synthetic(plan("isoflop"), bowl))
+    write(place, "isoflop", synthetic(missing(status.plan_now("isoflop", place), place), bowl))
+    adopt("isoflop", place)
+    sizes = adopted_laws().isoflop["dense_model"]
+    assert isinstance(sizes, MeasuredSizes)
+    assert set(sizes.compute) <= {1e11, 3e11, 1e12, 3e12, 1e13, 3e13}
+    assert len(sizes.compute) >= 3
+    for budget, optimum in zip(sizes.compute, sizes.optima, strict=True):
+        assert sizes(budget) == pytest.approx(optimum)
+        assert optimum == pytest.approx(BEST_SIZE["isoflop"](budget), rel=0.1)
     with pytest.raises(ValueError, match=r"law = 'taste': must be one of"):
         adopt("taste", place)
 
