@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.findings import allocation
 from moe_leverage.analysis.fitting import fit
 from moe_leverage.analysis.reductions import (
@@ -51,6 +52,24 @@ def test_intervals_of_noisy_optima_hold_the_truth():
         low, high = sound["flops_per_token_low"], sound["flops_per_token_high"]
         inside += list((low < law(sound["compute"])) & (law(sound["compute"]) < high))
     assert 0.85 < np.mean(inside) < 0.95
+
+
+def test_the_loss_of_a_noisy_optimum_is_known_as_well_as_its_error_says():
+    law, errors = PowerLaw(0.0264, 0.6), []
+    for seed in range(40):
+        found = isoflop_optima(isoflop_runs(law, 0.002, seed, sizes=9))
+        errors += list((np.log(found["loss"]) - 1) / found["log_loss_error"])
+    assert 0.85 < np.mean(np.abs(errors) < NORMAL_95) < 0.97
+    assert abs(np.mean(errors)) < 0.3
+
+
+def test_a_parabola_that_misses_its_points_knows_its_bottom_less():
+    law = PowerLaw(0.0264, 0.6)
+    runs = isoflop_runs(law, 0.002, sizes=5)
+    steep = runs["flops_per_token"] > 4 * law(runs["compute"])
+    bent = runs.assign(loss=np.where(steep, 1.1 * runs["loss"], runs["loss"]))
+    plain, poor = (isoflop_optima(table)["log_loss_error"] for table in (runs, bent))
+    assert (poor > 5 * plain).all()
 
 
 def test_a_lucky_seed_moves_no_optimum():

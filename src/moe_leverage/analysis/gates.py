@@ -272,7 +272,9 @@ def _above(plain: pd.DataFrame, bottoms: pd.DataFrame, sigma: float) -> dict[flo
         designs = np.log(group["loss_nats"]).groupby(group["config_id"])
         best = designs.mean().idxmin()
         bottom = bottoms.loc[budget]
-        error = sigma * np.sqrt(1 / designs.size()[best] + 1 / bottom["num_sizes"])
+        # a parabola that misses its own points knows its bottom no better than that
+        of_bottom = max(sigma / np.sqrt(bottom["num_sizes"]), bottom["log_loss_error"])
+        error = np.hypot(sigma / np.sqrt(designs.size()[best]), of_bottom)
         gap = designs.mean()[best] - np.log(bottom["loss"])
         found[budget] = float(gap / error) if error > 0 else np.inf
     return found

@@ -179,7 +179,8 @@ def isoflop_optima(table: pd.DataFrame) -> pd.DataFrame:
     Needs `compute`, `flops_per_token`, `num_tokens` and `loss`; rows of one `config_id` differ in
     their seeds alone, and without that column each row is a setting of its own.
     D_opt is what the budget buys at M_opt, between the runs on either side of it. One row a
-    budget: `compute, flops_per_token, num_tokens, loss`, 90 % ends `flops_per_token_low/high` (and
+    budget: `compute, flops_per_token, num_tokens, loss`, the standard error of ln loss at the
+    optimum `log_loss_error` by what the parabola misses, 90 % ends `flops_per_token_low/high` (and
     of the tokens) by Fieller's theorem, `num_sizes`, and `reason`, empty where the optimum is sound
     and else it is NaN.
     """
@@ -194,16 +195,17 @@ def _isoflop_optimum(runs: pd.DataFrame) -> dict[str, object]:
     ends = [
         f"{name}_{end}" for name in ("flops_per_token", "num_tokens") for end in ("low", "high")
     ]
-    names = ("flops_per_token", "num_tokens", "loss", *ends)
+    names = ("flops_per_token", "num_tokens", "loss", "log_loss_error", *ends)
     row: dict[str, object] = {"compute": float(runs["budget"].iloc[0]), "num_sizes": sizes}
     row |= dict.fromkeys(names, np.nan)
     if sizes < MIN_SIZES:
         return row | {"reason": f"{sizes} model scales, a parabola needs {MIN_SIZES}"}
     runs = near_the_lowest(_best_settings(runs)).sort_values("flops_per_token")
     log_m = np.log(runs["flops_per_token"].to_numpy(dtype=float))
-    level, vertex, ends_of_vertex = _parabola(log_m, np.log(runs["loss"].to_numpy(dtype=float)))
-    if np.isnan(vertex):
+    found = _parabola(log_m, np.log(runs["loss"].to_numpy(dtype=float)))
+    if found is None:
         return row | {"reason": "loss does not turn: the parabola opens downwards"}
+    level, error, vertex, ends_of_vertex = found
     if not log_m[0] <= vertex <= log_m[-1]:
         side = "below" if vertex < log_m[0] else "above"
         return row | {"reason": f"the optimum lies {side} the scales tried"}
@@ -214,6 +216,7 @@ def _isoflop_optimum(runs: pd.DataFrame) -> dict[str, object]:
         "flops_per_token": float(np.exp(vertex)),
         "num_tokens": float(np.exp(np.interp(vertex, log_m, log_tokens))),
         "loss": float(np.exp(level)),
+        "log_loss_error": error,
         "flops_per_token_low": float(low),
         "flops_per_token_high": float(high),
         "num_tokens_low": float(np.exp(np.interp(np.log(high), log_m, log_tokens))),
@@ -237,11 +240,14 @@ def near_the_lowest(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["flops_per_token"].isin(best.index[: max(near, MIN_SIZES)])]
 
 
-def _parabola(log_m: Array, log_loss: Array) -> tuple[float, float, tuple[float, float]]:
-    """Ln loss at a parabola's vertex, the vertex, and the ends of its interval; NaN if it has none.
+def _parabola(
+    log_m: Array, log_loss: Array
+) -> tuple[float, float, float, tuple[float, float]] | None:
+    """Ln loss at a parabola's vertex, its standard error, the vertex and the ends of its interval.
 
-    The slope b + 2 c x of the parabola is Student's t about its estimate, so the x at which it may
-    be zero are the roots of a quadratic (Fieller, 1954). An end is infinite where c may be zero.
+    None if it opens downwards. The error is as wide as few degrees of freedom ask for. The slope
+    b + 2 c x of the parabola is Student's t about its estimate, so the x at which it may be zero
+    are the roots of a quadratic (Fieller, 1954). An end is infinite where c may be zero.
     """
     centre = log_m.mean()
     x = log_m - centre
@@ -249,18 +255,21 @@ def _parabola(log_m: Array, log_loss: Array) -> tuple[float, float, tuple[float,
     inverse = np.linalg.inv(features.T @ features + 1e-12 * np.eye(3))
     a, b, c = inverse @ features.T @ log_loss
     if c <= 0:
-        return np.nan, np.nan, (np.nan, np.nan)
+        return None
     freedom = len(x) - 3
     spread = log_loss - features @ np.array([a, b, c])
-    sigma = float(np.sqrt((spread**2).sum() / freedom))
-    limit = (sigma * student_ratio(freedom) * NORMAL_95) ** 2
+    sigma = float(np.sqrt((spread**2).sum() / freedom)) * student_ratio(freedom)
+    limit = (sigma * NORMAL_95) ** 2
     # (b + 2 c x)^2 <= limit (V_bb + 4 x V_bc + 4 x^2 V_cc)
     square = 4 * (c**2 - limit * inverse[2, 2])
     linear = 4 * (b * c - limit * inverse[1, 2])
     level = b**2 - limit * inverse[1, 1]
     vertex = -b / (2 * c)
+    at_vertex = np.array([1.0, vertex, vertex**2])
+    error = sigma * float(np.sqrt(at_vertex @ inverse @ at_vertex))
+    found = float(a + b * vertex / 2), error, float(centre + vertex)
     if square <= 0:
-        return float(a + b * vertex / 2), float(centre + vertex), (-np.inf, np.inf)
+        return *found, (-np.inf, np.inf)
     reach = np.sqrt(max(linear**2 - 4 * square * level, 0.0))
     low, high = ((-linear + sign * reach) / (2 * square) for sign in (-1, 1))
-    return float(a + b * vertex / 2), float(centre + vertex), (centre + low, centre + high)
+    return *found, (centre + low, centre + high)
