@@ -51,16 +51,24 @@ def attention_tensors(m: ModelConfig) -> list[Tensor]:
         norms = [(latent.kv_rank,)] + ([(latent.q_rank,)] if latent.q_rank else [])
     else:
         q, kv = m.num_heads * m.d_head, m.num_kv_heads * m.d_head
-        shapes = [(d, q), (d, kv), (d, kv), (q, d)]
-        shapes += [(q,), (kv,), (kv,)] if m.attention_bias else []
+        own, shared = attentions_of(m)
+        shapes = own * [(d, q), (q, d)] + shared * [(d, kv), (d, kv)]
+        shapes += own * [(q,)] + shared * [(kv,), (kv,)] if m.attention_bias else []
         norms = {
             "none": [],
             "head": [(m.d_head,), (m.d_head,)],
             "width": [(q,), (kv,)],
-        }[m.qk_norm]
-    shapes += [(d,)] if m.attention_output_bias else []
+        }[m.qk_norm] * own
+    shapes += [(d,)] * attentions_of(m)[0] if m.attention_output_bias else []
     shapes += [(m.num_heads,)] if m.attention_sinks else []
-    return [Tensor("attention", s) for s in shapes] + [Tensor("norms", s) for s in norms]
+    gate = [Tensor("router", (d, m.num_attention_experts))] if m.num_attention_experts else []
+    return gate + [Tensor("attention", s) for s in shapes] + [Tensor("norms", s) for s in norms]
+
+
+def attentions_of(m: ModelConfig) -> tuple[int, int]:
+    """Attentions of a layer, and how many projections of keys and values they have."""
+    count = max(1, m.num_attention_experts)
+    return count, 1 if m.shares_key_values else count
 
 
 def ffn_tensors(m: ModelConfig, component: str, width: int, share: float = 1.0) -> list[Tensor]:
@@ -70,7 +78,7 @@ def ffn_tensors(m: ModelConfig, component: str, width: int, share: float = 1.0) 
 
 
 def block_tensors(m: ModelConfig, is_moe: bool) -> list[Tensor]:
-    tensors = attention_tensors(m) + 2 * [Tensor("norms", (m.d_model,))]
+    tensors = attention_tensors(m) + (2 - m.parallel_blocks) * [Tensor("norms", (m.d_model,))]
     if not is_moe:
         return tensors + ffn_tensors(m, "dense_ffn", m.d_ffn)
     tensors.append(Tensor("router", (m.d_model, m.num_experts)))
@@ -126,6 +134,9 @@ def models(draw, latent=True):
     }
     for name in ("attention_bias", "attention_output_bias", "attention_sinks", "ffn_bias"):
         sizes[name] = draw(flag)
+    sizes["parallel_blocks"] = draw(flag)
+    if not (sizes["latent_attention"] or sizes["attention_sinks"]) and draw(flag):
+        sizes |= {"num_attention_experts": draw(st.integers(2, 4)), "shares_key_values": draw(flag)}
     if draw(flag):
         num_experts, num_shared = draw(st.integers(1, 9)), draw(st.integers(0, 2))
         sizes |= {
@@ -160,7 +171,7 @@ def test_exact_flops_are_two_for_each_active_matrix_entry(model, sequence_length
     heads, latent = model.num_heads, model.latent_attention
     d_key = latent.d_head_nope + latent.d_head_rope if latent else model.d_head
     d_value = latent.d_head_value if latent else model.d_head
-    scores = 2 * sequence_length * heads * (d_key + d_value)
+    scores = 2 * sequence_length * heads * (d_key + d_value) * attentions_of(model)[0]
     assert flops.attention_projections == expected["attention"]
     assert flops.attention_scores == scores * model.num_layers
     for name in ("router", "routed_experts", "shared_experts", "dense_ffn"):
@@ -205,6 +216,8 @@ def test_six_n_is_twice_the_active_non_vocabulary_parameters(model):
 def test_paper_convention_refuses_what_it_does_not_define():
     with pytest.raises(ValueError, match=r"latent_attention.*outside equations"):
         count_forward_flops(replace(BASELINE, latent_attention=LATENT), 8, "paper")
+    with pytest.raises(ValueError, match="num_attention_experts = 2"):
+        count_forward_flops(replace(BASELINE, num_attention_experts=2), 8, "paper")
     with pytest.raises(ValueError, match="num_mtp_layers = 1"):
         count_forward_flops(replace(BASELINE, num_mtp_layers=1), 8, "paper")
 

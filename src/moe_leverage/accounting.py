@@ -146,16 +146,17 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
     routed, active_routed = model.num_experts * expert, model.num_active_experts * expert
     shared, dense = _ffn_parameters(model, model.d_shared), _ffn_parameters(model, model.d_ffn)
     attention = _attention_weights(model) + _attention_extras(model)
-    norms = 2 * model.d_model + _inner_norms(model)
+    norms = (2 - model.parallel_blocks) * model.d_model + _inner_norms(model)
     router = _router_parameters(model)
+    attention_router = model.d_model * model.num_attention_experts
     # One such layer joins two normalised vectors by a matrix, adds a block and a last norm.
-    mtp_shell = 2 * model.d_model**2 + 3 * model.d_model + attention + norms
+    mtp_shell = 2 * model.d_model**2 + 3 * model.d_model + attention + attention_router + norms
     mtp_ffn = router + routed + shared if model.is_moe else dense
     mtp_idle = routed - active_routed
     return ParameterCount(
         embedding=vocabulary,
         attention=layers * attention,
-        router=moe_layers * router,
+        router=moe_layers * router + layers * attention_router,
         routed_experts=moe_layers * routed,
         shared_experts=moe_layers * shared,
         dense_ffn=model.num_dense_layers * dense,
@@ -173,7 +174,7 @@ def count_forward_flops(
     """FLOPs of one token's forward pass in a sequence of `sequence_length` tokens.
 
     Raises ValueError if the convention `paper` is asked for what equations (14)-(16) do not cover:
-    latent attention and multi-token prediction.
+    latent attention, multi-token prediction and mixtures of attention.
 
     >>> model = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
     ...     num_kv_heads=2, num_experts=64, num_active_experts=2, num_shared_experts=1, d_expert=64)
@@ -212,7 +213,8 @@ def _exact_flops(model: ModelConfig, sequence_length: int) -> ForwardFlops:
     expert_width = model.num_active_experts * model.d_expert
     per_width = FLOPS_PER_MAC * FFN_MATRICES * model.d_model
     router = FLOPS_PER_MAC * model.d_model * model.num_experts
-    mtp_ffn = router + per_width * model.d_active_ffn
+    attention_router = FLOPS_PER_MAC * model.d_model * model.num_attention_experts
+    mtp_ffn = router + attention_router + per_width * model.d_active_ffn
     mtp_joint = FLOPS_PER_MAC * 2 * model.d_model**2
     # The k-th such layer lacks a target at the last k positions and projects only the others.
     lengths = (max(sequence_length - depth, 0) for depth in range(1, mtp_layers + 1))
@@ -220,7 +222,7 @@ def _exact_flops(model: ModelConfig, sequence_length: int) -> ForwardFlops:
     return ForwardFlops(
         attention_projections=layers * projections,
         attention_scores=layers * scores,
-        router=moe_layers * router,
+        router=moe_layers * router + layers * attention_router,
         routed_experts=moe_layers * per_width * expert_width,
         shared_experts=moe_layers * per_width * model.d_shared,
         dense_ffn=model.num_dense_layers * per_width * model.d_ffn,
@@ -236,6 +238,8 @@ def _printed_flops(model: ModelConfig, sequence_length: int) -> ForwardFlops:
     latent = model.latent_attention
     require(latent is None, "latent_attention", latent, rule)
     require(model.num_mtp_layers == 0, "num_mtp_layers", model.num_mtp_layers, rule)
+    attentions = model.num_attention_experts
+    require(attentions == 0, "num_attention_experts", attentions, rule)
     d_model, moe_layers = model.d_model, model.num_moe_layers
     projections = d_model**2 * (2 + 2 * model.num_kv_heads / model.num_heads)
     return ForwardFlops(
@@ -268,9 +272,10 @@ def _parameter_flops(model: ModelConfig) -> ForwardFlops:
 
 
 def _attention_weights(model: ModelConfig) -> int:
-    """Entries of one layer's attention matrices, biases left out."""
+    """Entries of one layer's attention matrices, biases left out; of all its attentions."""
     if model.latent_attention is None:
-        return 2 * model.d_model * model.d_head * (model.num_heads + model.num_kv_heads)
+        heads = _attentions(model) * model.num_heads + _key_values(model) * model.num_kv_heads
+        return 2 * model.d_model * model.d_head * heads
     latent, d_model, heads = model.latent_attention, model.d_model, model.num_heads
     d_query = heads * (latent.d_head_nope + latent.d_head_rope)
     query = latent.q_rank * (d_model + d_query) if latent.q_rank else d_model * d_query
@@ -282,12 +287,13 @@ def _attention_weights(model: ModelConfig) -> int:
 def _attention_extras(model: ModelConfig) -> int:
     """One layer's attention parameters outside matrices: biases and sinks."""
     if model.latent_attention is None:
-        projected = model.d_head * (model.num_heads + 2 * model.num_kv_heads)
+        kv_heads = 2 * _key_values(model) * model.num_kv_heads
+        projected = model.d_head * (_attentions(model) * model.num_heads + kv_heads)
     else:
         projected = _compressed_width(model.latent_attention)
     return (
         model.attention_bias * projected
-        + model.attention_output_bias * model.d_model
+        + model.attention_output_bias * _attentions(model) * model.d_model
         + model.attention_sinks * model.num_heads
     )
 
@@ -300,7 +306,7 @@ def _compressed_width(latent: LatentAttentionConfig) -> int:
 def score_width(model: ModelConfig) -> int:
     """Multiply-adds of one token's scores and weighted values for each position it attends to."""
     if model.latent_attention is None:
-        return model.num_heads * 2 * model.d_head
+        return _attentions(model) * model.num_heads * 2 * model.d_head
     latent = model.latent_attention
     return model.num_heads * (latent.d_head_nope + latent.d_head_rope + latent.d_head_value)
 
@@ -310,7 +316,18 @@ def _inner_norms(model: ModelConfig) -> int:
     if model.latent_attention is not None:
         return model.latent_attention.q_rank + model.latent_attention.kv_rank
     by_width = model.d_head * (model.num_heads + model.num_kv_heads)
-    return {"none": 0, "head": 2 * model.d_head, "width": by_width}[model.qk_norm]
+    one = {"none": 0, "head": 2 * model.d_head, "width": by_width}[model.qk_norm]
+    return _attentions(model) * one
+
+
+def _attentions(model: ModelConfig) -> int:
+    """Attentions of one layer, each with queries and an output of its own."""
+    return model.num_attention_experts or 1
+
+
+def _key_values(model: ModelConfig) -> int:
+    """Key and value projections of one layer."""
+    return 1 if model.shares_key_values else _attentions(model)
 
 
 def _ffn_parameters(model: ModelConfig, width: int) -> int:

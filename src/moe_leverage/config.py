@@ -35,6 +35,7 @@ SMALLEST_RATIO = 1e-9  # A: one expert of a billion
 GRANULARITIES = (1e-3, 1e6)  # G, from experts of 2000 times the model's width on
 MOST = 10**12  # of anything that is counted: beyond it no machine holds a model or a run
 MOST_LAYERS = 10**6  # of a model; each is an object, and some counts go through them
+MOST_ATTENTION_EXPERTS = 1_024  # of a layer; each attends to the whole sequence
 MOST_MERGE_WINDOWS = 16  # each needs twice the checkpoints of the one before
 LARGEST_FILE = 64 << 20  # bytes of a JSON file that is read for its fields
 
@@ -347,6 +348,9 @@ class ModelConfig(Record):
     attention_sinks: bool = False  # one learned logit a head (gpt-oss)
     ffn_bias: bool = False  # on every FFN and expert matrix
     router_bias: bool = False  # a learned bias of the router's linear map, not the balancing bias
+    num_attention_experts: int = 0  # whole attentions, all of which serve a token; 0: one, no gate
+    shares_key_values: bool = False  # one key and value projection a layer for all its attentions
+    parallel_blocks: bool = False  # attention and FFN of a block read the same normed input
     tie_embeddings: bool = False
     norm_eps: float = 1e-6
     init_std: float = 0.02
@@ -378,6 +382,20 @@ class ModelConfig(Record):
             object.__setattr__(self, "d_head", self.d_model // self.num_heads)
         options = ("none", "head", "width")
         require(self.qk_norm in options, "qk_norm", self.qk_norm, one_of(options))
+        self._check_attention_experts()
+
+    def _check_attention_experts(self) -> None:
+        count = self.num_attention_experts
+        require_count("num_attention_experts", count, 0, MOST_ATTENTION_EXPERTS)
+        require(
+            count != 1, "num_attention_experts", count, "must be 0 where there is one attention"
+        )
+        rule = "needs num_attention_experts of 2 at least to be shared by"
+        require(count > 0 or not self.shares_key_values, "shares_key_values", True, rule)
+        for name in ("latent_attention", "attention_sinks"):
+            is_other = bool(getattr(self, name))
+            rule = f"cannot be with {name}: its experts are attentions of plain heads"
+            require(not (count and is_other), "num_attention_experts", count, rule)
 
     def _check_experts(self) -> None:
         _require_counts(self, 1, "num_active_experts", "d_expert")

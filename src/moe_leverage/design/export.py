@@ -25,7 +25,11 @@ def to_hf(model: ModelConfig, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> d
     >>> to_hf(dense)["architectures"]
     ['LlamaForCausalLM']
     """
-    for name in ("latent_attention", "num_mtp_layers", "attention_sinks", "ffn_bias"):
+    unwritten = (
+        "latent_attention", "num_mtp_layers", "attention_sinks", "ffn_bias",
+        "num_attention_experts", "parallel_blocks",
+    )  # fmt: skip
+    for name in unwritten:
         value = getattr(model, name)
         require(not value, name, value, "is not written; no class we write to has it")
     for name in ("router_bias", "attention_bias", "attention_output_bias"):

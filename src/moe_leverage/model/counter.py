@@ -14,6 +14,11 @@ from moe_leverage.accounting import count_forward_flops
 from moe_leverage.config import ModelConfig
 from moe_leverage.model.transformer import build_model
 
+ENDS = (  # of the names of modules whose products are told apart
+    ".attention", ".attention.router", ".query_key_value", ".key_value", ".output", ".ffn",
+    ".ffn.shared",
+)  # fmt: skip
+
 
 def counter_table(model: ModelConfig, sequence_length: int) -> pd.DataFrame:
     """FLOPs of one forward pass of the built model: our formula beside PyTorch's own counter.
@@ -28,15 +33,15 @@ def counter_table(model: ModelConfig, sequence_length: int) -> pd.DataFrame:
     found = _counts(lambda: built(tokens))
     router = sum(_counts(functools.partial(m.route, hidden))["Global"] for m in built.routers())
     by_end = {
-        end: sum(flops for name, flops in found.items() if name.endswith(end))
-        for end in (".attention", ".query_key_value", ".attention.output", ".ffn", ".ffn.shared")
+        end: sum(flops for name, flops in found.items() if name.endswith(end)) for end in ENDS
     }
-    projections = by_end[".query_key_value"] + by_end[".attention.output"]
+    gate = by_end[".attention.router"]
+    projections = by_end[".query_key_value"] + by_end[".key_value"] + by_end[".output"]
     experts = by_end[".ffn"] - by_end[".ffn.shared"] - router
     counted = {
         "attention_projections": projections,
-        "attention_scores": by_end[".attention"] - projections,
-        "router": router,
+        "attention_scores": by_end[".attention"] - projections - gate,
+        "router": router + gate,
         "routed_experts": experts if model.is_moe else 0,
         "shared_experts": by_end[".ffn.shared"],
         "dense_ffn": 0 if model.is_moe else experts,

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from moe_leverage.config import ModelConfig, require
 from moe_leverage.model import routing
+from moe_leverage.model.attention import Attention, AttentionMixture, RMSNorm, Rotations
 from moe_leverage.model.dispatch import experts, place
-from moe_leverage.model.kernels import attention, embedding, rms_norm, swiglu
+from moe_leverage.model.kernels import embedding, swiglu
 
 Dispatch = Literal["grouped", "loop"]
 
@@ -124,13 +125,14 @@ class Routed(NamedTuple):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)); in parallel x + attention(n) + ffn(n)."""
 
     def __init__(self, config: ModelConfig, *, is_moe: bool, dispatch: Dispatch) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.attention = Attention(config)
-        self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
+        is_mixed = config.num_attention_experts > 0
+        self.attention = AttentionMixture(config) if is_mixed else Attention(config)
+        self.ffn_norm = None if config.parallel_blocks else RMSNorm(config.d_model, config.norm_eps)
         self.ffn = (
             MixtureOfExperts(config, dispatch) if is_moe else SwiGLU(config.d_model, config.d_ffn)
         )
@@ -139,54 +141,14 @@ class Block(nn.Module):
         self, hidden: Float[Tensor, "b s D"], rope: Rotations
     ) -> tuple[Float[Tensor, "b s D"], Routed | None]:
         """The hidden states, and what the router did if this block has one."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), rope)
-        normed = self.ffn_norm(hidden)
+        normed = self.attention_norm(hidden)
+        hidden = hidden + self.attention(normed, rope)
+        if self.ffn_norm is not None:
+            normed = self.ffn_norm(hidden)
         if isinstance(self.ffn, SwiGLU):
             return hidden + self.ffn(normed), None
         mixed, routed = self.ffn(normed)
         return hidden + mixed, routed
-
-
-class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
-        self.d_head, self.qk_norm = config.d_head, config.qk_norm
-        heads = config.num_heads + 2 * config.num_kv_heads
-        self.query_key_value = nn.Linear(
-            config.d_model, heads * config.d_head, bias=config.attention_bias
-        )
-        self.output = nn.Linear(
-            config.num_heads * config.d_head, config.d_model, bias=config.attention_output_bias
-        )
-        if config.qk_norm != "none":
-            is_width = config.qk_norm == "width"
-            query_width = config.d_head * (config.num_heads if is_width else 1)
-            key_width = config.d_head * (config.num_kv_heads if is_width else 1)
-            self.query_norm = RMSNorm(query_width, config.norm_eps)
-            self.key_norm = RMSNorm(key_width, config.norm_eps)
-
-    def forward(self, x: Float[Tensor, "b s D"], rope: Rotations) -> Float[Tensor, "b s D"]:
-        """Each position's mixture of the values at and before it."""
-        packed = self.query_key_value(x)
-        if self.qk_norm != "none":
-            packed = self._normed(packed)
-        out: Tensor = self.output(attention(packed, rope, self.num_heads, self.num_kv_heads))
-        return out
-
-    def _normed(self, packed: Float[Tensor, "b s hZ"]) -> Float[Tensor, "b s hZ"]:
-        sizes = [n * self.d_head for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
-        query, key, value = torch.split(packed, sizes, dim=-1)
-        parts = [(query, self.query_norm), (key, self.key_norm)]
-        if self.qk_norm == "width":
-            normed = [norm(part) for part, norm in parts]
-        else:
-            normed = [
-                norm(part.view(*part.shape[:2], -1, self.d_head)).flatten(2) for part, norm in parts
-            ]
-        return torch.cat((*normed, value), dim=-1)
 
 
 class SwiGLU(nn.Module):
@@ -274,19 +236,6 @@ class TokenPrediction(nn.Module):
         return hidden, self.norm(hidden), routed
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) with a learned gain."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
-        """The normed last dimension."""
-        return rms_norm(x, self.gain, self.eps)
-
-
 def loop_experts(
     tokens: Float[Tensor, "T D"],
     chosen: Int[Tensor, "T K"],
@@ -315,9 +264,6 @@ def grouped_experts(
 ) -> Float[Tensor, "T D"]:
     """All experts at once, no token dropped: slots sorted by expert, one multiply for all."""
     return experts(tokens, gates, gate_up, down, place(chosen, counts))
-
-
-Rotations = Float[Tensor, "s P 2"]
 
 
 def rotations(length: int, config: ModelConfig, device: torch.device) -> Rotations:

@@ -7,6 +7,23 @@ is asked, and the statistic that answers, stand in data/paper/neighbours.toml be
                  without one part at a time, at equal compute: the FLOPs of a part are charged
     average-parameters   Jin et al. (arXiv 2501.12486): dense models pruned while they train, by
                  fifteen schedules, beside smaller dense models on as many tokens
+
+How the third, upcycling (BAM, arXiv 2408.08274), is to be declared, of which `model.upcycling` and
+the mixture of attention stand: a seed model, a branch of it for each domain, and mixtures made of
+the branches, beside a mixture from nothing and the dense model continued.
+
+    stage     a run that begins from others. Its config names their identities and how their last
+              weights are joined (one: continued; several: `upcycled`), so its own identity holds
+              the whole chain, and a chain replays as a run does
+    domain    a field of the run: the one domain of the training text a branch is given; batches
+              stay a pure function of seed and step, over that domain's tokens. The build of the
+              corpus has to write each training document's domain beside its tokens first
+    plan      parents are planned runs of the same study; a stage is missing until it is recorded
+              and waits until its parents are, which makes it a further round (`rounds`), as
+              repetitions of best cells are already
+    weights   the last checkpoint of a parent is kept until the stages planned from it are recorded
+    charge    a record has C of its own steps and, beside it, that of the stages behind it, each
+              once: EL with branches charged and without are two columns of one run
 """
 
 from __future__ import annotations

@@ -1,0 +1,97 @@
+"""A mixture made of dense models that began as one and were trained on different text.
+
+Branch-Train-Mix keeps the FFN of every branch as an expert and averages the rest; BAM
+(arXiv 2408.08274) keeps the attentions as well, each whole or with keys and values averaged and
+shared. Routers are new. What kind it is follows from the shape asked for:
+
+    num_attention_experts = 0                            FFN-only, attention averaged
+    num_attention_experts = K                            BAM, full attention experts
+    num_attention_experts = K, shares_key_values         BAM with shared keys and values
+
+    K    branches, and so experts of every layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from moe_leverage.config import ModelConfig, require
+from moe_leverage.model.transformer import Transformer, build_model
+
+OF_EXPERTS = (  # fields in which the mixture may differ from its branches
+    "num_experts", "num_active_experts", "d_expert", "d_ffn", "num_dense_layers", "routing",
+    "num_attention_experts", "shares_key_values", "router_bias",
+)  # fmt: skip
+
+
+def upcycled(branches: Sequence[Transformer], config: ModelConfig, seed: int) -> Transformer:
+    """The mixture `config` with the weights of `branches`; its routers are drawn from `seed`.
+
+    An expert's place is its branch's. Raises ValueError for shapes that do not fit together,
+    before anything is built.
+
+    >>> shape = ModelConfig(vocab_size=32, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1,
+    ...     d_ffn=16)
+    >>> branches = [build_model(shape, seed) for seed in (0, 1)]
+    >>> mixture = ModelConfig(vocab_size=32, num_layers=1, d_model=8, num_heads=2, num_kv_heads=1,
+    ...     num_experts=2, num_active_experts=1, d_expert=16)
+    >>> made = upcycled(branches, mixture, seed=0)
+    >>> torch.equal(made.layers[0].ffn.down[1], branches[1].layers[0].ffn.down.weight.T)
+    True
+    """
+    require_branches([branch.config for branch in branches], config)
+    made = build_model(config, seed)
+    weights = [dict(branch.named_parameters()) for branch in branches]
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if ".router." not in name:
+                weight.copy_(_weight(name, weights, config))
+    return made
+
+
+def require_branches(branches: Sequence[ModelConfig], config: ModelConfig) -> None:
+    """Refuse branches that are not one dense shape, and a mixture that they cannot become."""
+    require(len(branches) >= 2, "branches", len(branches), "must be two at least")
+    seed = branches[0]
+    require(not seed.is_moe, "branches", seed.num_experts, "must be dense: of num_experts = 0")
+    require(all(b == seed for b in branches), "branches", len(branches), "must be of one shape")
+    count = len(branches)
+    rule = f"must be the number of branches, {count}"
+    require(config.num_experts == count, "num_experts", config.num_experts, rule)
+    attentions = config.num_attention_experts
+    require(attentions in (0, count), "num_attention_experts", attentions, f"{rule}, or 0")
+    rule = f"must be the d_ffn of the branches, {seed.d_ffn}"
+    require(config.d_expert == seed.d_ffn, "d_expert", config.d_expert, rule)
+    dense = config.num_dense_layers
+    require(
+        dense == 0, "num_dense_layers", dense, "must be 0: every layer has an FFN of each branch"
+    )
+    for name, value in seed.to_dict().items():
+        rule = f"must be that of the branches, {value}"
+        is_equal = name in OF_EXPERTS or getattr(config, name) == getattr(seed, name)
+        require(is_equal, name, getattr(config, name), rule)
+
+
+def _weight(name: str, branches: Sequence[Mapping[str, Tensor]], config: ModelConfig) -> Tensor:
+    """One weight of the mixture from those of its branches."""
+    block, _, part = name.partition(".ffn.")
+    if part in ("gate_up", "down"):
+        return torch.stack([branch[f"{block}.ffn.{part}.weight"].T for branch in branches])
+    block, _, part = name.partition(".attention.")
+    queries = config.num_heads * config.d_head
+    if part.startswith("experts."):
+        place, part = part.removeprefix("experts.").split(".", 1)
+        whole = branches[int(place)][f"{block}.attention.{part}"]
+        is_cut = config.shares_key_values and part.startswith("query_key_value")
+        return whole[:queries] if is_cut else whole
+    if part.startswith("key_value."):
+        kind = part.removeprefix("key_value.")
+        return _mean(f"{block}.attention.query_key_value.{kind}", branches)[queries:]
+    return _mean(name, branches)
+
+
+def _mean(name: str, branches: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    return torch.stack([branch[name] for branch in branches]).mean(dim=0)
