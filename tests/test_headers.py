@@ -207,3 +207,65 @@ def test_several_conventions_of_flops_are_offered_by_name(tmp_path):
     runs = read_runs(path, Choice(columns=columns, only="dense")).runs
     np.testing.assert_allclose(runs["compute"], 1.1 * flops)
     assert given_back(examine(runs, resamples=300))
+
+
+def with_sizes(table):
+    """The columns of a ladder in names that anybody reads."""
+    own = {
+        "active_params": table["n"],
+        "num_tokens": table["d"],
+        "moe": table["is_moe"].astype(int),
+    }
+    return pd.DataFrame(own)
+
+
+def test_tensorboard_scalars_of_all_runs_are_one_table(tmp_path):
+    """Long: run, tag, step, value; sizes are written once, the loss at every evaluation."""
+    table, rows = ladder(), []
+    for number, (own, loss) in enumerate(
+        zip(with_sizes(table).to_dict("records"), table["loss"], strict=True)
+    ):
+        rows += [
+            {"run": f"run{number}", "tag": f"size/{tag}", "step": 0, "value": v}
+            for tag, v in own.items()
+        ]
+        rows += [
+            {"run": f"run{number}", "tag": "loss/validation", "step": step, "value": worse * loss}
+            for step, worse in ((500, 1.2), (1000, 1.0))
+        ]
+    path = tmp_path / "scalars.csv"
+    pd.DataFrame(rows).assign(wall_time=1.7e9).to_csv(path, index=False)
+    read = read_runs(path)
+    np.testing.assert_allclose(read.runs["loss"], table["loss"])
+    assert share_inside(read.runs) >= 0.6
+
+
+def test_tensorboard_hyperparameters_are_read_without_their_prefix(tmp_path):
+    table = ladder()
+    own = with_sizes(table).add_prefix("hparams/").assign(**{"loss/validation": table["loss"]})
+    path = tmp_path / "hparams.csv"
+    own.assign(trial_id=range(len(own))).to_csv(path, index=False)
+    assert share_inside(read_runs(path).runs) >= 0.6
+
+
+def test_one_curve_of_tensorboard_is_told_what_it_lacks(tmp_path):
+    path = tmp_path / "curve.csv"
+    path.write_text("Wall time,Step,Value\n1.7e9,100,3.2\n1.7e9,200,3.1\n")
+    with pytest.raises(ValueError, match=r"curve\.csv = .*one curve of one run"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize("per_word", [False, True])
+def test_lm_eval_metrics_are_losses_with_their_filter(tmp_path, per_word):
+    """Bits per byte, or a perplexity per word beside it: EL is the same of any of them."""
+    table = ladder()
+    own = with_sizes(table)
+    bits = table["loss"] / 4.3 / np.log(2)
+    if per_word:
+        own["word_perplexity,none"] = np.exp(1.3 * table["loss"])
+        own["word_perplexity_stderr,none"] = "N/A"
+    path = tmp_path / "lm_eval.csv"
+    own.assign(**{"bits_per_byte,none": bits}).to_csv(path, index=False)
+    read = read_runs(path)
+    assert read.mapping.units["loss"] == ("perplexity" if per_word else "bits per byte")
+    assert share_inside(read.runs) >= 0.6

@@ -150,10 +150,12 @@ class ColumnMap:
 def plain_name(header: str) -> str:
     """A header in small letters with single underscores, without a unit in brackets.
 
+    A filter of lm-eval's after a comma (`bits_per_byte,none`) is no part of a name.
+
     >>> plain_name("Training FLOP (1e18)"), plain_name("D/N")
     ('training_flop', 'd_per_n')
     """
-    text = re.sub(r"\([^)]*\)|\[[^\]]*\]", " ", header.lower())
+    text = re.sub(r"\([^)]*\)|\[[^\]]*\]|,none$", " ", header.lower())
     if re.fullmatch(r"\s*\w{1,2}/\w{1,2}\s*", text):  # a ratio of two symbols, no path
         text = text.replace("/", " per ")
     return re.sub(r"[^a-z0-9]+", "_", text).strip("_")
@@ -273,7 +275,8 @@ def is_outcome(header: str) -> bool:
         "loss", "ppl", "perplexity", "bpb", "accuracy", "acc", "time", "runtime", "seconds",
         "second", "created", "updated", "tags", "notes", "note", "reason", "mfu", "throughput",
         "mfa", "color", "hex", "hash", "url", "date", "timestamp", "memory", "x", "y", "comment",
-        "error", "stderr", "hours", "duration", "speed", "norm", "elapsed", "index", "unnamed",
+        "bits", "wall", "error", "stderr", "hours", "duration", "speed", "norm", "elapsed", "index",
+        "unnamed",
     }  # fmt: skip
     return bool(words & told)
 
@@ -298,7 +301,9 @@ def _bears(ours: str, header: str, names: tuple[str, ...], tier: int) -> bool:
         return not NO_LOSS.search(whole)
     last = plain_name(re.split(r"[./]", header)[-1])
     forms = {whole} if len(last) < 3 and last != whole else {whole, last}
-    forms |= {form.split("_", 1)[1] for form in tuple(forms) if form.startswith(("config_",))}
+    forms |= {
+        form.split("_", 1)[1] for form in tuple(forms) if form.startswith(("config_", "hparams_"))
+    }
     return any(form in names or _without_unit(ours, form)[0] in names for form in forms)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.config import require
+from moe_leverage.your_runs.exports import spread
 
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 BOM = b"\xef\xbb\xbf"
@@ -58,7 +59,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     else:
         frame = _read_delimited(path)
     require(len(frame) > 0, "RUNS", path.name, "has a header and no rows")
-    return frame
+    return spread(frame, path.name)
 
 
 def _is_wide(start: bytes) -> bool:
