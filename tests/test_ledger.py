@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_leverage import ledger
@@ -176,6 +176,7 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path, name):
     assert path.read_bytes() == OTHERS[name]
 
 
+@settings(deadline=None)  # a line waits for the disk
 @given(st.binary(max_size=400))
 def test_no_bytes_that_are_no_record_are_ever_cut(content):
     with tempfile.TemporaryDirectory() as folder:

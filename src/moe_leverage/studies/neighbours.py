@@ -37,7 +37,10 @@ from moe_leverage.studies.protocol import Laws, Point, derive
 from moe_leverage.studies.second_ladder import SECOND_BASE, after_sizes
 from moe_leverage.studies.sweeps import SEEDS, Sweep, study
 
-NEIGHBOUR_BUDGETS = (3e12, 1e13)  # training FLOPs, exact convention
+LING_PLACES = (  # training FLOPs, and the bodies of the searches there: one layer has to be dense
+    {"budget_flops": 3e12, "size": 3},
+    {"budget_flops": 1e13, "size": 5},
+)
 
 # 256 routed experts of a quarter of the width, 8 of them and 1 shared active, first layer dense.
 LING_LAYOUT = replace(
@@ -121,7 +124,7 @@ STUDIES = (
         Sweep(
             name="recipes",
             base=LING_LAYOUT,
-            axes={"budget_flops": NEIGHBOUR_BUDGETS, "recipe": LING_DESIGNS, "seed": SEEDS},
+            axes={"place": LING_PLACES, "recipe": LING_DESIGNS, "seed": SEEDS},
         ),
         role="variant",
         varies=(
