@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage.analysis.findings import examine
+from moe_leverage.analysis.findings import chinchilla, examine
 from moe_leverage.theory.rivals import ChinchillaLaw
 from moe_leverage.your_runs.reading import Choice, read_runs
 
@@ -62,6 +62,26 @@ def test_digitised_chinchilla_gives_its_law_back(tmp_path):
     read = read_runs(path, Choice(only="dense"))
     np.testing.assert_allclose(read.runs["num_tokens"], table["d"], rtol=1e-6)
     assert given_back(examine(read.runs, resamples=300))
+
+
+def test_a_run_that_the_law_of_sizes_misses_by_far_is_named_and_left_out(tmp_path):
+    table = sizes()
+    table.loc[17, "loss"] *= 0.7
+    path = tmp_path / "sizes.csv"
+    pd.DataFrame({
+        "params": table["n"], "tokens": table["d"], "budget": 6 * table["n"] * table["d"],
+        "loss": table["loss"],
+    }).to_csv(path, index=False)  # fmt: skip
+    runs = read_runs(path, Choice(only="dense")).runs
+    found = chinchilla(runs, resamples=300)
+    assert given_back(found)
+    (said,) = found.warnings
+    assert said.startswith("outlier: row 19 at ")
+    assert f"loss {table.loc[17, 'loss']:.4g}: L(N, D) of the dense runs misses it" in said
+    law, both = found.fits["dense_chinchilla"].law, found.with_outliers["dense_chinchilla"].law
+    assert not np.allclose(law.coefficients, both.coefficients, rtol=1e-6)
+    sound = chinchilla(runs.drop(index=runs["loss"].idxmin()), resamples=0)
+    assert (sound.warnings, dict(sound.with_outliers)) == ([], {})
 
 
 def test_several_dense_sources_leave_marked_rows_out(tmp_path):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pandas as pd
 
@@ -29,6 +30,7 @@ from moe_leverage.analysis.leverage import (
     estimate,
     family_curves,
 )
+from moe_leverage.analysis.outliers import far_from
 from moe_leverage.analysis.points import FAMILY, best_runs, settings, table_noise
 from moe_leverage.analysis.reductions import (
     budgets,
@@ -160,8 +162,12 @@ def allocation(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 
 
 def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
-    """L(N, D) of dense and of MoE runs, N the active parameters without the vocabulary's."""
-    found = Findings(fits={}, skipped={}, warnings=[])
+    """L(N, D) of dense and of MoE runs, N the active parameters without the vocabulary's.
+
+    Runs that the law misses by many robust standard deviations are named and left out; the law with
+    them stands in `with_outliers`.
+    """
+    found, both = Findings(fits={}, skipped={}, warnings=[]), {}
     for family, runs in _largest_families(table):
         label = f"{family}_chinchilla"
         is_dense = family == "dense"
@@ -170,17 +176,32 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             found.skipped[label] = f"{size} or num_tokens: not in the table"
             continue
         sized = runs.rename(columns={size: "num_params"})
-        best = sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()
+        best = sized.loc[sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()]
+        clusters = "run_id" if "run_id" in sized else ""
+        fit_to = partial(fit, ChinchillaLaw, clusters=clusters, resamples=resamples, seed=seed)
         try:
-            clusters = "run_id" if "run_id" in sized else ""
-            fitted = fit(
-                ChinchillaLaw, sized.loc[best], "loss", clusters=clusters, resamples=resamples,
-                seed=seed,
-            )  # fmt: skip
+            fitted = fit_to(table=best, target="loss")
+            odd = far_from(fitted.law, best, "loss")
+            if len(odd):
+                both[label], kept = fitted, best.drop(index=odd.index)
+                fitted = fit_to(table=kept, target="loss")
+                found.warnings.append(_missed(odd, family))
             found.fits[label] = described(fitted, "chinchilla", family)
         except UnidentifiedError as error:
             found.skipped[label] = str(error)
-    return found
+    return replace(found, with_outliers=both)
+
+
+def _missed(odd: pd.DataFrame, family: Family) -> str:
+    """The rows that L(N, D) misses by far, as a warning."""
+    rows = "; ".join(
+        f"{row.get('row', family)} at {row['num_params']:.3g} parameters and "
+        f"{row['num_tokens']:.3g} tokens, loss {row['loss']:.4g}"
+        for row in odd.to_dict("records")
+    )
+    return (
+        f"outlier: {rows}: L(N, D) of the {family} runs misses it by far; the law is fitted without"
+    )
 
 
 def leverage_laws(

@@ -41,6 +41,23 @@ def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
     return best.loc[odd]
 
 
+def far_from(law: Law, table: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Rows that a law misses by many robust standard deviations, the farthest first.
+
+    For a law that a robust loss was fitted with, which an outlier hardly moves. More than a quarter
+    of the rows are no outliers but another curve: then none is.
+    """
+    value = law.evaluate(**{name: table[name].to_numpy(float) for name in law.inputs})
+    missed = np.abs(np.log(table[target].to_numpy(float) / value))
+    sigma = max(MAD_TO_SIGMA * float(np.median(missed)), LEAST_OUTLYING / OUTLYING)
+    far = (missed > OUTLYING * sigma) & (missed > LEAST_OUTLYING)
+    if far.mean() > MOST_OUTLYING:
+        return table.iloc[:0]
+    order = np.argsort(-missed)
+    found: pd.DataFrame = table.iloc[order[far[order]]]
+    return found
+
+
 def _far_points(runs: pd.DataFrame) -> list[Any]:
     """The indices of outliers among many points, the farthest first, told by one robust curve."""
     inputs = {"compute": runs["compute"].to_numpy(float)}
