@@ -229,6 +229,35 @@ def test_coefficients_that_an_outlier_moves_are_given_with_and_without(tmp_path)
         assert not low <= value <= high
 
 
+def swept_runs():
+    """Both families at seven budgets and seven rates, the best of which falls as C^-0.2."""
+    rows = [
+        {"is_moe": is_moe, "activation_ratio": 0.03 if is_moe else 1.0, "granularity": 4.0,
+         "shared_ratio": 0.0, "compute": compute, "learning_rate": rate, "seed": 0,
+         "loss": (0.95 if is_moe else 1.0) * 30 * compute**-0.05
+         * np.exp(0.01 * np.log(rate / (20 * compute**-0.2)) ** 2)}
+        for is_moe in (False, True)
+        for compute in np.geomspace(1e18, 1e21, 7)
+        for rate in 20 * compute**-0.2 * 2.0 ** np.arange(-3, 4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_rate_that_a_false_loss_makes_the_best_is_kept_from_equation_3():
+    runs = swept_runs()
+    sound = examine(runs, resamples=50)
+    assert not sound.with_outliers
+    false = (~runs["is_moe"]) & np.isclose(runs["compute"], 1e21)
+    place = runs[false]["learning_rate"].idxmax()
+    runs.loc[place, "loss"] *= 0.7
+    found = examine(runs, resamples=50)
+    law, both = (which["dense_learning_rate"].law for which in (found.fits, found.with_outliers))
+    assert law.exponent == pytest.approx(-0.2, abs=0.02)
+    assert both.exponent > -0.1
+    assert "learning_rate" in found.with_outliers  # of the mixtures, which have none: the same law
+    assert found.with_outliers["learning_rate"].law.exponent == pytest.approx(-0.2, abs=0.02)
+
+
 def test_no_outlier_is_found_among_sound_runs(tmp_path):
     sound = OUTLIER.replace("3.3698167485012647", "2.6025")
     record = told(tmp_path, sound)

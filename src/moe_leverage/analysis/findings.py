@@ -30,7 +30,7 @@ from moe_leverage.analysis.leverage import (
     estimate,
     family_curves,
 )
-from moe_leverage.analysis.outliers import far_from
+from moe_leverage.analysis.outliers import far_from, without
 from moe_leverage.analysis.points import FAMILY, best_runs, settings, table_noise
 from moe_leverage.analysis.reductions import (
     budgets,
@@ -76,12 +76,14 @@ def examine(
 ) -> Findings:
     """Everything that one table of runs identifies; `floor` pins that of the dense frontier."""
     measured = leverage_laws(table, resamples=resamples, seed=seed, floor=floor, screen=True)
-    parts = [
-        hyperparameters(table, resamples=resamples, seed=seed),
-        allocation(table, resamples=resamples, seed=seed),
-        chinchilla(table, resamples=resamples, seed=seed),
-        measured,
-    ]
+    odd = None if measured.leverage is None else measured.leverage.outliers
+    kept = table if odd is None else without(table, odd)
+    parts = []
+    for look in (hyperparameters, allocation):
+        found = look(kept, resamples=resamples, seed=seed)
+        whole = look(table, resamples=resamples, seed=seed) if len(kept) < len(table) else None
+        parts.append(found if whole is None else replace(found, with_outliers=whole.fits))
+    parts += [chinchilla(table, resamples=resamples, seed=seed), measured]
     if measured.leverage is None:
         parts.append(lone_curves(table, resamples=resamples, seed=seed))
     else:
