@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from moe_leverage.theory.laws import PUBLISHED
+
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 SIZES = {1280: {"width": 1280, "height": 900}, 390: {"width": 390, "height": 844}}
 PLACES = list(itertools.product(SIZES, ("light", "dark")))
 CALCULATOR, EXPLORER = "notebooks/tool-calculator.html", "notebooks/tool-explorer.html"
+SWEPT = {"04-activation-ratio": "A", "05-granularity": "G"}
 ROUTER, CLAIMS = "notebooks/tool-router.html", "notebooks/claims.html"
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CSV = "kind,A,G,FLOPs,val_loss\n" + "\n".join(
@@ -121,6 +124,29 @@ def test_the_microscope(page: Page, address: str) -> None:
     changes(state, lambda: page.keyboard.press("Home"))
     changes(state, lambda: page.keyboard.press("ArrowRight"))
     changes(state, lambda: click_at(page, slider, 0.7))
+
+
+@pytest.mark.parametrize(("chapter", "swept"), SWEPT.items())
+def test_the_sliders_of_a_law(page: Page, address: str, chapter: str, swept: str) -> None:
+    """A slider of each of the other two axes, and what is read out is the package's law."""
+    page.goto(f"{address}notebooks/{chapter}.html")
+    root = page.locator(f"[data-sweep={swept}]")
+    said, curve = root.locator("[role=status]"), root.locator("path.ml-curve").first
+    for slider in root.get_by_role("slider").all():
+        slider.focus()
+        drawn = curve.get_attribute("d")
+        changes(said, lambda: page.keyboard.press("ArrowRight"))
+        expect(curve).not_to_have_attribute("d", drawn or "")
+        changes(said, lambda here=slider: click_at(page, here, 0.3))
+    page.get_by_label("training compute C").press("Home")
+    expect(said).to_contain_text("No model of the paper lies there")
+    page.reload()
+    expect(said).to_contain_text("EL = ")
+    wanted = {"A": {"activation_ratio": 0.031, "granularity": 2.0}}
+    wanted["G"] = {"activation_ratio": 3 / 65, "granularity": 8.0}
+    value = PUBLISHED.joint(**wanted[swept], compute=1e20)
+    told = f"{value:.2f} at {swept} = {'3.1 %' if swept == 'A' else '8'}"
+    expect(said).to_contain_text(told)
 
 
 def test_the_filter_of_the_claims(page: Page, address: str) -> None:
