@@ -207,7 +207,9 @@ INPUTS = {
 
 def test_the_leverage_of_the_baseline_is_told_for_each_outcome():
     grows = two_families.in_words(baseline(), JOINT)
-    assert "need 1.1 (0.9 to 1.3) times its compute at 1e12 FLOPs and 2.0 (1.8 to 2.2)" in grows
+    assert "(A = 4.6 %, G = 2), dense models need 1.1 (0.9 to 1.3) times its compute" in grows
+    assert "at 1e12 FLOPs and 2.0 (1.8 to 2.2) times at 1e13" in grows
+    assert "mixtures win from 7e14 on" in grows
     assert "leverage grows" in grows
     assert "gives 0.68, below what was measured" in grows
     last = {"low": (1.8, 0.5, 1.0), "value": (2.0, 0.7, 1.2), "high": (2.2, 0.8, 1.5)}

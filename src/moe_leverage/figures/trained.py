@@ -35,7 +35,7 @@ SHUT = {  # what a gate of `analysis.gates` that fails says of the runs of its l
     "tuned far enough": "its largest budgets are far above those at which rates were searched",
     "sized": "its dense models were not tried in several sizes at every budget",
     "at the bottom": "its dense models are not the best size of their budget",
-    "control": "a mixture that uses all its experts does not end level with its dense twin",
+    "control": "a mixture that uses all its experts does not match the loss of its dense twin",
     "balanced": "its routers send most tokens to a few experts",
     "no expert idle": "some experts see no token",
     "covered": "its dense models do not reach the losses of its mixtures",
@@ -86,12 +86,12 @@ def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
     mine = [gate for gate in found if gate.study in set(runs["study"])]
     shut = list(dict.fromkeys(SHUT[gate.name] for gate in mine if not gate.holds))
     ends = f"{power(runs['budget_flops'].min())} to {power(runs['budget_flops'].max())} FLOPs"
-    start = f"The {ORDINALS[protocol]} of models, {len(runs)} runs at {ends},"
+    start = f"The {ORDINALS[protocol]} of budgets, {len(runs)} runs at {ends},"
     if not shut:
         return f"{start} passes every gate that a measured verdict must pass."
     return (
-        f"{start} decides nothing, since {'; '.join(shut)}. An under-tuned baseline flatters what "
-        "is held against it, so read no leverage off its figures."
+        f"{start} decides nothing, since {'; '.join(shut)}. An under-tuned dense "
+        "baseline makes mixtures look better, so read no leverage off its figures."
     )
 
 

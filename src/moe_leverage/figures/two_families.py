@@ -96,7 +96,8 @@ def leverage_over_compute(
     ax.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=1, fontsize=9)
     note(fig, ranges(f"{power(low)} to {power(high)} FLOPs", runs))
     rows = pd.concat([*tables, runs.assign(series="measured")], ignore_index=True)
-    finding = f"{in_words(runs, law, failing)} For the paper's example the law gives {star:.1f}."
+    example = f"For the paper's example the law gives {star:.1f} at {power(EXAMPLE['compute'])}."
+    finding = f"{in_words(runs, law, failing)} {example}"
     return Drawing(fig, rows, finding)
 
 
@@ -155,27 +156,29 @@ def in_words(runs: pd.DataFrame, law: JointLaw | None, failing: Sequence[str] = 
             f"not: {', '.join(failing)}."
         )
     first, last = known.iloc[0], known.iloc[-1]
+    asked = {name: float(last[name]) for name in ("activation_ratio", "granularity")}
+    design = f"A = {percent(asked['activation_ratio'])}, G = {asked['granularity']:g}"
     if last["leverage_low"] > first["leverage_high"]:
-        trend = "so leverage grows with compute in small models too"
+        trend = "leverage grows with compute in small models too"
     elif last["leverage_high"] < first["leverage_low"]:
-        trend = "so leverage falls with compute in models this small"
+        trend = "leverage falls with compute in models this small"
     else:
-        trend = "which leaves open whether leverage changes with compute here"
+        trend = "this leaves open whether leverage changes with compute here"
     text = (
-        f"To reach the loss of our baseline mixture, dense models need {_times(first)} times its "
-        f"compute at {power(first['training_flops'])} FLOPs and {_times(last)} times at "
-        f"{power(last['training_flops'])}, {trend}."
+        f"To reach the loss of our baseline mixture ({design}), dense models need {_times(first)} "
+        f"times its compute at {power(first['training_flops'])} FLOPs and {_times(last)} times at "
+        f"{power(last['training_flops'])}: {trend}."
     )
     if law is None:
         return text
-    asked = {name: float(last[name]) for name in ("activation_ratio", "granularity")}
     printed = float(law(**asked, compute=float(last["training_flops"])))
+    even = float(law.break_even_compute(asked["activation_ratio"], asked["granularity"]))
     side = "below" if printed < last["leverage_low"] else "above"
     if last["leverage_low"] <= printed <= last["leverage_high"]:
-        return f"{text} The published law, followed down to there, gives {printed:.2f}, inside."
+        side = "inside"
     return (
-        f"{text} The published law, followed down to there, gives {printed:.2f}, {side} what was "
-        "measured: its break-even is not where small models have theirs."
+        f"{text} The published law, followed down to {power(last['training_flops'])}, gives "
+        f"{printed:.2f}, {side} what was measured, and has mixtures win from {power(even)} on."
     )
 
 
@@ -187,7 +190,9 @@ def _draw_leverages(ax: Axes, runs: pd.DataFrame) -> None:
         # an end beyond the dense frontier is open: the bar leaves the picture there
         ends = {name: known[name].clip(0.5 * SHOWN_EL[0], 2 * SHOWN_EL[1]) for name in ENDS}
         shown = known.assign(**ends)
-        draw_points(ax, shown, "training_flops", "efficiency_leverage", label="measured, ours")
+        draw_points(
+            ax, shown, "training_flops", "efficiency_leverage", label="our baseline, measured"
+        )
     bounds = runs[runs["efficiency_leverage"].isna() & runs[BOUND].notna()]
     if len(bounds):
         place = bounds["training_flops"], bounds[BOUND]
