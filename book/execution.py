@@ -7,6 +7,7 @@ the lock and the corpus. One hash says so. New prose around old code takes over 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -28,6 +29,9 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from moe_leverage.paths import BUILD, write_atomically
+
+# a kernel that ends in the middle of a message is told of by its cell's error alone
+logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
 
 EXECUTED = BUILD / "executed"
 FAILED = BUILD / "failed"

@@ -64,7 +64,7 @@
 
     slider(symbol) {
       const { name, range, words } = AXES[symbol];
-      const value = element("output", {}, words(this.at[symbol]));
+      const value = element("span", {}, words(this.at[symbol]));
       const input = element("input", {
         type: "range",
         min: "0",

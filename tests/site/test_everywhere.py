@@ -138,7 +138,7 @@ def test_the_sliders_of_a_law(page: Page, address: str, chapter: str, swept: str
         changes(said, lambda: page.keyboard.press("ArrowRight"))
         expect(curve).not_to_have_attribute("d", drawn or "")
         changes(said, lambda here=slider: click_at(page, here, 0.3))
-    page.get_by_label("training compute C").press("Home")
+    root.get_by_role("slider", name="training compute C").press("Home")
     expect(said).to_contain_text("No model of the paper lies there")
     page.reload()
     expect(said).to_contain_text("EL = ")

@@ -26,6 +26,7 @@ def loaded_later(*names: str) -> Iterator[None]:
     A decorator of a stand-in leaves what it decorates as it is, so that what a library marks for
     the compiler inside is not marked. A module that is loaded already stays.
 
+    >>> _ = sys.modules.pop("colorsys", None)
     >>> with loaded_later("colorsys"):
     ...     from colorsys import hls_to_rgb
     >>> "colorsys" in sys.modules, hls_to_rgb(0.0, 0.5, 0.0), "colorsys" in sys.modules

@@ -63,7 +63,7 @@ LING_PARTS: Mapping[str, Mapping[str, Any]] = {  # each beside the ladder's reci
     "token-prediction": {"num_mtp_layers": 1},
     # At a constant rate, over a window about as long as the decay; its halves are scored beside it.
     "merging": {
-        "decay": "none", "merge_checkpoints": 16, "merge_interval": 8, "merge_windows": 4,
+        "decay": "none", "merge_checkpoints": 16, "merge_interval": 12, "merge_windows": 4,
     },
 }  # fmt: skip
 DENSE_FIRST = "dense-first"  # a part of the layout, which the paper's recipe has here as well
