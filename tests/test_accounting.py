@@ -16,7 +16,8 @@ from moe_leverage.accounting import (
     count_parameters,
     count_training_flops,
 )
-from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig, whole_experts
+from moe_leverage.axes import whole_experts
+from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig
 from moe_leverage.model.transformer import build_model
 
 SEQUENCE_LENGTH = 256

@@ -8,16 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_leverage.axes import whole_experts
 from moe_leverage.config import (
     LING2_ROUTING,
     LatentAttentionConfig,
     ModelConfig,
     RoutingConfig,
     RunConfig,
-    read_object,
-    shown,
-    whole_experts,
 )
+from moe_leverage.rules import read_object, shown
 
 SIZES = {"vocab_size": 1024, "num_layers": 4, "d_model": 64, "num_heads": 4, "num_kv_heads": 2}
 EXPERTS = {"num_experts": 64, "num_active_experts": 2, "num_shared_experts": 1, "d_expert": 64}

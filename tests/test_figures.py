@@ -583,6 +583,14 @@ def test_while_a_gate_fails_the_map_reads_nothing_off_our_points():
     assert "Our own fit puts break-even" in open_.finding
 
 
+def test_while_a_gate_fails_no_arrow_of_leverage_is_drawn():
+    told = draw("two-frontiers", best_sizes(), baseline())
+    silent = draw("two-frontiers", best_sizes(), baseline(), failing=("balanced",))
+    assert (told.table["series"] == "leverage").any()
+    assert not (silent.table["series"] == "leverage").any()
+    assert "EL" not in "".join(t.get_text() for t in silent.figure.axes[0].texts)
+
+
 def test_the_run_that_lies_off_is_named_and_the_gap_given_without_it():
     pair = pd.concat([PAIR, PAIR.assign(seed=PAIR["seed"] + 2)], ignore_index=True)
     pair.loc[:, "loss_nats"] = np.where(pair["family"] == "moe", 2.9, 3.0)

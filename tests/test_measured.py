@@ -79,6 +79,7 @@ def test_the_joint_study_and_variants_are_held_out(frame, found):
 def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     (tmp_path / "adopted").mkdir()
     part = frame[frame["study"].isin(["activation", "granularity"])].reset_index(drop=True)
+    (tmp_path / "baseline.csv").write_text("of an older ledger\n")
     index = measured.write_fits(part, tmp_path, resamples=20)
     assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
     assert "no finished run" in index["skipped"]["allocation"]

@@ -29,7 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig, require
+from moe_leverage.config import LatentAttentionConfig, ModelConfig, RunConfig
+from moe_leverage.rules import require
 
 Convention = Literal["exact", "paper", "six_n"]
 

@@ -16,224 +16,16 @@ sizes; the paper's axes are properties derived from them.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import reprlib
-import types
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-import orjson
+from moe_leverage.record import Record, converted, field_types
+from moe_leverage.rules import one_of, refuse, require, require_count, require_number
 
-SHOWN = 60  # characters of a value, or of a name, in a message
-LISTED = 8  # allowed values that a message names
-SMALLEST_RATIO = 1e-9  # A: one expert of a billion
-GRANULARITIES = (1e-3, 1e6)  # G, from experts of 2000 times the model's width on
-MOST = 10**12  # of anything that is counted: beyond it no machine holds a model or a run
 MOST_LAYERS = 10**6  # of a model; each is an object, and some counts go through them
 MOST_ATTENTION_EXPERTS = 1_024  # of a layer; each attends to the whole sequence
 MOST_MERGE_WINDOWS = 16  # each needs twice the checkpoints of the one before
-LARGEST_FILE = 64 << 20  # bytes of a JSON file that is read for its fields
-
-
-def require(holds: bool, name: str, value: object, rule: str) -> None:
-    """Raise a ValueError that names the field, its value and the rule it breaks.
-
-    >>> require(3 > 4, "num_steps", 3, "must exceed 4")
-    Traceback (most recent call last):
-    ValueError: num_steps = 3: must exceed 4
-    """
-    if not holds:
-        refuse(name, value, rule)
-
-
-def refuse(name: str, value: object, rule: str) -> typing.NoReturn:
-    """Raise that ValueError; for a check that words its rule only once it is broken.
-
-    >>> refuse("num_steps", 3, "must exceed 4")
-    Traceback (most recent call last):
-    ValueError: num_steps = 3: must exceed 4
-    """
-    raise ValueError(f"{_cut(name)} = {shown(value)}: {rule}")
-
-
-def shown(value: object) -> str:
-    """A value as messages show it: in one line of at most 60 characters, whatever it is.
-
-    >>> shown("short"), shown(10**400), len(shown("x" * 1000))
-    ("'short'", 'a number of 401 digits', 60)
-    """
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return f"a number of {_num_digits(value)} digits"
-    return _cut(_SHORT.repr(value))
-
-
-def one_of(options: Iterable[object]) -> str:
-    """The rule that a value be one of these, of which a message names the first few.
-
-    >>> one_of("abc"), one_of(range(100))
-    ('must be one of a, b, c', 'must be one of 0, 1, 2, 3, 4, 5, 6, 7 and 92 more')
-    """
-    names = [_cut(str(option)) for option in options]
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"must be one of {', '.join(names[:LISTED])}{more}"
-
-
-def require_count(name: str, value: object, low: int = 1, high: int = MOST) -> None:
-    """Refuse what is no whole number from `low` to `high`.
-
-    >>> require_count("num_experts", -(2**63), 0)
-    Traceback (most recent call last):
-    ValueError: num_experts = -9223372036854775808: must be a whole number >= 0
-    """
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if is_whole and low <= typing.cast(int, value) <= high:
-        return  # before a rule is written: thousands of configs pass through here
-    rule = f"must be a whole number >= {low}"
-    require(is_whole and typing.cast(int, value) >= low, name, value, rule)
-    rule = f"must be at most {high:.0e}" if high >= 10**6 else f"must be at most {high}"
-    require(typing.cast(int, value) <= high, name, value, rule)
-
-
-def require_number(
-    name: str, value: object, low: float, high: float, *, above: bool = False
-) -> None:
-    """Refuse what is no finite number from `low`, or with `above` from above it, to `high`.
-
-    >>> require_number("gradient_clip", float("inf"), 0, 1e6, above=True)
-    Traceback (most recent call last):
-    ValueError: gradient_clip = inf: must be a number above 0 and up to 1e+06
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and low <= typing.cast(float, value) <= high and not (above and value == low):
-        return
-    rule = f"must be a number {'above' if above else 'from'} {low:g} {'and up ' if above else ''}"
-    refuse(name, value, f"{rule}to {high:g}")
-
-
-def read_object(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file that goes by `name` in a message.
-
-    Numbers that JSON does not have, nesting that no config has, bytes that are no UTF-8 and files
-    that are no files are errors of one line.
-    """
-    require(path.is_file(), name, str(path), "is not a file")
-    rule = f"is larger than the {LARGEST_FILE >> 20} MB that a file of fields may have"
-    require(path.stat().st_size <= LARGEST_FILE, name, str(path), rule)
-    try:
-        values = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"{name} = {shown(str(path))}: not JSON: {error}") from None
-    is_object = isinstance(values, dict)
-    require(is_object, name, str(path), "must be a JSON object with named fields")
-    return dict(values)
-
-
-def _cut(text: str) -> str:
-    """A text in one line, its middle left out where it is longer than a message shows."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    end = SHOWN // 2 - 3
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - end - 3]}...{line[-end:]}"
-
-
-def _num_digits(value: int) -> int:
-    """Decimal digits of a whole number, without writing it out: Python refuses more than 4300."""
-    digits = int((abs(value).bit_length() - 1) * 0.30102999566398120) + 1
-    return digits + int(abs(value) >= 10**digits)
-
-
-class _Short(reprlib.Repr):
-    """Representations that neither end in a recursion nor write out what has no end."""
-
-    def repr_int(self, x: int, level: int) -> str:
-        return shown(x) if abs(x) >= 10**SHOWN else repr(x)
-
-
-_SHORT = _Short()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 4096, 4096, SHOWN
-
-
-class Record:
-    """Strict conversion of a frozen dataclass to and from plain JSON values."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field by name, nested configs as dictionaries."""
-        return {
-            f.name: value.to_dict() if isinstance(value := getattr(self, f.name), Record) else value
-            for f in fields(typing.cast(Any, self))
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config with these field values; unknown, missing and mistyped fields are errors."""
-        hints = _hints(typing.cast(Any, cls))
-        for name in values:
-            if name not in hints:
-                rule = "is not a field of this config"
-                refuse(f"{cls.__name__}.{name}", values[name], rule)
-        converted = {n: _convert(f"{cls.__name__}.{n}", v, hints[n]) for n, v in values.items()}
-        for f in fields(typing.cast(Any, cls)):
-            if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
-                refuse(f"{cls.__name__}.{f.name}", None, "is required")
-        return cls(**converted)
-
-    def departures(self) -> dict[str, Any]:
-        """The fields that differ from their defaults: the identity of a config.
-
-        Fields at their default are left out, so that a new option, off by default, changes no
-        existing identity.
-        """
-        found: dict[str, Any] = {}
-        for f in fields(typing.cast(Any, self)):
-            value = getattr(self, f.name)
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            if value != default:
-                found[f.name] = value.departures() if isinstance(value, Record) else value
-        return found
-
-    def identity(self) -> str:
-        """Twelve hexadecimal digits of the SHA-256 of the canonical JSON of `departures`."""
-        text = json.dumps(self.departures(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the annotated type `hint`, without silent coercion."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if not _is_in(value, options):
-            refuse(name, value, one_of(options))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        (hint,) = [option for option in options if option is not type(None)]
-        return _convert(name, value, hint)
-    if is_dataclass(hint):
-        require(isinstance(value, Mapping), name, value, "must be an object with named fields")
-        return typing.cast(type[Record], hint).from_dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        require(abs(value) < 10**300, name, value, "is larger than any number here")
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        refuse(name, value, f"must be of type {hint.__name__}")
-    return value
-
-
-def _is_in(value: object, options: tuple[object, ...]) -> bool:
-    """Whether a value of any type, one without a hash among them, is one of the options."""
-    return any(type(value) is type(option) and value == option for option in options)
 
 
 def _require_counts(config: object, minimum: int, *names: str) -> None:
@@ -472,50 +264,6 @@ class ModelConfig(Record):
         return self.num_active_experts * self.d_expert + self.d_shared
 
 
-def whole_experts(
-    *,
-    activation_ratio: float,
-    granularity: float,
-    shared_ratio: float = 1 / 3,
-    d_model: int,
-    active_ffn_ratio: float = 3.0,
-    multiple: int = 1,
-) -> dict[str, Any]:
-    """The experts nearest to (A, G, S) whose active FFN width is `active_ffn_ratio` d_model.
-
-    d_expert = 2 d_model / G, a multiple of `multiple`; E_a + E_s = active_ffn_ratio d_model /
-    d_expert; E_s = S (E_a + E_s); E by `routed_experts`; each rounded to a whole number. The
-    defaults keep the paper's baseline (2 + 1 active experts of width d_model) at every G, as Table
-    8 does.
-
-    >>> whole_experts(activation_ratio=3 / 65, granularity=8, d_model=64)
-    {'num_experts': 256, 'num_active_experts': 8, 'num_shared_experts': 4, 'd_expert': 16}
-    """
-    require_number("activation_ratio", activation_ratio, SMALLEST_RATIO, 1)
-    require_number("granularity", granularity, *GRANULARITIES)
-    rule = "must be from 0 to below 1"
-    require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, rule)
-    require_number("active_ffn_ratio", active_ffn_ratio, 0, 1e6, above=True)
-    d_expert = multiple * max(1, round(2 * d_model / granularity / multiple))
-    served_by = max(1, round(active_ffn_ratio * d_model / d_expert))
-    shared = round(shared_ratio * served_by)
-    return {
-        "num_experts": round(routed_experts(activation_ratio, served_by, shared)),
-        "num_active_experts": served_by - shared,
-        "num_shared_experts": shared,
-        "d_expert": d_expert,
-    }
-
-
-def routed_experts(activation_ratio: Any, served_by: Any, shared: Any) -> Any:
-    """E = (E_a + E_s) / A - E_s (Section 2.1), not rounded; `served_by` is E_a + E_s.
-
-    >>> round(routed_experts(3 / 65, 3, 1))
-    64
-    """
-    return served_by / activation_ratio - shared
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig(Record):
     """One training run, complete: the model, the data it sees and how it is optimised.
@@ -633,11 +381,11 @@ class RunConfig(Record):
         owners: tuple[Any, ...] = (type(self), type(self.model), type(self.model.routing))
         changes: tuple[dict[str, Any], ...] = ({}, {}, {})
         for name, value in settings.items():
-            places = [i for i, owner in enumerate(owners) if name in _hints(owner)]
+            places = [i for i, owner in enumerate(owners) if name in field_types(owner)]
             rule = "is not a field of a run, its model or its routing"
             require(bool(places), "settings", name, rule)
             owner = owners[places[0]]
-            value = _convert(f"{owner.__name__}.{name}", value, _hints(owner)[name])
+            value = converted(f"{owner.__name__}.{name}", value, field_types(owner)[name])
             changes[places[0]][name] = value
         own, of_model, of_routing = changes
         if of_routing:

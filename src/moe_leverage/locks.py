@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 PROBE_SECONDS = 0.1  # that a claim waits at most: `is_claimed` holds a lock for the blink of an eye
 POLL_SECONDS = 0.02

@@ -15,13 +15,9 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.config import (
-    PAPER_SEQUENCE_LENGTH,
-    PAPER_VOCABULARY_SIZE,
-    ModelConfig,
-    require,
-)
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY_SIZE, ModelConfig
 from moe_leverage.paths import DATA
+from moe_leverage.rules import require
 
 NUM_TABLES = 11
 MODEL_TABLES = (3, 7, 8, 9, 10, 11)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from moe_leverage.config import require, shown
+from moe_leverage.rules import require, shown
 
 PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = PACKAGE.parents[1]

@@ -28,7 +28,7 @@ from moe_leverage.analysis.bootstrap import (
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.fitting import MANY_ROWS, UnidentifiedError, fit, require_column
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array, Law
 
 POINTS = 25  # of a profile, on each side of the estimate

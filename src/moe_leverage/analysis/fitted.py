@@ -26,7 +26,7 @@ from moe_leverage.analysis.bootstrap import (
     student_ratio,
 )
 from moe_leverage.analysis.optimise import Problem
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array, Inputs, Law, Source
 from moe_leverage.theory.registry import find
 

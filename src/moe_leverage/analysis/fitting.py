@@ -30,7 +30,7 @@ from moe_leverage.analysis.bootstrap import (
 )
 from moe_leverage.analysis.fitted import Convergence, Fit
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
-from moe_leverage.config import refuse, require
+from moe_leverage.rules import refuse, require
 from moe_leverage.theory.law import Array, Inputs, Law, Source
 
 if TYPE_CHECKING:  # a fit is loaded by commands that must start at once, without pandas

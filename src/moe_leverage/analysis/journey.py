@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array
 
 COUNTS = {  # the readings, and the columns of the ledger that hold them

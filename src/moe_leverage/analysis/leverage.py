@@ -40,7 +40,7 @@ from moe_leverage.analysis.points import (
     points_of,
     table_noise,
 )
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import JointLaw, PowerLaw
 from moe_leverage.theory.rivals import FlooredPowerLaw

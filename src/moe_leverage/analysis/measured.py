@@ -133,7 +133,7 @@ def write_fits(
 
     `frame` is the ledger's whole table, since gates look at studies that feed no law any more;
     `incomplete` are the studies that lack runs they plan.
-    Files of fits that are no longer made are removed; what else lies in the directory stays.
+    Files of fits and tables that are no longer made are removed; what else lies there stays.
     """
     parts = fit_parts(frame, resamples=resamples)
     found = joined(parts)
@@ -144,10 +144,12 @@ def write_fits(
     for name, fitted in found.fits.items():
         fitted.save(directory / f"{name}.json")
     tables = _tables(found, baseline_leverage(frame, resamples=resamples))
-    for name, content in tables.items():
-        paths.write_atomically(
-            directory / f"{name}.csv", content.to_csv(index=False, float_format="%.6g")
-        )
+    for name in TABLES:
+        path = directory / f"{name}.csv"
+        if name in tables:
+            paths.write_atomically(path, tables[name].to_csv(index=False, float_format="%.6g"))
+        else:
+            path.unlink(missing_ok=True)
     index = {
         "ledger": digest(fed(frame)),
         "fits": {name: type(fitted.law).__name__ for name, fitted in sorted(found.fits.items())},

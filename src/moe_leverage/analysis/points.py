@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.analysis.reductions import budgets, seed_noise
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array
 
 REQUIRED = ("is_moe", "activation_ratio", "granularity", "shared_ratio", "compute", "loss")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.analysis.bootstrap import NORMAL_95, student_ratio
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array
 
 NEAR_OPTIMAL = 0.0025  # relative excess loss of a near-optimal run (Section 2.2)

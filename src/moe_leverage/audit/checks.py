@@ -28,7 +28,8 @@ from moe_leverage.accounting import (
 )
 from moe_leverage.audit.claims import Finding, check
 from moe_leverage.audit.listed import GROUPED_TABLES, listed, token_multiple
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig
+from moe_leverage.rules import require
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 from moe_leverage.theory.printed import find_law
 from moe_leverage.theory.rounding import half_unit, power_law_corners, rounding_range

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from moe_leverage.config import refuse, require
 from moe_leverage.modules import import_modules
 from moe_leverage.paths import DATA
+from moe_leverage.rules import refuse, require
 from moe_leverage.theory.printed import printed_laws
 from moe_leverage.theory.rounding import agreement
 

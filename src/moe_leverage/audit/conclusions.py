@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from moe_leverage.audit.claims import LABELS, Finding, Label, Measurement, load_claims
 from moe_leverage.audit.verdicts import Verdict, worded
-from moe_leverage.config import require
 from moe_leverage.paths import DATA
+from moe_leverage.rules import require
 
 Outcome = Literal["holds", "fails", "open"]
 

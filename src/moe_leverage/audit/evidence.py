@@ -21,8 +21,9 @@ from moe_leverage.analysis.gates import Gate, failing, gates
 from moe_leverage.analysis.measured import load_ledger
 from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import seed_noise, with_law_names
-from moe_leverage.config import PAPER_ROUTING, require
+from moe_leverage.config import PAPER_ROUTING
 from moe_leverage.paths import DATA
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.training.schedule import curve_steps

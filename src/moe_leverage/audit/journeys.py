@@ -18,7 +18,7 @@ from moe_leverage.analysis import journey
 from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement, check
-from moe_leverage.config import one_of, require
+from moe_leverage.rules import one_of, require
 from moe_leverage.theory.law import Array
 
 DRAWS = 1_000

@@ -23,7 +23,7 @@ from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement, check
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 LEAST_FREEDOM = 2  # differences beyond one a budget, below which no interval is given
 

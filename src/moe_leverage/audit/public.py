@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from moe_leverage.analysis.gates import UNJUDGED
 from moe_leverage.audit.claims import Measurement, check
-from moe_leverage.config import require
 from moe_leverage.evidence import scores
+from moe_leverage.rules import require
 
 
 @check

@@ -13,7 +13,7 @@ import pandas as pd
 
 from moe_leverage.audit import questions_counts as leads_counts
 from moe_leverage.audit import questions_law as leads_law
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

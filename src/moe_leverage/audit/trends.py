@@ -37,9 +37,9 @@ from moe_leverage.analysis.gates import UNJUDGED
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
 from moe_leverage.audit import evidence
 from moe_leverage.audit.claims import Measurement, check, require_arguments
-from moe_leverage.config import require
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.paths import DATA
+from moe_leverage.rules import require
 
 Array = npt.NDArray[np.float64]
 

@@ -21,7 +21,7 @@ def audit(
     from moe_leverage.audit import LABELS, audit_neighbours, audit_statements, counts, table
     from moe_leverage.audit import audit as run_audit
     from moe_leverage.audit.questions import leads
-    from moe_leverage.config import require
+    from moe_leverage.rules import require
 
     rule = f"must be one of {', '.join(LABELS)}"
     require(verdict in ("", *LABELS), "verdict", verdict, rule)

@@ -152,7 +152,7 @@ def _print_designs(designs: list[Design], hf: Path | None) -> None:
 
 def _weight(objective: str) -> float:
     """The weight of leverage that a word or a number names."""
-    from moe_leverage.config import refuse
+    from moe_leverage.rules import refuse
 
     named = {"leverage": 1.0, "memory": 0.0}
     if objective in named:

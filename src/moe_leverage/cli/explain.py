@@ -123,8 +123,8 @@ def predict(
 
     Example: moe-leverage predict Mixtral-8x7B --law all --tokens 1e12
     """
-    from moe_leverage.config import require
     from moe_leverage.design import designer, huggingface, prediction
+    from moe_leverage.rules import require
 
     if config:
         for name, given in (("activation-ratio", activation_ratio), ("granularity", granularity)):

@@ -52,7 +52,7 @@ def fit(
     Example: moe-leverage fit runs.csv --column loss=eval/loss --report report.html
     """
     from moe_leverage import paths
-    from moe_leverage.config import require
+    from moe_leverage.rules import require
 
     for name, output in (("report", report), ("save", save)):
         if output is not None:

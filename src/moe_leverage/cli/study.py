@@ -120,7 +120,7 @@ def run(
     Example: moe-leverage study run data/studies/example.toml
     """
     from moe_leverage import paths
-    from moe_leverage.config import require
+    from moe_leverage.rules import require
     from moe_leverage.studies import catalogue
     from moe_leverage.studies.backends import Pool
 
@@ -296,7 +296,7 @@ def adopt(law: str, as_json: Json = False) -> None:
 
 def _yours(studies: Sequence[str]) -> YourStudy | None:
     """The study of a file of the reader's, if one is named; it goes alone."""
-    from moe_leverage.config import require
+    from moe_leverage.rules import require
 
     if not any(study.endswith(".toml") for study in studies):
         return None

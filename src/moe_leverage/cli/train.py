@@ -42,7 +42,8 @@ def train(
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
     from moe_leverage import ledger, paths
-    from moe_leverage.config import RunConfig, read_object
+    from moe_leverage.config import RunConfig
+    from moe_leverage.rules import read_object
 
     paths.require_posix("train")
     recorded: dict[str, Any] = {}

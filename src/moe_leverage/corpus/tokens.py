@@ -27,10 +27,10 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moe_leverage import paths
-from moe_leverage.config import require
 from moe_leverage.corpus import documents
 from moe_leverage.corpus.documents import DOMAINS, Document, Recipe, file_sha256
 from moe_leverage.locks import claim
+from moe_leverage.rules import require
 
 TIERS = ("smoke", "full")
 END_OF_TEXT = 0  # the token between two documents

@@ -24,7 +24,8 @@ from moe_leverage.accounting import (
     count_parameters,
     score_width,
 )
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig
+from moe_leverage.rules import require
 
 # Decay, outer product, addition and reading of each number of a state, for one token.
 STATE_FLOPS = 6

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import require
 from moe_leverage.design.words import is_structural
+from moe_leverage.rules import require
 
 DEFAULTS = paths.DATA / "architectures.json"
 # Our field: the names that it goes by; a class has one of them.

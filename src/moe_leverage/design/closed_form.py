@@ -14,14 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moe_leverage.config import (
-    LING2_ROUTING,
-    LatentAttentionConfig,
-    ModelConfig,
-    RoutingConfig,
-    refuse,
-    require,
-)
+from moe_leverage.config import LING2_ROUTING, LatentAttentionConfig, ModelConfig, RoutingConfig
 from moe_leverage.design.class_words import (
     REPOSITORY,
     THEIR_NAMES,
@@ -31,6 +24,7 @@ from moe_leverage.design.class_words import (
     in_their_words,
 )
 from moe_leverage.design.words import expert_words, says_dense
+from moe_leverage.rules import refuse, require
 
 MAX_LAYERS = 100_000  # each is looked at when dense layers are told from the others
 

@@ -21,10 +21,11 @@ from moe_leverage.accounting import (
     count_forward_flops,
     count_parameters,
 )
-from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
 from moe_leverage.design.anatomy import Anatomy
 from moe_leverage.design.huggingface import OpenModel
 from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage, positive, predict
+from moe_leverage.rules import require
 from moe_leverage.theory.laws import PUBLISHED
 
 WEIGHT_BYTES = 2  # bfloat16

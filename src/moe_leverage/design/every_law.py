@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
-from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
 from moe_leverage.design.designer import Explanation
 from moe_leverage.design.prediction import BY_DEFINITION, MeasuredLeverage, positive
+from moe_leverage.rules import require
 from moe_leverage.theory.forms import FIXED_TOKENS, OWN_OPTIMUM, Layout
 from moe_leverage.theory.frontier import leverage_at_optimum, leverage_at_tokens, optimum
 from moe_leverage.theory.printed import PrintedLaw, Sides, find_law, printed_laws

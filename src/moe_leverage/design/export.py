@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig, require
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
+from moe_leverage.rules import require
 
 
 def to_hf(model: ModelConfig, sequence_length: int = PAPER_SEQUENCE_LENGTH) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 IN_A_FOLDER = ("config.json", "params.json")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 LLAMA = {"vocab_size": 128_256, "n_kv_heads": 8}
 LATENT = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}

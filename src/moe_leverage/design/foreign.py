@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moe_leverage.config import require
 from moe_leverage.design import flavours
+from moe_leverage.rules import require
 
 # Words by which a file that is no model is known for what it is.
 LOOKS_LIKE: Mapping[str, tuple[str, ...]] = {

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import ModelConfig, refuse, require
+from moe_leverage.config import ModelConfig
 from moe_leverage.design import closed_form, files
 from moe_leverage.design.anatomy import Anatomy, of_shape
 from moe_leverage.design.foreign import in_hf_words
 from moe_leverage.design.words import expert_words, says_dense
+from moe_leverage.rules import refuse, require
 
 MODELS = paths.DATA / "models"
 # What the gallery's files say beside the config.

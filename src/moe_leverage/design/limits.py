@@ -14,14 +14,10 @@ from typing import Any, cast
 import numpy as np
 
 from moe_leverage.accounting import count_parameters
-from moe_leverage.config import (
-    PAPER_SEQUENCE_LENGTH,
-    PAPER_VOCABULARY_SIZE,
-    ModelConfig,
-    require,
-)
+from moe_leverage.config import PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY_SIZE, ModelConfig
 from moe_leverage.design.designer import GIGABYTE, TRAINING_BYTES
 from moe_leverage.design.layouts import NUM_SHARED, Column, changed
+from moe_leverage.rules import require
 from moe_leverage.theory.laws import PUBLISHED
 
 TOLERANCE = 1.05  # factor by which M or D may differ from what is asked

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moe_leverage.accounting import FLOPS_PER_MAC, ForwardFlops, ParameterCount
-from moe_leverage.config import require
 from moe_leverage.design.anatomy import STATE_FLOPS, Experts
+from moe_leverage.rules import require
 
 SHARED = re.compile(r"^shared_(experts?|mlp)")
 ROUTER = re.compile(r"^(gate|router|expert_bias|moe_statics|e_score_correction_bias)$")

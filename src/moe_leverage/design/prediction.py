@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from moe_leverage import paths
 from moe_leverage.analysis import identification
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import UNITS, Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage

@@ -22,10 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
-from moe_leverage.config import (
-    ModelConfig,
-    routed_experts,
-)
+from moe_leverage.axes import routed_experts
+from moe_leverage.config import ModelConfig
 from moe_leverage.design.designer import (
     GIGABYTE,
     TRAINING_BYTES,

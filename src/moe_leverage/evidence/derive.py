@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from moe_leverage.config import require
 from moe_leverage.evidence.sources import Source
+from moe_leverage.rules import require
 from moe_leverage.theory.forms import SizeAndTokensLoss
 from moe_leverage.theory.frontier import dense_compute
 from moe_leverage.theory.law import Array

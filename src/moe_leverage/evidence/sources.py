@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage import paths
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.forms import FIXED_TOKENS, OWN_OPTIMUM
 from moe_leverage.theory.printed import entry_of
 

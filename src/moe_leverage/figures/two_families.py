@@ -113,7 +113,10 @@ def leverage_over_compute(
 def two_frontiers(
     best: pd.DataFrame, measured: pd.DataFrame, failing: Sequence[str] = ()
 ) -> Drawing:
-    """L over C of both families at their best size; `best` is `page.measured.best_sizes`."""
+    """L over C of both families at their best size; `best` is `page.measured.best_sizes`.
+
+    The arrows, which are a leverage, are left out while gates of the runs are `failing`.
+    """
     fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES, 4.2))
     for family, line in (("dense", "--"), ("moe", "-")):
         mine = best[best["family"] == family].sort_values("training_flops")
@@ -121,7 +124,8 @@ def two_frontiers(
         ax.plot(mine["training_flops"], mine["loss_nats"], line, color=ink, lw=1.2)
         draw_points(ax, mine, "training_flops", "loss_nats", colour=ink, label=FAMILIES[family])
     told = measured[measured["estimator"] == FRONTIER].dropna(subset=["efficiency_leverage"])
-    for row in told.to_dict("records"):
+    drawn = told.iloc[:0] if failing else told
+    for row in drawn.to_dict("records"):
         start, end = row["training_flops"], row["training_flops"] * row["efficiency_leverage"]
         ax.annotate("", (end, row["loss"]), (start, row["loss"]),
                     arrowprops={"arrowstyle": "->", "color": theme.colour("accent"),
@@ -134,7 +138,7 @@ def two_frontiers(
     plain_ticks(ax.yaxis, LOSS_TICKS)
     ax.legend()
     note(fig, "Ours alone: the paper prints none of these losses.")
-    rows = pd.concat([best.assign(series="loss"), told.assign(series="leverage")])
+    rows = pd.concat([best.assign(series="loss"), drawn.assign(series="leverage")])
     return Drawing(fig, rows.reset_index(drop=True), in_words(told, None, failing))
 
 

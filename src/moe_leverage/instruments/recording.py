@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 TRACE = paths.INSTRUMENTS / "router.json"
 FORMAT = 1

@@ -29,13 +29,13 @@ from moe_leverage.config import (
     ModelConfig,
     RoutingConfig,
     RunConfig,
-    require,
 )
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.instruments.recording import FORMAT
 from moe_leverage.model import routing
 from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.transformer import MixtureOfExperts
+from moe_leverage.rules import require
 from moe_leverage.studies.protocol import VOCAB_SIZE
 from moe_leverage.studies.second_ladder import SECOND_BASE, WEAK_BALANCE
 from moe_leverage.training.evaluation import windows

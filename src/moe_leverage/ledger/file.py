@@ -27,7 +27,8 @@ from moe_leverage.accounting import (
     count_parameters,
     count_training_flops,
 )
-from moe_leverage.config import RunConfig, require, shown
+from moe_leverage.config import RunConfig
+from moe_leverage.rules import require, shown
 
 SCHEMA = 1  # of a line; a reader refuses any other
 FOREIGN = ("other", "state_updates")  # parts that models of other libraries have alone

@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.config import RunConfig, require
+from moe_leverage.config import RunConfig
 from moe_leverage.ledger.file import DIRECTORY, PLANS, plans, records
 from moe_leverage.modules import collector_paused
+from moe_leverage.rules import require
 
 COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit and meaning
     "protocol": "int: the ladder it belongs to; 1 where its record says none",

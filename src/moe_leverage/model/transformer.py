@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig
 from moe_leverage.model import routing
 from moe_leverage.model.attention import Attention, AttentionMixture, RMSNorm, Rotations
 from moe_leverage.model.dispatch import experts, place
 from moe_leverage.model.kernels import embedding, swiglu
+from moe_leverage.rules import require
 
 Dispatch = Literal["grouped", "loop"]
 

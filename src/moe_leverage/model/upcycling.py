@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig
 from moe_leverage.model.transformer import Transformer, build_model
+from moe_leverage.rules import require
 
 OF_EXPERTS = (  # fields in which the mixture may differ from its branches
     "num_experts", "num_active_experts", "d_expert", "d_ffn", "num_dense_layers", "routing",

@@ -15,9 +15,9 @@ from myst_nb import glue  # type: ignore[import-untyped]
 
 from moe_leverage import audit, ledger
 from moe_leverage.audit.evidence import failing_gates
-from moe_leverage.config import require
 from moe_leverage.page.drawing import power
 from moe_leverage.page.registry import ENTRIES, show
+from moe_leverage.rules import require
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -19,11 +19,11 @@ from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.reductions import widened_noise
-from moe_leverage.config import require
 from moe_leverage.page import theme
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
+from moe_leverage.rules import require
 from moe_leverage.theory.laws import PowerLaw
 
 FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them

@@ -14,10 +14,10 @@ from moe_leverage import audit
 from moe_leverage.audit import Conclusion, Verdict
 from moe_leverage.audit.conclusions import PLAINLY, conclude, filled
 from moe_leverage.audit.verdicts import AUDIT_PAGE
-from moe_leverage.config import require
 from moe_leverage.page.chapter import runs_of, say
 from moe_leverage.page.drawing import power
 from moe_leverage.paths import DATA
+from moe_leverage.rules import require
 
 TRAINED_PAGE = "what-we-trained"
 

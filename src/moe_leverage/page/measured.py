@@ -16,7 +16,7 @@ from moe_leverage import ledger, paths
 from moe_leverage.analysis import reductions
 from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.fitted import Fit
-from moe_leverage.analysis.measured import runs_table as runs_of_laws
+from moe_leverage.analysis.measured import runs_table
 from moe_leverage.analysis.points import best_runs
 from moe_leverage.theory.laws import JointLaw
 
@@ -25,17 +25,6 @@ SAME_AXIS = 0.05  # by which whole experts may move an axis off its value
 POINT_KEYS = ["activation_ratio", "granularity", "shared_ratio", "compute"]  # of a leverage
 CURVES = "power curves"  # the estimator that needs a design at several budgets
 MIN_GRANULARITIES = 3
-
-
-def runs_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Finished runs with the columns that `reductions` reads."""
-    if runs.empty:
-        return pd.DataFrame()
-    done = reductions.with_law_names(ledger.finished(runs))
-    return done.assign(
-        balance_coefficient=done["routing.balance_coefficient"],
-        attention_share=done["attention_share"].round(2),
-    )
 
 
 def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame:
@@ -78,7 +67,7 @@ def best_sizes(runs: pd.DataFrame) -> pd.DataFrame:
     """
     if runs.empty:
         return pd.DataFrame()
-    table = runs_of_laws(runs)
+    table = runs_table(runs)
     best = best_runs(table)
     noise = reductions.widened_noise(ledger.finished(runs))
     wide = NORMAL_95 * noise / np.sqrt(best["num_seeds"])
@@ -182,7 +171,7 @@ def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
 
 def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
     """Near-optimal settings (Section 2.2) at every budget, dense and MoE."""
-    table = runs_table(runs)
+    table = _with_variants(runs)
     if table.empty:
         return table
     parts = [reductions.near_optimal(group) for _, group in table.groupby("family")]
@@ -192,7 +181,7 @@ def hyperparameter_optima(runs: pd.DataFrame) -> pd.DataFrame:
 
 def allocation_minima(runs: pd.DataFrame) -> pd.DataFrame:
     """M_opt and D_opt at every budget with enough sizes (Section 2.3), dense and MoE."""
-    table = runs_table(runs)
+    table = _with_variants(runs)
     if table.empty:
         return table
     parts = [
@@ -216,7 +205,7 @@ def allocation_ratio(minima: pd.DataFrame) -> pd.DataFrame:
 
 def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
     """The value of `axis` with the lowest mean loss over seeds at every budget (and `also`)."""
-    table = runs_table(runs)
+    table = _with_variants(runs)
     if table.empty:
         return table
     table = table.assign(training_flops=table["budget"])  # a rung, as a place on the axis of C
@@ -230,3 +219,14 @@ def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:
     means = means[enough]
     best: pd.DataFrame = means.sort_values("loss").drop_duplicates(keys)
     return best.sort_values(keys, ignore_index=True)
+
+
+def _with_variants(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs under the names of the laws, with what the variants change in them."""
+    if runs.empty:
+        return pd.DataFrame()
+    done = reductions.with_law_names(ledger.finished(runs))
+    return done.assign(
+        balance_coefficient=done["routing.balance_coefficient"],
+        attention_share=done["attention_share"].round(2),
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage import paths
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 
 @functools.cache

@@ -20,10 +20,10 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from moe_leverage import ledger, paths
-from moe_leverage.config import require
 from moe_leverage.page import links, theme
 from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import heading
+from moe_leverage.rules import require
 
 FIGURE_DIRECTORY = paths.BUILD / "figures"
 FORMULA = re.compile(r"[=+\-@\t]")  # what makes a cell a formula where a spreadsheet opens it

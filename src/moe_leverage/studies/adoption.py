@@ -14,17 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis import findings, measured, reductions
+from moe_leverage.analysis import findings, measured
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.leverage import RESAMPLES
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.status import plan_now
 
@@ -54,14 +54,15 @@ def adopt(name: str, place: Place) -> Path:
         rule = f"cannot be adopted: {len(absent)} runs of study {study} are missing"
         require(not absent, "law", name, rule)
     table = _usable(studies, place)
-    found, optima = measure(name, table), measured_optima(name, table)
+    found = measure(name, table)
+    optima = {f"{family}_model": _sound(of) for family, of in found.optima.items()}
     record = {
         "studies": list(studies),
         "num_runs": len(table),
         "runs_sha256": _digest(table),
         "laws": {
             key: dict(zip(law.coefficient_names, law.coefficients.tolist(), strict=True))
-            for key, law in ((key, fitted.law) for key, fitted in found.items())
+            for key, law in ((key, fitted.law) for key, fitted in found.fits.items())
         },
         **({"optima": optima} if optima else {}),
     }
@@ -69,10 +70,10 @@ def adopt(name: str, place: Place) -> Path:
     return path
 
 
-def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> dict[str, Fit]:
-    """The laws of this name fitted to a table of the ledger, as the book fits them.
+def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> Findings:
+    """What the book finds in a table of the ledger, its fits those of the laws of this name.
 
-    Raises ValueError saying which cannot be, and why.
+    Raises ValueError saying which cannot be fitted, and why.
     """
     measure_of = MEASURES[name]
     found = measure_of.examine(measured.runs_table(table), resamples=resamples)
@@ -81,21 +82,7 @@ def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> dict[
     for law in measure_of.laws:
         reason = reasons.get(law, reasons.get("leverage", "its runs are missing"))
         require(law in fits, "law", law, f"cannot be fitted: {reason}")
-    return {law: fits[law] for law in measure_of.laws}
-
-
-def measured_optima(name: str, table: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
-    """The isoFLOP optima behind the sizes of the second ladder, which stand beside their law."""
-    if name != "isoflop":
-        return {}
-    runs = measured.runs_table(table)
-    found = {}
-    for family, mine in (("dense", runs[~runs["is_moe"]]), ("moe", runs[runs["is_moe"]])):
-        optima = reductions.isoflop_optima(mine)
-        sound = optima[optima["reason"] == ""]
-        columns = {"compute": sound["compute"], "optima": sound["flops_per_token"]}
-        found[f"{family}_model"] = {key: of.tolist() for key, of in columns.items()}
-    return found
+    return replace(found, fits={law: fits[law] for law in measure_of.laws})
 
 
 def moved(place: Place) -> list[str]:
@@ -112,7 +99,7 @@ def moved(place: Place) -> list[str]:
             continue
         head = f"{path.stem}: adopted from {adopted['num_runs']} runs, {len(table)} stand now"
         try:
-            fits = measure(path.stem, table, LOOK_RESAMPLES)
+            fits = measure(path.stem, table, LOOK_RESAMPLES).fits
         except ValueError as error:
             remarks.append(f"{head}; refitted: {error}")
             continue
@@ -131,6 +118,12 @@ def _moved(name: str, adopted: Mapping[str, float], fitted: Fit) -> Iterator[str
                 f"{name}.{coefficient} {adopted[coefficient]:.4g}, refitted {now:.4g} "
                 f"({low:.4g} to {high:.4g})"
             )
+
+
+def _sound(optima: pd.DataFrame) -> dict[str, list[float]]:
+    """The isoFLOP optima that stand, from which bodies are planned between and beside their law."""
+    sound = optima[optima["reason"] == ""]
+    return {"compute": sound["compute"].tolist(), "optima": sound["flops_per_token"].tolist()}
 
 
 def _usable(studies: Sequence[str], place: Place) -> pd.DataFrame:

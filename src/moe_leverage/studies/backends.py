@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from moe_leverage.config import one_of, require, require_count, require_number
+from moe_leverage.rules import one_of, require, require_count, require_number
 
 Backend = Literal["local", "dask", "ray"]
 BACKENDS = ("local", "dask", "ray")

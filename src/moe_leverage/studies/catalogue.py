@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.studies import first_ladder, neighbours, second_ladder
 from moe_leverage.studies.protocol import Laws, adopted_laws, laws_for
 from moe_leverage.studies.sweeps import Planned, Study

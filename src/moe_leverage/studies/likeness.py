@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.studies.protocol import Point, adopted_laws, derive, feasible, laws_for
 
 BUDGETS_FLOPS = (3e10, 1e11)

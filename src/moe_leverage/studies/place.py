@@ -16,9 +16,9 @@ from pathlib import Path
 
 from moe_leverage import corpus, ledger, paths
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.config import read_object
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import is_claimed
+from moe_leverage.rules import read_object
 from moe_leverage.studies.sweeps import Planned
 
 

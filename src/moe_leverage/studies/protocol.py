@@ -26,15 +26,10 @@ import numpy as np
 
 from moe_leverage import paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
-from moe_leverage.config import (
-    LING2_WITHOUT_GROUPS,
-    ModelConfig,
-    Record,
-    RoutingConfig,
-    RunConfig,
-    require,
-    whole_experts,
-)
+from moe_leverage.axes import whole_experts
+from moe_leverage.config import LING2_WITHOUT_GROUPS, ModelConfig, RoutingConfig, RunConfig
+from moe_leverage.record import Record
+from moe_leverage.rules import require
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
 SEQUENCE_LENGTH = 256  # tokens

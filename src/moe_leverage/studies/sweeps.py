@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moe_leverage import ledger
-from moe_leverage.config import RunConfig, require
+from moe_leverage.config import RunConfig
+from moe_leverage.rules import require
 from moe_leverage.studies.protocol import (
     POINT_FIELDS,
     Laws,

@@ -29,7 +29,7 @@ from typing import Any
 import pandas as pd
 
 from moe_leverage import corpus, ledger
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.studies.catalogue import cells, register
 from moe_leverage.studies.place import Place
 from moe_leverage.studies.protocol import (

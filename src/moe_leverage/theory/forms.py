@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moe_leverage.config import refuse, require
+from moe_leverage.rules import refuse, require
 
 Array = NDArray[np.float64]
 Inputs = Mapping[str, Array]

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moe_leverage import paths
-from moe_leverage.config import refuse, require
+from moe_leverage.rules import refuse, require
 from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, Source, columns, plain
 from moe_leverage.theory.registry import find
 from moe_leverage.theory.saturation import START_BOX, saturation

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_leverage import paths
-from moe_leverage.config import require
 from moe_leverage.modules import import_modules
+from moe_leverage.rules import require
 from moe_leverage.theory.forms import FORMS, Form
 from moe_leverage.theory.rounding import half_unit
 

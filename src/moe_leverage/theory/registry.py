@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from moe_leverage.config import require
 from moe_leverage.modules import import_modules
+from moe_leverage.rules import require
 from moe_leverage.theory import law
 from moe_leverage.theory.law import Law
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.theory.law import Array, plain
 
 START_BOX = {"a_start": (math.log(1e-3), math.log(0.3)), "a_max": (0.0, math.log(1e6))}

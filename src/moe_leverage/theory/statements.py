@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from moe_leverage.config import refuse, require
+from moe_leverage.rules import refuse, require
 from moe_leverage.theory.forms import Layout
 from moe_leverage.theory.frontier import Optimum, dense_size, leverage_at_optimum, optimum
 from moe_leverage.theory.printed import PrintedLaw, Reading, Sides, Statement

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from moe_leverage.config import read_object, shown
+from moe_leverage.rules import read_object, shown
 
 FORMAT = 2  # of the JSON and of the tensor names; a reader refuses any other
 INDEX = "checkpoint.json"

@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moe_leverage import ledger
-from moe_leverage.config import RunConfig, require
+from moe_leverage.config import RunConfig
 from moe_leverage.corpus.tokens import Corpus, batch
 from moe_leverage.model.transformer import Transformer, build_model, require_trainable
+from moe_leverage.rules import require
 from moe_leverage.training import checkpoint
 from moe_leverage.training.evaluation import evaluate
 from moe_leverage.training.learning import (

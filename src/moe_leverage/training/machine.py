@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_leverage import __version__, paths
-from moe_leverage.config import Record, one_of, require, require_count, require_number
 from moe_leverage.model.native import door
+from moe_leverage.record import Record
+from moe_leverage.rules import one_of, require, require_count, require_number
 from moe_leverage.training.size import memory_bytes
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}  # of torch.distributed, by device type

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from moe_leverage.config import RunConfig, require
+from moe_leverage.config import RunConfig
+from moe_leverage.rules import require
 
 CURVE_POINTS = 64  # of the training loss curve that a record keeps
 LOAD_POINTS = 12  # of the experts' loads over training that a record keeps

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe_leverage.accounting import count_parameters, count_training_flops
-from moe_leverage.config import RunConfig, require
+from moe_leverage.config import RunConfig
+from moe_leverage.rules import require
 from moe_leverage.training.schedule import merge_windows
 
 BYTES_A_PARAMETER = 16  # fp32 weight, gradient and two moments

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
-from moe_leverage.config import ModelConfig, require
+from moe_leverage.config import ModelConfig
+from moe_leverage.rules import require
 from moe_leverage.your_runs.columns import MOE_WORDS
 from moe_leverage.your_runs.plausible import refuse_row
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.accounting import TRAINING_PASSES
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.your_runs.values import PF_DAY, numbers
 
 # Names as `plain_name` writes them. The first tuple of a quantity is read before the second, whose

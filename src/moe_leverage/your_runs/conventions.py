@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage.accounting import TRAINING_PASSES
-from moe_leverage.config import refuse, require
+from moe_leverage.rules import refuse, require
 from moe_leverage.theory.law import Array
 from moe_leverage.your_runs.columns import ColumnMap
 from moe_leverage.your_runs.settings import row_names

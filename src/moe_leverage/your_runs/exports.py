@@ -10,7 +10,7 @@ import re
 
 import pandas as pd
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 LONG = ("run", "tag", "step", "value")
 ONE_CURVE = {"wall time", "step", "value"}

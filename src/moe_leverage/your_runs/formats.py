@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 import pandas as pd
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.your_runs.exports import spread
 
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"

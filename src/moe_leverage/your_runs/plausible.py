@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from moe_leverage.config import refuse, require
+from moe_leverage.rules import refuse, require
 from moe_leverage.your_runs.columns import ColumnMap
 from moe_leverage.your_runs.settings import row_names
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_leverage.config import require
+from moe_leverage.rules import require
 from moe_leverage.your_runs import conventions
 from moe_leverage.your_runs.axes import (
     COUNTED_WITHOUT,

@@ -13,7 +13,7 @@ import numpy as np
 from moe_leverage import paths
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitted import Fit
-from moe_leverage.config import require
+from moe_leverage.rules import require
 
 FORMAT = 1
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moe_leverage.config import require
 from moe_leverage.model.native.functions import library, name_of_compiler
+from moe_leverage.rules import require
 
 WIDTH_MULTIPLE = 16  # of heads and of the experts' matrices: floats of the widest vector
 
