@@ -79,7 +79,7 @@ ISOFLOP_SIZES = (  # training FLOPs, bodies; an odd one or two on either side of
 )
 LADDER = (3e11, 1e12, 3e12, 1e13)  # training FLOPs, walked whole; 3e13 in a few places
 TOP = 3e13
-DENSE_ENDS = (1e11, 1e14)  # beyond the mixtures at both ends: their loss is another's budget
+DENSE_END = 1e11  # below the mixtures; above them the sizes carry the frontier: `isoflop`
 AT_THE_TOP = (EXPERTS[2], EXPERTS[5], EXPERTS[7], DENSE)  # E 8, 64 and 256
 TWO_PLACES = (  # of what is not the law's: three seeds where they are cheap, two above
     {"budget_flops": 1e12, "seed": 0},
@@ -253,7 +253,7 @@ STUDIES = (
         Sweep(
             name="dense-frontier",
             base=replace(SECOND_BASE, dense=True),
-            axes={"budget_flops": DENSE_ENDS, "seed": SEEDS[:2]},
+            axes={"budget_flops": (DENSE_END,), "seed": SEEDS[:2]},
         ),
         role="plain",
     ),
