@@ -1,0 +1,206 @@
+"""Figures of chapter 07 on our own runs: leverage read four ways, what they leave of Equation 13.
+
+A    activation ratio
+G    granularity
+C    training compute, FLOPs
+EL   efficiency leverage
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from moe_leverage.analysis.fitted import Fit
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import (
+    draw_points,
+    log_axes,
+    note,
+    percent,
+    plain_ticks,
+    power,
+    ranges,
+)
+from moe_leverage.page.links import link_runs
+from moe_leverage.page.registry import Drawing, figure
+from moe_leverage.theory.laws import JointLaw
+
+LEVERAGE_TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
+ESTIMATORS = (  # name, colour and marker, in the order of a row
+    ("frontier", "measured", "o"),
+    ("joint", "accent", "s"),
+    ("power curves", "published", "^"),
+    ("floored curves", "muted", "D"),
+)
+
+
+@figure(
+    "law-against-points",
+    paper="Figure 9",
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
+    studies=("activation", "granularity", "joint"),
+    caption="Measured leverage of our models against the value that Equation 13, fitted to our own "
+    "points, gives for them; on the diagonal both are equal. The largest sixth and the joint study "
+    "were kept from the fit. Bars: 90 % intervals of the noise between seeds.",
+)
+def against_points(table: pd.DataFrame) -> Drawing:
+    """Measured over predicted EL; `table` comes from `measured.predicted_points`."""
+    fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES, 4.8))
+    roles = {"fitted": "muted", "largest sixth": "measured", "joint study": "accent"}
+    sentences = []
+    for part, role in roles.items():
+        group = table[table["part"] == part]
+        if group.empty:
+            continue
+        ink = theme.colour(role)
+        draw_points(ax, group, "predicted_leverage", "efficiency_leverage", colour=ink, label=part)
+        error = np.log(group["efficiency_leverage"] / group["predicted_leverage"])
+        root = float(np.sqrt((error**2).mean()))
+        named = "fitted points" if part == "fitted" else f"points of the {part}"
+        sentences.append(f"{math.expm1(root):.0%} on {len(group)} {named}")
+    ends = [float(table[name].min()) for name in ("predicted_leverage", "efficiency_leverage")]
+    tops = [float(table[name].max()) for name in ("predicted_leverage", "efficiency_leverage")]
+    ax.plot([min(ends), max(tops)], [min(ends), max(tops)], "--", color=theme.colour("muted"), lw=1)
+    log_axes(ax, "efficiency_leverage", "efficiency_leverage")
+    for axis, low, high in zip((ax.xaxis, ax.yaxis), ends, tops, strict=True):
+        plain_ticks(axis, [tick for tick in LEVERAGE_TICKS if low / 1.3 <= tick <= high * 1.3])
+    ax.set_xlabel("EL by our own fit of Equation 13")
+    ax.legend()
+    note(fig, ranges("no point is printed", table))
+    inside = table["predicted_leverage"].between(table["leverage_low"], table["leverage_high"])
+    apart = table["part"] != "fitted"
+    finding = (
+        f"The root mean square error of the law is {', '.join(sentences)}; the prediction lies in "
+        f"the interval of {int((inside & apart).sum())} of {int(apart.sum())} held-out points."
+    )
+    return Drawing(fig, table, finding)
+
+
+def by_budget(budgets: pd.DataFrame, failing: Sequence[str] = ()) -> str:
+    """Whether measured leverage grows from our smallest budget to our largest, in words.
+
+    Nothing follows while gates of the runs are `failing`.
+
+    >>> found = pd.DataFrame({"lowest": [0.9, 1.2], "highest": [1.0, 1.5]})
+    >>> by_budget(found).split(". ")[1]
+    'So leverage grows with compute, as the law says.'
+    >>> by_budget(found, ["tuned"]).split(". ")[1]
+    'Nothing follows from that, since gates of these runs fail: tuned.'
+    """
+    first, last = budgets.iloc[0], budgets.iloc[-1]
+    reach = [f"{row['lowest']:.2f} to {row['highest']:.2f}" for row in (first, last)]
+    text = (
+        f"At our smallest budget the designs have leverages from {reach[0]}, "
+        f"at our largest from {reach[1]}."
+    )
+    if failing:
+        fail = ", ".join(failing)
+        return f"{text} Nothing follows from that, since gates of these runs fail: {fail}."
+    if last["lowest"] > first["highest"]:
+        return f"{text} So leverage grows with compute, as the law says."
+    return f"{text} The two overlap, so that no growth with compute can be read off them."
+
+
+def left_open(profiles: pd.DataFrame) -> str:
+    """How many coefficients of Equation 13 our runs leave open, and what then stands, in words.
+
+    >>> found = pd.DataFrame({"fit": "joint", "coefficient": ["a", "d"],
+    ...     "verdict": ["not identified", "identified"]})
+    >>> left_open(found).split(": ")[0]
+    'Our runs leave open 1 of its 2 coefficients (a)'
+    >>> left_open(found.assign(verdict="identified"))
+    'Our runs tell all 2 of its coefficients.'
+    """
+    kept = profiles[profiles["fit"] == "joint"]
+    loose = kept.loc[kept["verdict"] != "identified", "coefficient"]
+    if loose.empty:
+        return f"Our runs tell all {len(kept)} of its coefficients."
+    return (
+        f"Our runs leave open {len(loose)} of its {len(kept)} coefficients ({', '.join(loose)}): "
+        "sets of them far apart fit alike. So a single coefficient of our fit says little; what it "
+        "says is its value inside the range of the runs, with its interval."
+    )
+
+
+def coefficients_table(fitted: Fit, published: JointLaw, profiles: pd.DataFrame) -> pd.DataFrame:
+    """Each coefficient of Equation 13: as printed, as our runs give it, and what they leave open.
+
+    `profiles` has the 90 % range of the profile likelihood of each, open where nothing ends it.
+    """
+    kept = profiles[profiles["fit"] == "joint"].reset_index(drop=True)
+    left = [_left_open(low, high) for low, high in zip(kept["low"], kept["high"], strict=True)]
+    return pd.DataFrame(
+        {
+            "coefficient": kept["coefficient"],
+            "published": published.coefficients,
+            "ours": fitted.law.coefficients,
+            "left open by our runs": left,
+        }
+    )
+
+
+def _left_open(low: float, high: float) -> str:
+    """A range of the profile likelihood in words.
+
+    >>> _left_open(-198.2, -152.4), _left_open(0.9364, math.inf), _left_open(-math.inf, math.inf)
+    ('-198 to -152', 'all above 0.936', 'any value')
+    """
+    ends = (math.isfinite(low), math.isfinite(high))
+    words = {
+        (True, True): f"{low:.3g} to {high:.3g}",
+        (True, False): f"all above {low:.3g}",
+        (False, True): f"all below {high:.4g}",
+        (False, False): "any value",
+    }
+    return words[ends]
+
+
+@figure(
+    "estimators",
+    paper="Section 4.2, estimated in four ways",
+    data=("fits/leverage.csv",),
+    studies=("activation", "granularity"),
+    caption="Leverage of our models by each way of reading it off the losses, with 90 % intervals: "
+    "the designs that were trained at enough budgets for a curve, one panel a budget.",
+)
+def estimators(table: pd.DataFrame) -> Drawing:
+    """EL of a design at a budget by every estimator; `table` comes from `measured.estimates`."""
+    keys = ["activation_ratio", "granularity"]
+    designs = table[keys].drop_duplicates().sort_values(keys).reset_index(drop=True)
+    placed = table.merge(designs.reset_index(names="row"), on=keys)
+    budgets = sorted(placed["budget_flops"].unique())
+    size = (theme.WIDTH_INCHES * 1.3, 1.4 + 0.42 * len(designs))
+    fig, axes = plt.subplots(1, len(budgets), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, budget in zip(axes[0], budgets, strict=True):
+        for number, (name, role, marker) in enumerate(ESTIMATORS):
+            rows = placed[(placed["estimator"] == name) & (placed["budget_flops"] == budget)]
+            rows = rows.assign(height=rows["row"] + 0.2 * (number - 1.5))
+            value = rows["efficiency_leverage"]
+            bars = np.abs([value - rows["leverage_low"], rows["leverage_high"] - value])
+            ax.errorbar(
+                value, rows["height"], xerr=bars, fmt=marker, ms=4, color=theme.colour(role),
+                elinewidth=1, label=name,
+            )  # fmt: skip
+            link_runs(ax, rows, "efficiency_leverage", "height")
+        ax.axvline(1.0, ls="--", lw=1, color=theme.colour("muted"))
+        ax.set_title(f"{power(budget)} FLOPs")
+        log_axes(ax, "efficiency_leverage")
+        ax.set_xlabel("EL")
+    labels = [f"{percent(a)}, {g:.2g}" for a, g in designs.itertuples(index=False)]
+    axes[0][0].set_yticks(range(len(designs)), labels)
+    axes[0][0].set_ylabel("Activation ratio $A$, granularity $G$")
+    axes[0][0].set_ylim(len(designs) - 0.4, -0.6)
+    low, high = placed["leverage_low"].min(), placed["leverage_high"].max()
+    plain_ticks(axes[0][0].xaxis, [t for t in (0.25, 0.5, 1, 2, 4, 8) if low <= t <= high])
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    apart = ~placed.drop_duplicates([*keys, "budget_flops"])["agree"].astype(bool)
+    finding = (
+        f"At {int(apart.sum())} of {len(apart)} points the 90 % intervals of the estimators have "
+        f"no value in common."
+    )
+    return Drawing(fig, placed.drop(columns="row"), finding)
