@@ -164,6 +164,38 @@ def trends() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def worth_of_sparser(models: Sequence[Explanation]) -> pd.DataFrame:
+    """EL at half the activation ratio of each model over its own EL, by each law; a column a model.
+
+    Above one the law would have the model sparser. Laws that do not answer are left out.
+    """
+    rows = []
+    for law in answering():
+        worth = {}
+        for asked in models:
+            axes = {"granularity": asked.granularity, "compute": asked.compute}
+            whole, half = ({"activation_ratio": asked.activation_ratio / by} for by in (1, 2))
+            worth[asked.name] = _factor(law, half | axes, whole | axes)
+        rows.append({"law": law.title} | worth)
+    return pd.DataFrame(rows).dropna().reset_index(drop=True)
+
+
+def sparser_in_words(worth: pd.DataFrame) -> str:
+    """What the laws of `worth_of_sparser` say between its first model and its last.
+
+    >>> told = pd.DataFrame({"law": ["one", "two"], "7B": [1.1, 1.2], "1T": [1.3, 1.1]})
+    >>> sparser_in_words(told)
+    'Of 2 laws 2 would have 7B sparser, 2 1T; in 1 the gain grows in between, in 1 it shrinks.'
+    """
+    first, last = worth.columns[1], worth.columns[-1]
+    gains = {name: int((worth[name] > 1).sum()) for name in (first, last)}
+    grows = int((worth[last] > worth[first]).sum())
+    return (
+        f"Of {len(worth)} laws {gains[first]} would have {first} sparser, {gains[last]} {last}; "
+        f"in {grows} the gain grows in between, in {len(worth) - grows} it shrinks."
+    )
+
+
 def layouts() -> dict[str, Layout]:
     """The layouts that the figure has a panel for."""
     found = {}
