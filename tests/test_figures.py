@@ -19,6 +19,7 @@ from moe_leverage.evidence import scores
 from moe_leverage.evidence.sources import points_table
 from moe_leverage.figures import (
     flops_accounting,
+    granularity,
     joint_law,
     other_laws,
     second_pilot,
@@ -581,6 +582,23 @@ def test_while_a_gate_fails_the_map_reads_nothing_off_our_points():
     assert "break-even" not in shut.finding
     open_ = draw("leverage-map", JOINT, runs, JOINT)
     assert "Our own fit puts break-even" in open_.finding
+
+
+def test_loads_are_those_of_the_worst_layer_averaged_over_budgets():
+    runs = pd.DataFrame(
+        {
+            "granularity": [2.0, 2.001, 8.0],
+            "routing.balance_coefficient": [0.01, 0.01, 0.001],
+            "load.max_over_mean": [(3.0, 1.0), (1.0, 5.0), (9.0, 2.0)],
+            "load.idle_experts": [(0, 1), (0, 0), (8, 2)],
+            "num_experts": [10, 10, 32],
+        }
+    )
+    found = granularity.loads(runs).set_index("G")
+    assert found.loc[2.0, "busiest over mean, balance loss 0.01"] == 4.0
+    assert found.loc[2.0, "idle (%), balance loss 0.01"] == 5.0
+    assert found.loc[8.0, "idle (%), balance loss 0.001"] == 25.0
+    assert np.isnan(found.loc[8.0, "busiest over mean, balance loss 0.01"])
 
 
 def test_while_a_gate_fails_no_arrow_of_leverage_is_drawn():

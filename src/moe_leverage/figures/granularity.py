@@ -210,3 +210,23 @@ def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     means = sweeps.means_of(runs, axis.name, labels, repeated)
     full, weak = names.values()
     return sweeps.draw(means, axis, {full: "measured", weak: "accent"}, fits=(full, weak))
+
+
+def loads(runs: pd.DataFrame) -> pd.DataFrame:
+    """How evenly the experts of these runs are used: G by balance loss, means over all budgets.
+
+    `busiest` is the load of the busiest expert over the mean of its layer, `idle` the share of
+    experts that no token visits, each of the worst layer and on held-out text.
+    """
+    kept = runs.assign(
+        G=runs["granularity"].round(2),
+        balance=runs["routing.balance_coefficient"].map("balance loss {:g}".format),
+        busiest=runs["load.max_over_mean"].map(max),
+        idle=100 * runs["load.idle_experts"].map(max) / runs["num_experts"],
+    )
+    names = {"busiest": "busiest over mean", "idle": "idle (%)"}
+    parts = [
+        kept.pivot_table(index="G", columns="balance", values=of).add_prefix(f"{name}, ")
+        for of, name in names.items()
+    ]
+    return pd.concat(parts, axis=1).reset_index()
