@@ -471,7 +471,7 @@ def ledger_rows(losses):
     """A ledger of dense and MoE runs on three budgets, under the names of the notation."""
     rows = []
     for budget, by_family in losses.items():
-        for (family, granularity), loss in by_family.items():
+        for (family, fineness), loss in by_family.items():
             ratio = 1.0 if family == "dense" else 3 / 33
             rows.append(
                 {
@@ -485,7 +485,7 @@ def ledger_rows(losses):
                     "loss_nats": loss,
                     "family": family,
                     "activation_ratio": ratio,
-                    "granularity": granularity,
+                    "granularity": fineness,
                     "shared_ratio": 0.0 if family == "dense" else 1 / 3,
                     "flops_per_token": 1e6,
                     "num_tokens": budget / 3e6,
