@@ -153,7 +153,7 @@ def test_the_command_says_whether_a_copy_agrees(tmp_path):
             "| a | b |\n|---|---|\n| 1 | 2 |\n",
             "holds no table with a column of losses",
         ),
-        ("table.csv", "variant,FLOPs\ndense,1\n", "lack Paloma loss"),
+        ("table.csv", "variant,FLOPs\ndense,1\n", "need Paloma loss, and once"),
         ("table.csv", "", "is not a table"),
         ("table.csv", "variant,FLOPs,Paloma loss\nmoe,1e18,3\n", "needs two rungs or more"),
     ],
@@ -270,3 +270,27 @@ def test_the_registered_statistics_are_what_they_say():
         found = decide(claim)
         assert found.label == "not decided"  # nobody's gates judge the runs of others
         assert "public runs" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (LADDER.replace("1e18", "1e400"), "FLOPs = 'inf': row 1: must be a number above 0"),
+        (LADDER.replace("| 2.5 |", "| x |"), "Paloma loss = 'x': row 4: must be a number above 0"),
+        (LADDER.replace("| 3.2 |", "| -3.2 |"), "must be a number above 0"),
+        (LADDER.replace("| dense |", "| 1 |").replace("| moe |", "| 2 |"), "needs two rungs"),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_row(tmp_path, text, answer):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r".") as caught:
+        check(find_source("marin"), [path])
+    assert answer in str(caught.value)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = curves(tmp_path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="is not a table"):
+        check(find_source("routing"), [path])

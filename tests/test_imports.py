@@ -55,19 +55,24 @@ ANSWERS = {
         "predict --activation-ratio 2",
         "design --compute nan",
         "explain nope",
-    ),
-    "pandas": (
         "train --config nope.json",
-        "fit nope.csv",
         "study run nope",
         "study run hparams --max-minutes nan",
-        "audit --verdict nope",
     ),
-    "pandas tokenizers": (
+    "pandas": (
+        "fit nope.csv",
+        "audit --verdict nope",
+        "evidence check nope nope.csv",
+    ),
+    "tokenizers": (
         "corpus info --tier nope",
         "study plan nope",
         "study plan tuning",
         "study status",
+    ),
+    "pandas tokenizers": (
+        "study adopt nope",
+        "study report nope.toml",
     ),
 }
 HEAVY = {

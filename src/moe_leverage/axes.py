@@ -1,4 +1,4 @@
-"""The one way from the paper's axes to whole experts (Section 2.1).
+"""The paper's axes: what each may be, and the one way from them to whole experts (Section 2.1).
 
 A    activation_ratio    (E_a + E_s) / (E + E_s)
 G    granularity         2 d_model / d_expert
@@ -13,6 +13,27 @@ from moe_leverage.rules import require, require_number
 
 SMALLEST_RATIO = 1e-9  # A: one expert of a billion
 GRANULARITIES = (1e-3, 1e6)  # G, from experts of 2000 times the model's width on
+QUANTITIES = {  # what a law is asked at, and what a design keeps to: from and to
+    "activation_ratio": (SMALLEST_RATIO, 1.0),
+    "min_activation_ratio": (SMALLEST_RATIO, 1.0),
+    "granularity": GRANULARITIES,
+    "compute": (1.0, 1e40),  # FLOPs
+    "tokens": (1.0, 1e30),
+    "training_tokens": (1.0, 1e30),
+    "max_total_params": (1.0, 1e18),
+    "max_memory_gb": (1e-6, 1e12),
+}
+
+
+def quantity(name: str, value: float) -> float:
+    """The value of one of QUANTITIES as a float; ValueError outside its bounds.
+
+    >>> quantity("compute", 10**400)
+    Traceback (most recent call last):
+    ValueError: compute = a number of 401 digits: must be a number from 1 to 1e+40
+    """
+    require_number(name, value, *QUANTITIES[name])
+    return float(value)
 
 
 def whole_experts(
@@ -34,8 +55,8 @@ def whole_experts(
     >>> whole_experts(activation_ratio=3 / 65, granularity=8, d_model=64)
     {'num_experts': 256, 'num_active_experts': 8, 'num_shared_experts': 4, 'd_expert': 16}
     """
-    require_number("activation_ratio", activation_ratio, SMALLEST_RATIO, 1)
-    require_number("granularity", granularity, *GRANULARITIES)
+    quantity("activation_ratio", activation_ratio)
+    quantity("granularity", granularity)
     rule = "must be from 0 to below 1"
     require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, rule)
     require_number("active_ffn_ratio", active_ffn_ratio, 0, 1e6, above=True)

@@ -21,10 +21,11 @@ from moe_leverage.accounting import (
     count_forward_flops,
     count_parameters,
 )
+from moe_leverage.axes import quantity
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
 from moe_leverage.design.anatomy import Anatomy
 from moe_leverage.design.huggingface import OpenModel
-from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage, positive, predict
+from moe_leverage.design.prediction import MeasuredLeverage, PublishedLeverage, predict
 from moe_leverage.rules import require
 from moe_leverage.theory.laws import PUBLISHED
 
@@ -310,14 +311,14 @@ def _tokens(
     """D, and what was assumed to know it."""
     require(compute is None or tokens is None, "tokens", tokens, "contradicts compute; give one")
     if tokens is not None:
-        return positive("tokens", tokens), ()
+        return quantity("tokens", tokens), ()
     if compute is not None:
-        return positive("compute", compute) / (TRAINING_PASSES * flops), ()
+        return quantity("compute", compute) / (TRAINING_PASSES * flops), ()
     printed = found.published.get("training_tokens")
     if printed is not None:
         number = isinstance(printed, int | float) and not isinstance(printed, bool)
         require(number, "training_tokens", printed, "must be a number")
-        known = positive("training_tokens", printed)
+        known = quantity("training_tokens", printed)
         return known, (f"tokens = {known:g}, as its makers print",)
     laws = (PUBLISHED.moe_model, PUBLISHED.moe_tokens)
     if not found.anatomy.is_moe:

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from moe_leverage.accounting import TRAINING_PASSES, count_forward_flops, count_parameters
+from moe_leverage.axes import quantity
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, ModelConfig
 from moe_leverage.design.designer import Explanation
-from moe_leverage.design.prediction import BY_DEFINITION, MeasuredLeverage, positive
+from moe_leverage.design.prediction import BY_DEFINITION, MeasuredLeverage
 from moe_leverage.rules import require
 from moe_leverage.theory.forms import FIXED_TOKENS, OWN_OPTIMUM, Layout
 from moe_leverage.theory.frontier import leverage_at_optimum, leverage_at_tokens, optimum
@@ -77,8 +78,8 @@ def leverage_of(
     """
     require((tokens is None) != (compute is None), "tokens", tokens, "give tokens or compute")
     per_token = TRAINING_PASSES * count_forward_flops(model, sequence_length).total
-    spent = positive("compute", compute) if compute is not None else 0.0
-    num_tokens = positive("tokens", tokens) if tokens is not None else spent / per_token
+    spent = quantity("compute", compute) if compute is not None else 0.0
+    num_tokens = quantity("tokens", tokens) if tokens is not None else spent / per_token
     asked = Asked(
         layout=layout_of(model.activation_ratio, model.granularity),
         compute=spent or num_tokens * per_token,

@@ -6,7 +6,6 @@ E        routed experts of a layer
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,12 +13,14 @@ from typing import Any, cast
 import numpy as np
 
 from moe_leverage.accounting import count_parameters
+from moe_leverage.axes import quantity
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY_SIZE, ModelConfig
 from moe_leverage.design.designer import GIGABYTE, TRAINING_BYTES
 from moe_leverage.design.layouts import NUM_SHARED, Column, changed
-from moe_leverage.rules import require
+from moe_leverage.rules import require, require_count
 from moe_leverage.theory.laws import PUBLISHED
 
+LIMITED = ("compute", "tokens", "max_total_params", "max_memory_gb", "min_activation_ratio")
 TOLERANCE = 1.05  # factor by which M or D may differ from what is asked
 
 
@@ -38,16 +39,12 @@ class Limits:
     objective: float = 1.0  # weight of leverage; the rest is that of few parameters
 
     def __post_init__(self) -> None:
-        for name in ("compute", "tokens", "max_total_params", "max_memory_gb"):
-            value = getattr(self, name)
-            holds = value is None or 0 < value < math.inf
-            require(holds, name, value, "must be a positive, finite number")
-        ratio, ranks = self.min_activation_ratio, self.expert_parallel
-        holds = ratio is None or 0 < ratio <= 1
-        require(holds, "min_activation_ratio", ratio, "must be above 0 and at most 1")
-        require(1 <= ranks <= 65_536, "expert_parallel", ranks, "must be from 1 to 65536")
+        for name, value in ((name, getattr(self, name)) for name in LIMITED):
+            if value is not None:
+                quantity(name, value)
+        require_count("expert_parallel", self.expert_parallel, high=65_536)
         for name in ("vocab_size", "sequence_length"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+            require_count(name, getattr(self, name))
         weight = self.objective
         require(0 <= weight <= 1, "objective", weight, "must be from 0 (memory) to 1 (leverage)")
 

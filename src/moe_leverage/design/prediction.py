@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from moe_leverage import paths
 from moe_leverage.analysis import identification
 from moe_leverage.analysis.identification import NOT_IDENTIFIED, verdicts
-from moe_leverage.rules import require
+from moe_leverage.axes import quantity
 from moe_leverage.theory.law import UNITS, Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
@@ -89,7 +89,7 @@ def predict(
 ) -> Prediction:
     """EL of Equation 13 as printed and as fitted to our own runs, with warnings of extrapolation.
 
-    Arrays go to `efficiency_leverage`. Raises ValueError unless 0 < A <= 1, G > 0, C > 0.
+    Arrays go to `efficiency_leverage`. ValueError outside `axes.QUANTITIES`.
 
     >>> found = predict(activation_ratio=0.031, granularity=12, compute=1e20)
     >>> round(found.published.value, 2), found.published.in_domain, found.measured.value
@@ -97,11 +97,10 @@ def predict(
     >>> predict(activation_ratio=1, granularity=12, compute=1e20).measured.value
     1.0
     """
-    point = {
-        "activation_ratio": positive("activation_ratio", activation_ratio),
-        "granularity": positive("granularity", granularity),
-        "compute": positive("compute", compute),
-    }
+    asked = {
+        "activation_ratio": activation_ratio, "granularity": granularity, "compute": compute,
+    }  # fmt: skip
+    point = {name: quantity(name, value) for name, value in asked.items()}
     value = efficiency_leverage(PUBLISHED.joint, **point)
     if point["activation_ratio"] == 1:
         return _dense(point)
@@ -164,13 +163,6 @@ def undecided(gates: Iterable[str]) -> str:
     'not decided: of the gates of its runs fail: tuned, balanced'
     """
     return f"{NOT_DECIDED}: of the gates of its runs fail: {', '.join(gates)}"
-
-
-def positive(name: str, value: float) -> float:
-    """The value as a float; ValueError unless it is positive and finite."""
-    is_positive = 0 < value < math.inf
-    require(is_positive, name, value, "must be a positive, finite number")
-    return float(value)
 
 
 def _dense(point: Mapping[str, float]) -> Prediction:

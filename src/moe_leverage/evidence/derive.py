@@ -11,18 +11,20 @@ the loss. `check` sets the rows beside what `data/evidence` holds.
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from moe_leverage.evidence.sources import Source
-from moe_leverage.rules import require
+from moe_leverage.rules import refuse, require, shown
 from moe_leverage.theory.forms import SizeAndTokensLoss
 from moe_leverage.theory.frontier import dense_compute
 from moe_leverage.theory.law import Array
@@ -33,6 +35,12 @@ DERIVATIONS: dict[str, Callable[..., pd.DataFrame]] = {}
 SAME_COMPUTE = 0.25  # by which the logarithm of a derived compute may differ: sizes are labels
 ROUNDING = 0.02  # by which two ranges may miss each other
 AS_GOOD = 1.1  # times the least error: floors that fit the dense runs equally well
+SWEPT = ("h", "numl", "D", "smooth loss")  # columns of dense and of mixed cells
+LEAST_CELLS = 5  # that a law of four coefficients and a floor is fitted to
+NO_TABLE = (
+    pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, zlib.error,
+    gzip.BadGzipFile,
+)  # fmt: skip
 FLOORS = tuple(0.1 * i for i in range(25))  # nats, that are tried
 
 
@@ -66,12 +74,10 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises ValueError that says what is wrong with it.
     """
     require(path.is_file(), "FILE", str(path), "is not a file")
-    if path.suffix.lower() == ".md":
-        return _markdown(path)
     try:
-        return pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"FILE = {str(path)!r}: is not a table: {error}") from error
+        return _markdown(path) if path.suffix.lower() == ".md" else pd.read_csv(path)
+    except NO_TABLE as error:
+        raise ValueError(f"FILE = {shown(str(path))}: is not a table: {error}") from error
 
 
 @derivation
@@ -80,11 +86,8 @@ def rungs(table: pd.DataFrame, floors: Sequence[float]) -> pd.DataFrame:
 
     Beyond its best loss a mixture has at least the compute of the last dense rung.
     """
-    _require_columns(table, "variant", "FLOPs", "Paloma loss")
-    plain = pd.DataFrame({
-        "variant": table["variant"].str.strip(),
-        "compute": table["FLOPs"].astype(float), "loss": table["Paloma loss"].astype(float),
-    })  # fmt: skip
+    plain = _columns(table, texts=["variant"], sizes=["FLOPs", "Paloma loss"])
+    plain = plain.rename(columns={"FLOPs": "compute", "Paloma loss": "loss"})
     dense = plain[plain["variant"] == "dense"].sort_values("compute")
     require(len(dense) >= 2, "variant", "dense", "needs two rungs or more")
     rows = []
@@ -105,8 +108,10 @@ def final_losses(table: pd.DataFrame, num_tokens: float) -> pd.DataFrame:
     EL is the size of the dense model of equal loss over that of the mixture's dense part. Of the
     mixtures every second layer is routed; dense models with widened layers are left out.
     """
-    names = ("num_experts", "router_type", "k", "step", "loss_validation", "dense_parameter_count")
-    _require_columns(table, *names)
+    optional = ["routing_frequency", "flop_increase", "seed"]
+    counts = ["num_experts", "k", "step", *(name for name in optional if name in table.columns)]
+    sizes = ["loss_validation", "dense_parameter_count"]
+    table = _columns(table, texts=["router_type"], counts=counts, sizes=sizes)
     if "routing_frequency" in table.columns:
         table = table[(table["num_experts"] <= 1) | (table["routing_frequency"] == 0.5)]
     if "flop_increase" in table.columns:
@@ -117,7 +122,7 @@ def final_losses(table: pd.DataFrame, num_tokens: float) -> pd.DataFrame:
     last = ended.groupby(keys, dropna=False, as_index=False)["loss_validation"].mean()
     dense = last[last["num_experts"] <= 1].sort_values("dense_parameter_count")
     by_size = dense.groupby("dense_parameter_count")["loss_validation"].mean()
-    is_sinkhorn = last["router_type"].astype(str).str.lower().str.contains("base|sinkhorn")
+    is_sinkhorn = last["router_type"].str.lower().str.contains("base|sinkhorn")
     mixtures = last[(last["num_experts"] > 1) & (last["k"] == 1) & is_sinkhorn]
     require(len(by_size) >= 2, "num_experts", 1, "needs two dense sizes or more")
     require(len(mixtures) > 0, "router_type", "S-BASE", "has no run with k = 1")
@@ -139,9 +144,10 @@ def swept_cells(moe: pd.DataFrame, dense: pd.DataFrame, sequence_length: float) 
     Training FLOPs of a token are 6 N_a + 12 L s h; the range is over floors of the dense law that
     fit its cells equally well.
     """
-    _require_columns(moe, "nume", "topk", "moeh", "sed", "h", "numl", "D", "smooth loss")
-    _require_columns(dense, "h", "numl", "N", "D", "smooth loss")
+    moe = _columns(moe, counts=["sed"], sizes=[*SWEPT, "nume", "topk", "moeh"])
+    dense = _columns(dense, sizes=[*SWEPT, "N"]).dropna()
     cells = dense.groupby(["h", "numl", "N", "D"], as_index=False)["smooth loss"].min()
+    require(len(cells) >= LEAST_CELLS, "dense cells", len(cells), f"need {LEAST_CELLS} or more")
     scores = 12 * cells["numl"] * sequence_length * cells["h"]
     laws = _equally_good(6 * cells["N"] + scores, cells["D"], cells["smooth loss"])
     keys = ["nume", "topk", "moeh", "sed", "h", "numl", "D"]
@@ -200,7 +206,8 @@ def _fit(size: Array, data: Array, above: Array) -> tuple[Array, float]:
 def _along(places: ArrayLike, losses: ArrayLike, wanted: float, floor: float) -> float:
     """Where a ladder reaches a loss: straight lines in ln place and ln (loss - floor), extended."""
     x = np.log(np.asarray(places, float))
-    y = np.log(np.asarray(losses, float) - floor)
+    with np.errstate(invalid="ignore", divide="ignore"):  # no place below the floor: NaN
+        y = np.log(np.asarray(losses, float) - floor)
     at = math.log(wanted - floor) if wanted > floor else -math.inf
     i = int(np.clip(np.searchsorted(-y, -at), 1, len(y) - 1))
     return float(np.exp(x[i - 1] + (at - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1])))
@@ -222,9 +229,29 @@ def _markdown(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _require_columns(table: pd.DataFrame, *names: str) -> None:
-    for name in names:
-        require(name in table.columns, "columns", sorted(map(str, table.columns)), f"lack {name}")
+def _columns(
+    table: pd.DataFrame, *, texts: Sequence[str] = (), counts: Sequence[str] = (),
+    sizes: Sequence[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """These columns: texts without blanks around them, counts from 0, sizes above 0, or no number.
+
+    The one place where a source's numbers come in; a value that is none is named with its row.
+    """
+    found: dict[str, pd.Series[Any]] = {}
+    for name in (*texts, *counts, *sizes):
+        there = sorted(map(str, table.columns))
+        require(there.count(name) == 1, "columns", there, f"need {name}, and once")
+        if name in texts:
+            found[name] = table[name].astype(str).str.strip()
+            continue
+        number = pd.to_numeric(table[name], errors="coerce").astype(float)
+        low = number > 0 if name in sizes else number >= 0
+        bad = table[name].notna() & ~(low & np.isfinite(number))
+        for row in number.index[bad][:1]:
+            rule = f"row {row}: must be a number {'above' if name in sizes else 'from'} 0"
+            refuse(name, str(table[name][row]).strip(), rule)
+        found[name] = number
+    return pd.DataFrame(found)
 
 
 def _nearest(found: pd.DataFrame, compute: float) -> tuple[float, float]:

@@ -19,16 +19,18 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.config import RunConfig
 from moe_leverage.ledger.file import DIRECTORY, PLANS, plans, records
 from moe_leverage.modules import collector_paused
 from moe_leverage.rules import require
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit and meaning
     "protocol": "int: the ladder it belongs to; 1 where its record says none",
@@ -147,6 +149,8 @@ def _with_columns(leaves: pd.DataFrame, planned: Mapping[str, Any]) -> pd.DataFr
 
 def _variants(table: pd.DataFrame, planned: Mapping[str, Any]) -> pd.Series[str]:
     """The study of each run of a variant study, and the values in which it varies."""
+    import pandas as pd
+
     found = pd.Series("", table.index)
     for study in table.loc[table["role"] == "variant", "study"].unique():
         mine = table[table["study"] == study]
@@ -163,6 +167,8 @@ def _short(value: object) -> str:
 
 def _table(found: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Columns of leaves, packed chunk by chunk: a number of a record is not kept as an object."""
+    import pandas as pd  # only now: whoever asks for statuses or plans waits for no table
+
     columns: dict[str, list[Packed]] = {}
     length = 0
     for chunk in _chunks(found):

@@ -24,9 +24,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from moe_leverage import corpus, ledger
 from moe_leverage.rules import require
@@ -40,6 +38,9 @@ from moe_leverage.studies.protocol import (
     require_axis,
 )
 from moe_leverage.studies.sweeps import Study, Sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEYS = (
     "name", "answers", "against", "budgets_flops", "reach_flops", "seeds", "sizes", "rates", "base",

@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -39,6 +40,13 @@ def read_cells(path: Path) -> pd.DataFrame:
     {3: {'C': 1e+18, 'loss': 3.1}}
     """
     require(path.is_file(), "RUNS", str(path), "is not a file")
+    try:
+        return _cells(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path.name}: is damaged or cut off, gzip says: {error}") from None
+
+
+def _cells(path: Path) -> pd.DataFrame:
     with path.open("rb") as file:
         start = file.read(HEAD_BYTES)
     require(bool(start.strip()), "RUNS", path.name, "is empty")
@@ -49,6 +57,7 @@ def read_cells(path: Path) -> pd.DataFrame:
     if start.startswith(GZIP):
         with _opened(path) as file:
             start = file.read(HEAD_BYTES)
+        require(bool(start.strip()), "RUNS", path.name, "is empty")
     require(b"\0" not in start or _is_wide(start), "RUNS", path.name, "is not a text file")
     head = _decoded(start.removeprefix(BOM).splitlines()[0], path, 1).strip()
     first = start.removeprefix(BOM).lstrip()[:1]

@@ -13,6 +13,7 @@ import numpy as np
 from moe_leverage import paths
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.fitted import Fit
+from moe_leverage.axes import quantity
 from moe_leverage.rules import require
 
 FORMAT = 1
@@ -54,11 +55,7 @@ def load(path: Path) -> dict[str, Fit]:
 
 def predict(path: Path, point: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """What every saved law whose inputs the point has says there, with its interval."""
-    for name, value in point.items():
-        high = 1.0 if name == "activation_ratio" else np.inf
-        require(
-            0 < value <= high and np.isfinite(value), name, value, "must be positive, A up to 1"
-        )
+    point = {name: quantity(name, value) for name, value in point.items()}
     found = {}
     for name, fitted in load(path).items():
         if not set(fitted.law.inputs) <= set(point):
