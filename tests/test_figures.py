@@ -30,7 +30,7 @@ from moe_leverage.figures.beyond_the_paper import frontier_table, gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
-from moe_leverage.page import measured, theme
+from moe_leverage.page import drawing, measured, theme
 from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.page.registry import ENTRIES, draw, save
@@ -564,7 +564,8 @@ def test_captions_know_the_ladder_that_is_trained():
 def test_the_law_that_was_used_is_drawn_beside_the_refit(name, used):
     inputs, measured = INPUTS[name]
     drawn = draw(name, *inputs, measured, used=used)
-    dashes = [line for ax in drawn.figure.axes for line in ax.lines if line.get_linestyle() == "-."]
+    above = drawn.figure.axes[:2]  # what they show stands again below, over the printed law
+    dashes = [line for ax in above for line in ax.lines if line.get_linestyle() == "-."]
     assert len(dashes) == len(used)
     column = next(column for column in drawn.table if column.endswith("_used"))
     assert set(drawn.table.loc[drawn.table[column].notna(), "family"]) == {
@@ -582,6 +583,25 @@ def test_while_a_gate_fails_the_map_reads_nothing_off_our_points():
     assert "break-even" not in shut.finding
     open_ = draw("leverage-map", JOINT, runs, JOINT)
     assert "Our own fit puts break-even" in open_.finding
+
+
+def test_a_panel_below_shows_the_one_above_as_multiples_of_a_law():
+    law = PowerLaw(2.0, 0.5)
+    x = np.array([1e10, 1e12])
+    _, (above, below) = plt.subplots(2, 1)
+    above.errorbar(x, 3 * law(x), yerr=law(x), fmt="o", color="red")
+    above.fill_between(x, law(x), 2 * law(x))
+    above.set_xlim(1e9, 1e13)
+    drawing.draw_over(below, above, law, "num_tokens", "Table 1")
+    assert below.get_ylabel() == "$D$ over Table 1"
+    (points,) = below.get_lines()
+    np.testing.assert_allclose(points.get_xydata(), [[1e10, 3], [1e12, 3]])
+    assert points.get_color() == "red"
+    bars, band = (np.vstack([p.vertices for p in c.get_paths()]) for c in below.collections)
+    assert set(bars[:, 1].round(9)) == {2.0, 4.0}
+    assert set(band[:, 1].round(9)) == {1.0, 2.0}
+    assert below.get_xlim() == above.get_xlim()
+    assert below.get_legend_handles_labels() == ([], [])
 
 
 def test_loads_are_those_of_the_worst_layer_averaged_over_budgets():

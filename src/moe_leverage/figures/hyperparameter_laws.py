@@ -23,6 +23,7 @@ from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
     FAMILIES,
     draw_band,
+    draw_over,
     draw_points,
     draw_used,
     linked_means,
@@ -30,6 +31,7 @@ from moe_leverage.page.drawing import (
     note,
     own_exponent,
     percent,
+    plain_ticks,
     points,
     power,
     ranges,
@@ -41,6 +43,7 @@ from moe_leverage.studies.second_ladder import LADDER
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 SEARCH_FLOPS = PUBLISHED.learning_rate.domain["compute"]  # the search behind Equation 3
+RATIO_TICKS = (0.2, 0.3, 0.5, 1, 2, 3, 5)  # of what stands over Equation 3
 LEARNING_RATE_LOG2 = np.arange(-11.0, -8.75, 0.5)  # the search grid, Section 2.2
 BATCH_TOKENS_LOG2 = np.arange(18.0, 21.25, 0.5)
 NEAR_OPTIMAL_PERCENT = 0.25  # Section 2.2
@@ -57,7 +60,7 @@ OPTIMUM_COLUMNS = ("training_flops", "learning_rate", "batch_tokens", "family")
     caption="Best peak learning rate and batch size against training compute. Line: the published "
     "law for mixture-of-experts models, solid where it was fitted. Squares: what Table 7 used at "
     "the largest budget of each model size. Dash-dotted: our law as our later runs used it, "
-    "beside the fit to all runs that stand now.",
+    "beside the fit to all runs that stand now. Below: the same as multiples of Equation 3.",
 )
 def hyperparameters(
     learning_rate: PowerLaw,
@@ -77,7 +80,8 @@ def hyperparameters(
     compute = np.geomspace(start, 1e22, 89)
     reach = reach_of(runs)
     table = pd.DataFrame({"training_flops": compute})
-    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
+    size = (theme.WIDTH_INCHES * 1.25, 6.0)
+    fig, (axes, below) = plt.subplots(2, 2, figsize=size, height_ratios=(3, 2))
     laws = {"learning_rate": learning_rate, "batch_tokens": batch_tokens}
     inside = (compute >= SEARCH_FLOPS[0]) & (compute <= SEARCH_FLOPS[1])
     bands: list[pd.DataFrame] = []
@@ -105,6 +109,9 @@ def hyperparameters(
             if f"{family}_{name}" in (used or {})
         ]
         log_axes(ax, "training_flops", name)
+    for ratio_ax, ax, (name, law) in zip(below, axes, laws.items(), strict=True):
+        draw_over(ratio_ax, ax, law, name, "Equation 3")
+        plain_ticks(ratio_ax.yaxis, RATIO_TICKS)
     axes[1].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))
     decade = 1e20 / 1e19

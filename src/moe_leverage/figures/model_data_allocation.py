@@ -21,6 +21,7 @@ from moe_leverage.page import theme
 from moe_leverage.page.drawing import (
     FAMILIES,
     draw_band,
+    draw_over,
     draw_points,
     draw_used,
     linked_means,
@@ -42,6 +43,7 @@ AXES = ("flops_per_token", "num_tokens")
 SCALE_TICKS = (3e4, 1e5, 3e5, 1e6)
 FIT_NAMES = {"flops_per_token": "model", "num_tokens": "tokens"}
 REACH_FLOPS = (1e11, 1e24)
+RATIO_TICKS = (0.1, 0.2, 0.3, 0.5, 1, 2)  # of what stands over a printed law
 
 
 @figure(
@@ -51,7 +53,8 @@ REACH_FLOPS = (1e11, 1e24)
     studies=("isoflop",),
     caption="The best model scale and the best number of tokens against training compute, for "
     "dense and mixture-of-experts models, solid where the laws were fitted; our own with their "
-    "90 % intervals, and dash-dotted as later runs used them.",
+    "90 % intervals, and dash-dotted as later runs used them. Below: the same as multiples of the "
+    "printed law for dense models.",
 )
 def allocation(
     laws: Mapping[tuple[str, str], PowerLaw],
@@ -68,7 +71,8 @@ def allocation(
     compute = np.geomspace(*REACH_FLOPS, 105)
     inside = (compute >= SEARCH_FLOPS[0]) & (compute <= SEARCH_FLOPS[1])
     table = pd.DataFrame({"training_flops": compute})
-    fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.25, 4.0))
+    size = (theme.WIDTH_INCHES * 1.25, 6.0)
+    fig, (axes, below) = plt.subplots(2, 2, figsize=size, height_ratios=(3, 2))
     bands: list[pd.DataFrame] = []
     for (family, column), law in laws.items():
         ax = axes[AXES.index(column)]
@@ -92,6 +96,9 @@ def allocation(
         if used and name in used:
             bands.append(draw_used(ax, used[name], column, reach_of(runs), family=family))
         log_axes(ax, "training_flops", column)
+    for ax, column, ratio_ax in zip(axes, AXES, below, strict=True):
+        draw_over(ratio_ax, ax, laws["dense", column], column, "Table 1, dense")
+        plain_ticks(ratio_ax.yaxis, RATIO_TICKS)
     axes[0].legend(fontsize=8)
     note(fig, ranges(SEARCH, runs))
     dense, moe = laws[("dense", AXES[0])], laws[("moe", AXES[0])]

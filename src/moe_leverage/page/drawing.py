@@ -7,12 +7,15 @@ means that no run of ours stands yet, and the published side is drawn alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import matplotlib.ticker as ticker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from moe_leverage import ledger
@@ -21,7 +24,7 @@ from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.page import theme
 from moe_leverage.page.links import link_runs
-from moe_leverage.page.notation import axis_label
+from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.rules import require
 from moe_leverage.theory.laws import PowerLaw
@@ -153,6 +156,36 @@ def draw_used(
     ax.plot(compute, used, "-.", color=ink, lw=1.2, label=f"used, {FAMILIES[family]}")
     columns = {"family": family, "training_flops": compute, f"{target}_used": used}
     return pd.DataFrame(columns)
+
+
+def draw_over(ax: Axes, above: Axes, law: PowerLaw, quantity: str, of: str) -> None:
+    """What the panel `above` shows over compute, again as multiples of a law of compute.
+
+    Laws that lie on each other over many powers of ten part here, and a point shows by how much it
+    misses. Lines, bars and bands are taken over; `of` says whose law it is.
+    """
+    for line in above.get_lines():
+        copied = Line2D(*_over(line.get_xydata(), law).T)
+        copied.update_from(line)
+        copied.set(transform=ax.transData, label="_again")
+        ax.add_line(copied)
+    for part in above.collections:
+        for kind in (LineCollection, PolyCollection):
+            if isinstance(part, kind):
+                again = kind([_over(path.vertices, law) for path in part.get_paths()])
+                again.update_from(part)
+                again.set(transform=ax.transData, label="_again")
+                ax.add_collection(again)
+    ax.set(xscale="log", yscale="log", xlim=above.get_xlim())
+    ax.autoscale_view(scalex=False)
+    ax.set_xlabel(above.get_xlabel())
+    symbol = str(notation().loc[quantity, "tex"])
+    ax.set_ylabel(f"${symbol}$ over {of}")
+
+
+def _over(points: Any, law: PowerLaw) -> NDArray[np.float64]:
+    x, y = np.asarray(points, dtype=float).T
+    return np.column_stack([x, y / law(x)])
 
 
 def own_exponent(of: str, own: Fit, published: PowerLaw) -> str:

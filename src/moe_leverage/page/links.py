@@ -21,7 +21,7 @@ def link_runs(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> None:
     """Lay a link over each point (x, y) of a table that has a column `run_id`.
 
     A point that stands for several runs names them with spaces between; it leads to the first. For
-    figures that draw points by themselves; `common.draw_points` does it unasked.
+    figures that draw points by themselves; `drawing.draw_points` does it unasked.
     """
     if "run_id" not in frame.columns:
         return
