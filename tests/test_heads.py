@@ -44,7 +44,8 @@ def test_an_entry_names_what_there_is(name: str) -> None:
 def test_a_chapter_begins_with_its_head_and_ends_with_its_answer(name: str) -> None:
     cells = jupytext.read(chapters.Chapter(name).text, fmt="md:myst").cells
     sources = [cell.source for cell in cells]
-    place, last = sources.index(f'head("{name}")'), sources.index(f'answer("{name}")')
+    (place,) = (i for i, source in enumerate(sources) if f'head("{name}"' in source)
+    last = sources.index(f'answer("{name}")')
     assert not any(source.startswith("## ") for source in sources[1:place])
     after = [s for s in sources[last + 1 :] if s.startswith("#")]
     assert after[0].startswith("## Exercises")
@@ -61,6 +62,13 @@ def test_a_head_has_three_lines_and_the_question(said: list[str]) -> None:
     assert "#conclusion-runs-granularity" in lines[2]
     assert "FLOPs" in lines[2]
     assert "{doc}`what-we-trained`" in lines[2]
+
+
+def test_a_chapter_s_own_sentence_begins_our_line(said: list[str]) -> None:
+    heads.head("05-granularity")
+    heads.head("05-granularity", "Ours says this.")
+    plain, more = (text.splitlines()[2].split(":** ")[1] for text in said)
+    assert more == f"Ours says this. {plain[0].upper()}{plain[1:]}"
 
 
 def test_our_line_turns_over_when_the_gates_hold(

@@ -32,8 +32,11 @@ def chapters() -> dict[str, dict[str, Any]]:
     return tomllib.loads((DATA / "chapters.toml").read_text(encoding="utf-8"))
 
 
-def head(chapter: str) -> None:
-    """Display what the paper, its own numbers and our runs say, and the question."""
+def head(chapter: str, measured: str = "") -> None:
+    """Display what the paper, its own numbers and our runs say, and the question.
+
+    `measured` is a sentence of the chapter's own about our runs, which begins their line.
+    """
     entry = _entry(chapter)
     printed = _concluded(entry["printed"])
     words = entry["numbers"].get(printed.outcome) or PLAINLY[printed.outcome]
@@ -41,7 +44,7 @@ def head(chapter: str) -> None:
     lines = [
         f"- **The paper says:** {entry['paper']}",
         f"- **Its own numbers say:** {filled(words, DECIDED)} ({place})",
-        f"- {_ours(entry)}",
+        f"- {_ours(entry, measured)}",
     ]
     say("\n".join([*lines, "", f"*{entry['question']}*"]))
 
@@ -57,7 +60,7 @@ def answer(chapter: str) -> None:
     say(" ".join(parts))
 
 
-def _ours(entry: dict[str, Any]) -> str:
+def _ours(entry: dict[str, Any], measured: str) -> str:
     """The third line: the effects of our runs with intervals and what they decide."""
     if "ours" in entry:
         return f"**Our runs say:** {entry['ours']}"
@@ -71,6 +74,8 @@ def _ours(entry: dict[str, Any]) -> str:
     found = ", ".join(effects) if effects else "no effect can be read from them yet"
     drawn = f" ({{numref}}`{entry['figure']}`)" if effects else ""
     said = f"{found}{drawn}: {place}{gates}. {{doc}}`{TRAINED_PAGE}` describes them."
+    if measured:
+        said = f"{measured} {said[0].upper()}{said[1:]}"
     return f"**Our runs say{_reach([v for v, _ in asked])}:** {said}"
 
 
