@@ -47,6 +47,9 @@ def chapter_pages(site: Path) -> list[Path]:
     return [site / "notebooks" / f"{c.name}.html" for c in chapters.chapters()]
 
 
+NUMBERED = re.compile(r"Fig\. (\d+\.\d+|[A-Z][a-z ]+ \d+)")
+
+
 def test_every_link_inside_the_site_leads_somewhere(
     site: Path, pages: list[Path], runs: list[dict[str, Any]]
 ) -> None:
@@ -183,7 +186,7 @@ def test_every_figure_has_a_number_a_caption_and_its_files(chapter_pages: list[P
             assert figure is not None, f"{page.name}: {drawing['data-figure']} is not a figure"
             assert figure["id"] == f"fig-{drawing['data-figure']}"
             caption = figure.find("figcaption")
-            assert re.match(r"Fig\. [\d.]+", caption.get_text(strip=True))
+            assert NUMBERED.match(caption.get_text(strip=True))
             # typographic quotes and signs apart, the caption says what the alternative says
             finding, said = (
                 re.sub(r"\W", "", t) for t in (drawing["aria-label"], str(caption.text))
@@ -194,6 +197,19 @@ def test_every_figure_has_a_number_a_caption_and_its_files(chapter_pages: list[P
             names.append(figure["id"])
     assert names
     assert len(names) == len(set(names))
+
+
+def test_figures_and_tables_are_numbered_by_chapter_or_by_the_name_of_their_page(
+    chapter_pages: list[Path],
+) -> None:
+    for page in chapter_pages:
+        chapter = re.match(r"(\d\d)-", page.name)
+        numbers = [n.get_text(strip=True) for n in soup(page).select(".caption-number")]
+        if chapter:
+            assert all(f" {int(chapter[1])}." in number for number in numbers), page.name
+        else:
+            assert all(re.match(r"(Fig\.|Table) [A-Z][a-z ]+ \d+$", n) for n in numbers), numbers
+        assert len(set(numbers)) == len(numbers)
 
 
 def test_the_notebooks_to_download_are_executed(chapter_pages: list[Path]) -> None:
