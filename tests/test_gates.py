@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from moe_leverage import ledger
-from moe_leverage.analysis.gates import CHECKS, gates, rests_on
+from moe_leverage.analysis.gates import CHECKS, MOST_LOAD, gates, rests_on
 from moe_leverage.figures import trained
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
@@ -237,3 +237,15 @@ def test_the_ledgers_own_table_says_how_busy_its_experts_were():
     found = [gate for gate in gates(ledger.table()) if gate.name in ("balanced", "no expert idle")]
     assert found
     assert all(math.isfinite(gate.figure) for gate in found)
+
+
+def test_unbalanced_designs_are_left_out_whole_and_no_others():
+    """By their loads alone, and with all their seeds, so that no loss has a say in it."""
+    runs = ledger.table()
+    runs = runs[(runs["protocol"] == 2) & (runs["role"] == "plain") & runs["is_moe"]]
+    reason = runs["excluded"].fillna("")
+    is_left_out = reason.str.startswith("routers unbalanced")
+    runs, is_left_out = (of[is_left_out | (reason == "")] for of in (runs, is_left_out))
+    busiest = runs["load.max_over_mean"].map(max)
+    beyond = (busiest > MOST_LOAD).groupby(runs["config_id"]).transform("any")
+    assert (beyond == is_left_out).all()
