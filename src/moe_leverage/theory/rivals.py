@@ -21,6 +21,8 @@ from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, LogLinearLaw,
 from moe_leverage.theory.laws import SaturatedActivationLaw
 from moe_leverage.theory.saturation import START_BOX
 
+MOST_APART = 700.0  # ln of two terms of a loss: beyond, floats overflow
+
 
 @dataclass(frozen=True, slots=True)
 class FlooredPowerLaw(Law):
@@ -47,10 +49,16 @@ class FlooredPowerLaw(Law):
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """By log floor, log coefficient and exponent."""
-        log_c = np.log(inputs["compute"])
+        return cls.log_value_and_gradient(theta, inputs)[1]
+
+    @classmethod
+    def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
+        """Both from one evaluation of the sum."""
         power = _log_power(theta, inputs["compute"])
-        share = np.exp(power - np.logaddexp(theta[..., 0, None], power))
-        return columns(theta, 1 - share, share, share * log_c)
+        # a fit comes here a thousand times a second: `logaddexp` takes ten times as long
+        share = 1 / (1 + np.exp(np.minimum(theta[..., 0, None] - power, MOST_APART)))
+        total = power - np.log(share)
+        return total, columns(theta, 1 - share, share, (share, np.log(inputs["compute"])))
 
     @classmethod
     def starts(
