@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from bench.bench_coverage import simulated
 from moe_leverage.analysis.diagnose import compare, profile
 from moe_leverage.analysis.fitting import fit
+from moe_leverage.analysis.leverage import estimate
+from moe_leverage.analysis.optimise import minimise
 from moe_leverage.theory.laws import PUBLISHED, GranularityLaw, JointLaw, PowerLaw
 from moe_leverage.theory.rivals import (
     ActivationPowerLaw,
@@ -128,3 +131,25 @@ def test_laws_that_the_table_cannot_tell_are_left_out():
         compare([JointLaw], table, "efficiency_leverage")
     with pytest.raises(ValueError, match="leaves no row to fit"):
         compare([JointLaw], table | {"apart": np.ones(30)}, "efficiency_leverage", held_out="apart")
+
+
+@pytest.mark.parametrize("seed", [17, 94, 196])
+def test_what_fits_as_well_lies_inside_an_interval(seed):
+    """Eight leverages and six coefficients: several minima, which a walk passes in turn."""
+    table = simulated(15, 10, 0.003, 1, seed).drop(columns="truth")
+    joint = estimate(table, resamples=1, seed=seed).fits["joint"]
+    for name, found in profile(joint).items():
+        low, high = found.interval
+        assert low < getattr(joint.law, name) < high, name
+        as_good = found.values[found.deviance < 5.5]  # the limit is 6 or more
+        assert low <= as_good.min(), name
+        assert high >= as_good.max(), name
+
+
+def test_of_several_minima_a_fit_finds_the_lowest():
+    table = simulated(15, 10, 0.003, 1, 196).drop(columns="truth")
+    joint = estimate(table, resamples=1).fits["joint"]
+    starts = JointLaw.starts(joint.inputs, joint.log_target, 400, np.random.default_rng(1))
+    lowest = minimise(joint.problem, starts).objective.min()
+    own = minimise(joint.problem, joint.theta[None]).objective[0]
+    assert own < 1.05 * lowest

@@ -26,13 +26,19 @@ from moe_leverage.analysis.bootstrap import (
     student_quantile,
 )
 from moe_leverage.analysis.fitted import Fit
-from moe_leverage.analysis.fitting import MANY_ROWS, UnidentifiedError, fit, require_column
+from moe_leverage.analysis.fitting import (
+    FEW_MINIMA,
+    MANY_ROWS,
+    UnidentifiedError,
+    fit,
+    require_column,
+)
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.rules import require
 from moe_leverage.theory.law import Array, Law
 
 POINTS = 25  # of a profile, on each side of the estimate
-REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile passes its threshold
+REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile leaves what it holds
 # How far from its estimate a profile follows a coefficient: a positive one beyond 1 and beyond
 # itself, any other over both of these, so that 0 and the other sign are tried.
 REACH_DECADES = 4.0
@@ -44,7 +50,6 @@ UNTOLD_REACH = 3.0  # of theta: a factor of 20 in a positive coefficient
 FOLDS = 10
 FOLD_STARTS = 16
 MOST_COMPARED = 400  # rows by which laws are compared: more tell no more
-FEW_MINIMA = 100  # rows from which on a law hardly has several minima: two starts do
 SMALLEST = 1e-300
 
 Verdict = Literal["identified", "weakly identified", "not identified"]
@@ -165,13 +170,13 @@ def _profiles(fitted: Fit, names: Sequence[str], level: float) -> dict[str, Prof
     starts = np.concatenate([_walk(fitted, number, log) for number, log in enumerate(is_log)])
     numbers = np.arange(len(names))
     paths = _lowest(problem, np.repeat(numbers, count), starts)
-    lowest = max(float(paths.objective.min()), SMALLEST)
-    limits = np.array([_limit(fitted, number, lowest, level) for number in range(len(names))])
     theta = paths.theta.reshape(len(names), count, -1)
     objective = paths.objective.reshape(len(names), count)
+    lowest = np.maximum(objective.min(axis=1), SMALLEST)
+    limits = np.array([_limit(fitted, k, float(lowest[k]), level) for k in range(len(names))])
     ends = np.stack([
-        _crossings(problem, numbers, theta[:, walk], objective[:, walk], limits)
-        for walk in (slice(POINTS, None, -1), slice(POINTS, None))
+        _last_held(problem, numbers, theta[:, walk], objective[:, walk], limits)
+        for walk in (slice(None, None, -1), slice(None))
     ], axis=1)  # fmt: skip
     verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
     found = {}
@@ -186,7 +191,7 @@ def _profiles(fitted: Fit, names: Sequence[str], level: float) -> dict[str, Prof
             name=name,
             values=shown,
             deviance=len(fitted.log_target)
-            * np.log(np.maximum(objective[number], SMALLEST) / lowest),
+            * np.log(np.maximum(objective[number], SMALLEST) / lowest[number]),
             interval=(
                 bottom if np.isnan(low) else float(low), np.inf if np.isnan(high) else float(high)
             ),
@@ -230,31 +235,40 @@ def _lowest(problem: Problem, fixed: NDArray[np.int64], starts: Array) -> Soluti
     return solved
 
 
-def _crossings(
+def _last_held(
     problem: Problem, fixed: NDArray[np.int64], walks: Array, objective: Array, limits: Array
 ) -> Array:
-    """Where objectives first pass their limits, walking away from the estimate; NaN if never.
+    """Where walks leave for good the values whose objective keeps within the limit; NaN if never.
 
-    `walks` (K, points, P) holds solved thetas; the step that crosses is walked again, ever finer.
+    A law of several minima leaves them more than once, and what lies beyond is held as well.
+    `walks` (K, points, P) holds solved thetas; the step that leaves is walked again, ever finer.
     """
     ends = np.full(len(walks), np.nan)
-    left, is_above = np.arange(len(walks)), objective > limits[:, None]
+    left, is_held = np.arange(len(walks)), objective <= limits[:, None]
     shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
     for _ in range(REFINEMENTS):
-        crosses = is_above.any(axis=1)
-        left, walks, is_above = left[crosses], walks[crosses], is_above[crosses]
+        leaves = ~is_held[:, -1]
+        left, walks, is_held = left[leaves], walks[leaves], is_held[leaves]
         if len(left) == 0:
             return ends
-        own, outer = np.arange(len(left)), np.maximum(is_above.argmax(axis=1), 1)
-        inner, beyond = walks[own, outer - 1, None], walks[own, outer, None]
-        finer = (inner + shares * (beyond - inner)).reshape(-1, walks.shape[-1])
+        inner, outer = _step_that_leaves(walks, is_held)
+        finer = (inner[:, None] + shares * (outer - inner)[:, None]).reshape(-1, walks.shape[-1])
         held = np.repeat(fixed[left], REFINED_POINTS)
         solved = minimise(problem, finer, fixed=held, most=PROFILE_ITERATIONS)
         walks = solved.theta.reshape(len(left), REFINED_POINTS, -1)
-        is_above = solved.objective.reshape(len(left), -1) > limits[left, None]
-    outer = np.maximum(is_above.argmax(axis=1), 1)
-    ends[left] = walks[np.arange(len(left)), outer, fixed[left]]
+        is_held = solved.objective.reshape(len(left), -1) <= limits[left, None]
+        is_held[:, -1] = False  # as it was from its neighbour, if not from here
+    _, outer = _step_that_leaves(walks, is_held)
+    ends[left] = outer[np.arange(len(left)), fixed[left]]
     return ends
+
+
+def _step_that_leaves(walks: Array, is_held: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Theta at both ends of the last step of each walk from a value held to one that is not."""
+    own, points = np.arange(len(walks)), walks.shape[1]
+    outer = np.clip(points - is_held[:, ::-1].argmax(axis=1), 1, points - 1)
+    outer = np.where(is_held.any(axis=1), outer, 1)
+    return walks[own, outer - 1], walks[own, outer]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,6 +43,7 @@ SAME_OBJECTIVE = 1e-4  # relative: starts that end this close found the same opt
 SAME_FIT = 0.01  # of chi squared: as good a fit, a tenth of a standard error away
 MANY_ROWS = 300  # independent ones, beyond which samples are drawn from the covariance
 BETTER_STARTS = 32  # of many, that go on after TRIAL_ITERATIONS
+FEW_MINIMA = 100  # rows from which on a law hardly has several minima: few starts do
 POLISHED = 4  # starts that go on from a share of the rows to all
 
 
@@ -220,7 +221,8 @@ def _column(table: Mapping[str, Any] | pd.DataFrame, name: str) -> Array:
 
 def _minimum(problem: Problem, begin: Array) -> tuple[Problem, Solution]:
     """Where the better starts end; an infinite delta is replaced by that of its residuals."""
-    if len(begin) > BETTER_STARTS:  # a few awkward ones would keep all others waiting
+    rows = problem.log_target.shape[-1]
+    if len(begin) > BETTER_STARTS and rows >= FEW_MINIMA:  # a few would keep all others waiting
         tried = minimise(problem, begin, most=TRIAL_ITERATIONS)
         begin = tried.theta[np.argsort(tried.objective, kind="stable")[:BETTER_STARTS]]
     ended = minimise(problem, begin)
