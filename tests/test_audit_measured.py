@@ -96,7 +96,7 @@ def test_an_incomplete_study_decides_nothing_nor_one_whose_gates_fail(
     assert held.label == "not decided"
     assert held.detail.startswith("gates that fail: bodies, ")
     assert held.value == pytest.approx(0.2, abs=0.02)
-    monkeypatch.setattr(evidence, "failing_gates", lambda studies: ())
+    monkeypatch.setattr(evidence, "failing_gates", lambda studies, **_: ())
     assert decide(claim).label == "measured: agrees"
     plan_run(directory, "activation", "c0ffee")
     verdict = decide(claim)

@@ -18,6 +18,7 @@ from moe_leverage.design.limits import Limits
 from moe_leverage.evidence import scores
 from moe_leverage.evidence.sources import points_table
 from moe_leverage.figures import (
+    activation_ratio,
     flops_accounting,
     granularity,
     joint_law,
@@ -619,6 +620,30 @@ def test_loads_are_those_of_the_worst_layer_averaged_over_budgets():
     assert found.loc[2.0, "idle (%), balance loss 0.01"] == 5.0
     assert found.loc[8.0, "idle (%), balance loss 0.001"] == 25.0
     assert np.isnan(found.loc[8.0, "busiest over mean, balance loss 0.01"])
+
+
+def test_the_best_activation_ratio_is_told_for_each_outcome():
+    runs = pd.DataFrame(
+        {
+            "budget": [1e13] * 3,
+            "activation_ratio": [0.02, 0.05, 0.3],
+            "efficiency_leverage": [2.0, 2.4, 1.3],
+            "leverage_low": [1.8, 2.1, 1.1],
+            "leverage_high": [2.2, 2.9, 1.5],
+        }
+    )
+    told = activation_ratio.best_ratio(runs)
+    assert "at 1e13 FLOPs the largest EL is 2.4 (2.1 to 2.9), at A = 5.0 %" in told
+    assert told.endswith("the sparsest, 2.0 %, cannot be told from it.")
+    clear = runs.assign(leverage_high=[2.05, 2.9, 1.5])
+    assert activation_ratio.best_ratio(clear).endswith("has clearly less.")
+    steady = runs.assign(efficiency_leverage=[2.6, 2.4, 1.3])
+    assert activation_ratio.best_ratio(steady).endswith(", the sparsest design.")
+    assert "decide nothing while gates of their runs fail: covered." in activation_ratio.best_ratio(
+        runs, ["covered"]
+    )
+    later = pd.concat([runs, runs.head(2).assign(budget=3e13)])
+    assert activation_ratio.best_ratio(later) == told  # two designs do not tell
 
 
 def test_while_a_gate_fails_no_arrow_of_leverage_is_drawn():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from moe_leverage import ledger
-from moe_leverage.analysis.gates import CHECKS, MOST_LOAD, gates, rests_on
+from moe_leverage.analysis.gates import CHECKS, MOST_LOAD, failing, gates, rests_on
 from moe_leverage.figures import trained
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
@@ -205,6 +205,14 @@ def test_each_ladder_is_judged_by_itself():
     found = gates(pd.concat([first, table], ignore_index=True))
     assert [gate for gate in found if not gate.study.startswith("first")] == gates(table)
     assert {gate.name for gate in found if not gate.holds} == {"balanced"}
+
+
+def test_losses_beside_each_other_need_no_dense_frontier():
+    table = broken("covered")
+    found = gates(table)
+    assert "covered" in failing(table, ["activation"], found)
+    of_losses = failing(table, ["activation"], found, of_leverage=False)
+    assert of_losses == tuple(n for n in failing(table, ["activation"], found) if n != "covered")
 
 
 def test_a_claim_rests_on_the_gates_of_its_study_and_of_the_searches_of_its_ladder():

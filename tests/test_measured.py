@@ -24,10 +24,15 @@ KINDS = ("learning_rate", "batch_tokens", "model", "tokens")
 
 
 @pytest.fixture(scope="module")
-def frame(tmp_path_factory):
+def filled(tmp_path_factory):
     directory = tmp_path_factory.mktemp("ledger")
     fill(directory)
-    return measured.load_ledger(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def frame(filled):
+    return measured.load_ledger(filled)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,7 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     index = measured.write_fits(part, tmp_path, resamples=20)
     assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
     assert "no finished run" in index["skipped"]["allocation"]
-    assert set(index["failing_gates"]) == {*index["fits"], measured.BASELINE}
+    assert set(index["failing_gates"]) == {*index["fits"], measured.BASELINE, measured.AXES}
     assert index["failing_gates"][measured.BASELINE] == [gates.UNJUDGED]  # no run of its studies
     assert not (tmp_path / "baseline.csv").exists()
     assert index["failing_gates"]["joint"] == list(
@@ -106,8 +111,8 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
 
 def test_the_baseline_is_held_against_dense_models_at_the_best_size_of_each(frame):
     sizes = frame[frame["study"] == "isoflop"]
-    points = measured.baseline_leverage(frame, resamples=20)
-    pd.testing.assert_frame_equal(points, measured.baseline_leverage(sizes, resamples=20))
+    points = measured.sized_leverage(frame, resamples=20)
+    pd.testing.assert_frame_equal(points, measured.sized_leverage(sizes, resamples=20))
     read = points[points["estimator"] == "frontier"]
     read = read.set_index(read["compute"].map(ledger.rung))
     design = {"activation_ratio": 3 / 65, "granularity": 2.0}
@@ -118,7 +123,21 @@ def test_the_baseline_is_held_against_dense_models_at_the_best_size_of_each(fram
     assert np.isnan(beyond["efficiency_leverage"])
     assert beyond["at_least"] == pytest.approx(3, rel=0.01)
     dense_only = sizes[~sizes["is_moe"]].reset_index(drop=True)
-    assert measured.baseline_leverage(dense_only, resamples=20).empty
+    assert measured.sized_leverage(dense_only, resamples=20).empty
+
+
+def test_leverage_along_an_axis_is_read_off_the_same_dense_models(filled):
+    table = ledger.table(directory=filled)
+    along = measured.plain_beside_sizes(table)
+    assert along == ["activation-second", "granularity-second"]
+    points = measured.sized_leverage(table, along, resamples=20)
+    read = points[(points["estimator"] == "frontier") & (points["granularity"].round(3) == 2)]
+    read = read[read["compute"].map(ledger.rung) == 1e12].dropna(subset="efficiency_leverage")
+    assert read["activation_ratio"].nunique() > 5
+    truth = JOINT(
+        activation_ratio=read["activation_ratio"].to_numpy(), granularity=2.0, compute=1e12
+    )
+    np.testing.assert_allclose(read["efficiency_leverage"], truth, rtol=0.1)
 
 
 def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):

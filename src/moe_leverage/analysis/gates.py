@@ -42,6 +42,7 @@ REPEATED_BUDGETS = 2
 WHOLE = 0.999  # activation ratio from which on all experts are active
 BESIDE = ("search", "sizes")  # roles on whose gates every measured claim rests
 JUDGED = ("search", "sizes", "plain", "variant", "held out")
+LEVERAGE_ALONE = ("covered",)  # of the gates: losses beside each other need no dense frontier
 UNJUDGED = "no gate judges these runs"
 
 
@@ -94,14 +95,18 @@ def rests_on(table: pd.DataFrame, studies: Collection[str]) -> set[str]:
     return {*own["study"], *table.loc[beside, "study"]}
 
 
-def failing(table: pd.DataFrame, studies: Collection[str], found: list[Gate]) -> tuple[str, ...]:
+def failing(
+    table: pd.DataFrame, studies: Collection[str], found: list[Gate], *, of_leverage: bool = True
+) -> tuple[str, ...]:
     """Names of the gates, of those `found` in the table, that these studies rest on and that fail.
 
-    Where no gate judges a study at all, nothing vouches for it either, and that is the name.
+    What is said of losses, not of leverage, does not rest on those of LEVERAGE_ALONE. Where no gate
+    judges a study at all, nothing vouches for it either, and that is the name.
     """
     names = rests_on(table, studies)
     judging = [gate for gate in found if gate.study in names]
-    shut = [gate.name for gate in judging if not gate.holds]
+    aside = () if of_leverage else LEVERAGE_ALONE
+    shut = [gate.name for gate in judging if not gate.holds and gate.name not in aside]
     return tuple(dict.fromkeys(shut)) if judging else (UNJUDGED,)
 
 

@@ -38,7 +38,8 @@ LADDER = 1  # the protocol of the runs behind leverage, and of what the chapters
 LADDERS = {"hyperparameters": 2, "allocation": 2, "leverage": LADDER}
 COMPLETE = "complete"  # beside the gates: every planned run is recorded
 BASELINE = "baseline"  # EL where each family has its best size: of the studies of allocation
-TABLES = ("leverage", "rivals", "profiles", BASELINE)
+AXES = "second-ladder"  # EL along the axes, on the ladder of the sizes: in no law until it is whole
+TABLES = ("leverage", "rivals", "profiles", BASELINE, AXES)
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
 QUANTITIES = (
     "activation_ratio", "granularity", "shared_ratio", "compute", "budget", "loss", "num_tokens",
@@ -103,13 +104,22 @@ def fit_parts(
     }
 
 
-def baseline_leverage(frame: pd.DataFrame, *, resamples: int = RESAMPLES) -> pd.DataFrame:
-    """EL of the baseline mixture, both families at their best size of each budget (Definition 3.1).
+def plain_beside_sizes(frame: pd.DataFrame) -> list[str]:
+    """The studies along the axes that stand on the ladder of the sizes."""
+    found = frame[(frame["role"] == "plain") & (frame["protocol"] == LADDERS["allocation"])]
+    return sorted(found["study"].unique())
 
-    The points of `estimate` by every estimator, from the runs of the studies of allocation; empty
-    where these give none.
+
+def sized_leverage(
+    frame: pd.DataFrame, beside: Collection[str] = (), *, resamples: int = RESAMPLES
+) -> pd.DataFrame:
+    """EL against dense models at the best size of each budget (Definition 3.1).
+
+    The points of `estimate` by every estimator, from the runs of the studies of allocation, whose
+    mixture is the baseline, and of those `beside`; empty where these give none.
     """
-    runs = runs_table(frame[of_part(frame, "allocation")])
+    kept = of_part(frame, "allocation") | frame["study"].isin(beside)
+    runs = runs_table(frame[kept]).drop_duplicates("run_id", ignore_index=True)
     try:
         return estimate(runs, resamples=resamples).points
     except ValueError:  # one family has no run yet
@@ -143,7 +153,11 @@ def write_fits(
         (directory / f"{name}.json").unlink(missing_ok=True)
     for name, fitted in found.fits.items():
         fitted.save(directory / f"{name}.json")
-    tables = _tables(found, baseline_leverage(frame, resamples=resamples))
+    own = {
+        BASELINE: sized_leverage(frame, resamples=resamples),
+        AXES: sized_leverage(frame, plain_beside_sizes(frame), resamples=resamples),
+    }
+    tables = _tables(found, own)
     for name in TABLES:
         path = directory / f"{name}.csv"
         if name in tables:
@@ -167,8 +181,8 @@ def failing_gates(
 ) -> dict[str, list[str]]:
     """By fit, the gates that its studies rest on and that fail: it is silent while any does.
 
-    BASELINE has those of the studies of allocation. A study that lacks planned runs decides nothing
-    either, as if a gate named COMPLETE failed.
+    BASELINE has those of the studies of allocation, AXES those of the studies on their ladder. A
+    study that lacks planned runs decides nothing either, as if a gate named COMPLETE failed.
     """
     found = gates.gates(frame)
     failing: dict[str, list[str]] = {}
@@ -178,6 +192,9 @@ def failing_gates(
         shut += gates.failing(frame, behind, found)
         told = [*named(parts[part].fits), *([BASELINE] if part == "allocation" else [])]
         failing |= dict.fromkeys(told, shut)
+    along = plain_beside_sizes(frame) if len(frame) else []
+    shut = [COMPLETE] if set(along) & set(incomplete) else []
+    failing[AXES] = [*shut, *gates.failing(frame, along, found)]
     return dict(sorted(failing.items()))
 
 
@@ -215,8 +232,8 @@ def _unless_empty(
     return found
 
 
-def _tables(found: Findings, baseline: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Leverage by every estimator, the rivals' scores, the verdicts on coefficients, BASELINE."""
+def _tables(found: Findings, own: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Leverage by every estimator, the rivals' scores, the verdicts on coefficients, and `own`."""
     points = pd.DataFrame() if found.leverage is None else found.leverage.points
     scores = [{"test": test} | asdict(s) for test, rows in found.scores.items() for s in rows]
     verdicts = [
@@ -225,5 +242,6 @@ def _tables(found: Findings, baseline: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for name, fitted in found.fits.items()
         for key, p in profile(fitted).items()
     ]
-    frames = (points, pd.DataFrame(scores), pd.DataFrame(verdicts), baseline)
-    return {name: frame for name, frame in zip(TABLES, frames, strict=True) if len(frame)}
+    tables = {"leverage": points, "rivals": pd.DataFrame(scores)}
+    tables |= {"profiles": pd.DataFrame(verdicts), **own}
+    return {name: frame for name, frame in tables.items() if len(frame)}

@@ -69,15 +69,18 @@ def is_below_the_paper(studies: Sequence[str]) -> bool:
     )
 
 
-def failing_gates(studies: Sequence[str]) -> tuple[str, ...]:
+def failing_gates(studies: Sequence[str], *, of_leverage: bool = True) -> tuple[str, ...]:
     """`gates.failing` of these studies in the ledger."""
-    return _failing_gates(ledger.DIRECTORY, ledger.stamp(ledger.DIRECTORY), *studies)
+    stamp = ledger.stamp(ledger.DIRECTORY)
+    return _failing_gates(ledger.DIRECTORY, stamp, of_leverage, *studies)
 
 
 @functools.lru_cache(maxsize=64)
-def _failing_gates(directory: Path, _: ledger.Stamp, *studies: str) -> tuple[str, ...]:
+def _failing_gates(
+    directory: Path, _: ledger.Stamp, of_leverage: bool, *studies: str
+) -> tuple[str, ...]:
     found = _gates(directory, ledger.stamp(directory))
-    return failing(ledger.table(directory=directory), studies, found)
+    return failing(ledger.table(directory=directory), studies, found, of_leverage=of_leverage)
 
 
 @functools.lru_cache(maxsize=2)

@@ -71,6 +71,11 @@ class Design:
         """The names of the studies, one or several."""
         return [self.study] if isinstance(self.study, str) else list(self.study)
 
+    @property
+    def of_leverage(self) -> bool:
+        """Whether EL has a part in it, for which there must be a dense frontier."""
+        return any("leverage" in name for name in (self.response, self.axis, self.by))
+
 
 Effect = Callable[[Array, "_Regression", Design], Array]
 
@@ -129,7 +134,7 @@ def measure(**arguments: Any) -> Measurement:
     if not np.isfinite(effects).all() or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
         return Measurement(effect=None, detail=f"no optimum is resolved by {scope}")
     effect, low, high = _picked(effects, np.where(np.isfinite(draws), draws, np.nan), design.pick)
-    return _measurement(effect, low, high, scope, design.studies)
+    return _measurement(effect, low, high, scope, design.studies, of_leverage=design.of_leverage)
 
 
 @check
@@ -163,10 +168,16 @@ def _fitted(fit: str, coefficient: str, studies: Sequence[str]) -> Measurement:
 
 
 def _measurement(
-    effect: float, low: float, high: float, detail: str, studies: Sequence[str]
+    effect: float,
+    low: float,
+    high: float,
+    detail: str,
+    studies: Sequence[str],
+    *,
+    of_leverage: bool = True,
 ) -> Measurement:
     """An effect with the gates that keep it from deciding anything, if one does."""
-    failing = evidence.failing_gates(studies)
+    failing = evidence.failing_gates(studies, of_leverage=of_leverage)
     if failing:
         held = "" if failing == (UNJUDGED,) else "gates that fail: "
         detail = f"{held}{', '.join(failing)}; {detail}"

@@ -8,7 +8,7 @@ EL   efficiency leverage
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
 from moe_leverage.training.schedule import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
+LEAST_DESIGNS = 3  # of a budget, before the best of them is told
 DECADES = [int(math.log10(STUDY_BUDGETS_FLOPS[0] / ours)) for ours in BUDGETS]
 
 
@@ -77,16 +78,22 @@ def saturation(law: JointLaw, ratios: pd.Series) -> Drawing:
 @figure(
     "leverage-activation",
     paper="Figures 5b and 8a, Equations 10 and 13",
-    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
-    studies=("activation",),
+    data=("paper/coefficients.toml", "fits/second-ladder.csv"),
+    studies=("isoflop", "activation-second"),
     caption="Efficiency leverage against activation ratio at G = 2: left at the paper's budgets, "
     "right at the budgets of our own small models, where the published law is extrapolated by "
     f"{DECADES[-1]} to {DECADES[0]} powers of ten (dotted).",
 )
 def leverage(
-    law: JointLaw, measured: pd.DataFrame | None = None, fitted: JointLaw | None = None
+    law: JointLaw,
+    measured: pd.DataFrame | None = None,
+    fitted: JointLaw | None = None,
+    failing: Sequence[str] = (),
 ) -> Drawing:
-    """Both ranges of compute side by side; measured points and our own fit on the right."""
+    """Both ranges of compute side by side; measured points and our own fit on the right.
+
+    While gates of our runs are `failing` nothing is said of the points.
+    """
     runs = points(measured)
     runs = runs.assign(budget=runs["training_flops"].map(ledger.rung))
     ours = sorted(set(runs["budget"])) if len(runs) else list(BUDGETS)
@@ -112,7 +119,8 @@ def leverage(
     axes[0].legend(title="FLOPs", fontsize=9)
     axes[1].set_ylabel("")
     axes[1].plot([], [], ":", color=theme.colour("muted"), label="Table 2, extrapolated")
-    axes[1].plot([], [], "--", color=theme.colour("muted"), label="our fit")
+    if fitted is not None:
+        axes[1].plot([], [], "--", color=theme.colour("muted"), label="our fit")
     axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     plain_ticks(axes[0].yaxis, (1, 2, 3, 4, 5, 6))
     plain_ticks(axes[1].yaxis, (0.6, 0.8, 1, 1.25, 1.6, 2))
@@ -126,8 +134,39 @@ def leverage(
         f"{power(STUDY_BUDGETS_FLOPS[0])} FLOPs and {high:.1f} at "
         f"{power(STUDY_BUDGETS_FLOPS[-1])}, growing as A falls; extrapolated to "
         f"{power(ours[0])} FLOPs it gives {law(**sparse, compute=ours[0]):.2f}, a loss."
+        f"{best_ratio(runs, failing)}"
     )
     return Drawing(fig, pd.concat([*tables, runs], ignore_index=True), finding)
+
+
+def best_ratio(runs: pd.DataFrame, failing: Sequence[str] = ()) -> str:
+    """Which A has the largest measured EL, at the largest budget of several designs, in words.
+
+    The best is told from the sparsest by intervals that do not overlap.
+
+    >>> best_ratio(pd.DataFrame({"budget": [1e12], "activation_ratio": [0.1]}))
+    ''
+    """
+    sizes = runs.groupby("budget")["activation_ratio"].nunique() if len(runs) else pd.Series()
+    telling = sizes.index[sizes >= LEAST_DESIGNS]
+    if telling.empty:
+        return ""
+    if failing:
+        return f" Our points decide nothing while gates of their runs fail: {', '.join(failing)}."
+    top = max(telling)
+    group = runs[runs["budget"] == top].sort_values("activation_ratio")
+    best = group.loc[group["efficiency_leverage"].idxmax()]
+    sparsest = group.iloc[0]
+    value = (
+        f" In our runs at {power(top)} FLOPs the largest EL is {best['efficiency_leverage']:.1f} "
+        f"({best['leverage_low']:.1f} to {best['leverage_high']:.1f}), at "
+        f"A = {percent(best['activation_ratio'])}"
+    )
+    if best["activation_ratio"] == sparsest["activation_ratio"]:
+        return f"{value}, the sparsest design."
+    apart = sparsest["leverage_high"] < best["leverage_low"]
+    words = "has clearly less" if apart else "cannot be told from it"
+    return f"{value}; the sparsest, {percent(sparsest['activation_ratio'])}, {words}."
 
 
 def _curves(
@@ -197,13 +236,14 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
 @figure(
     "loss-activation",
     paper="Figure 5a",
-    studies=("activation",),
+    studies=("activation-second",),
     caption="Held-out loss against activation ratio at each budget of our ladder, beside the dense "
     "twin. Points: means over seeds, with the 90 % interval of the noise between seeds; lines join "
     "them.",
 )
 def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
-    """Loss over A, a panel a budget; `runs` are those of the study `activation`."""
+    """Loss over A, a panel a budget with mixtures; `runs` are those of `activation-second`."""
+    runs = runs[runs["budget_flops"].isin(runs.loc[runs["family"] == "moe", "budget_flops"])]
     labels = runs["family"].map(FAMILIES)
     axis = sweeps.Axis(
         name="activation_ratio", label=axis_label("activation_ratio"), symbol="A", unit=" %",

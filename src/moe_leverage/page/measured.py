@@ -27,16 +27,17 @@ CURVES = "power curves"  # the estimator that needs a design at several budgets
 MIN_GRANULARITIES = 3
 
 
-def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame:
-    """EL with its interval at every MoE point of the ledger's fits, at these values of the axes.
+def leverage_points(
+    directory: Path = paths.FITS, *, table: str = "leverage", **axes: float
+) -> pd.DataFrame:
+    """EL with its interval at every MoE point of a table of the fits, at these values of the axes.
 
     Points of studies that change more than A, G and C are left out, and so are mere bounds; along
     an axis also those of the joint study, which lie on no axis but by chance.
     """
-    path = directory / "leverage.csv"
-    if not path.is_file():
-        return pd.DataFrame()
-    points = pd.read_csv(path)
+    points = table_of(table, directory)
+    if points.empty:
+        return points
     kept = (points["estimator"] == ESTIMATOR) & points["variant"].isna()
     if axes:
         kept &= ~points["held_out"].astype(bool)
