@@ -86,11 +86,11 @@ def test_too_few_runs_is_said(directory: Path) -> None:
 def test_an_incomplete_study_decides_nothing_nor_one_whose_gates_fail(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = np.random.default_rng(1)
+    generator, study = np.random.default_rng(1), "activation-second"
     for budget, experts in itertools.product(BUDGETS, (8, 16, 32, 64)):
         model = moe(experts)
         loss = 4 + 0.2 * math.log(model.activation_ratio) - 0.1 * math.log(budget / 3e11)
-        record(directory, "activation", plan(model, budget), loss + noise(generator))
+        record(directory, study, plan(model, budget), loss + noise(generator))
     claim = next(claim for claim in load_claims() if claim.id == "loss-falls-with-a")
     held = decide(claim)
     assert held.label == "not decided"
@@ -98,10 +98,10 @@ def test_an_incomplete_study_decides_nothing_nor_one_whose_gates_fail(
     assert held.value == pytest.approx(0.2, abs=0.02)
     monkeypatch.setattr(evidence, "failing_gates", lambda studies, **_: ())
     assert decide(claim).label == "measured: agrees"
-    plan_run(directory, "activation", "c0ffee")
+    plan_run(directory, study, "c0ffee")
     verdict = decide(claim)
     assert verdict.label == "measured: cannot tell"
-    assert verdict.detail == "decided when complete: activation: 16 of 17 runs"
+    assert verdict.detail == "decided when complete: activation-second: 16 of 17 runs"
     assert verdict.value is None
 
 
