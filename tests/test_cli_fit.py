@@ -159,6 +159,30 @@ def test_several_files_and_formats_are_one_table(run, tmp_path):
     assert alone["num_moe"] == 0
 
 
+def test_files_of_one_name_are_told_apart_and_none_counts_twice(run, tmp_path):
+    table = all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage")
+    paths = [tmp_path / folder / "runs.csv" for folder in ("dense", "moe")]
+    for path, rows in zip(paths, (table[~table["is_moe"]], table[table["is_moe"]]), strict=True):
+        path.parent.mkdir()
+        rows.to_csv(path, index=False)
+    record = json.loads(run(*paths, "--json").stdout)
+    assert (record["num_dense"], record["num_moe"]) == (21, 5)
+    assert record["leverage"][0]["row"].endswith(f"{paths[1]}:2")
+    refused = run(*paths, paths[0])
+    assert refused.returncode == 2
+    assert "is named twice" in refused.stderr
+    paths[1].write_text("loss,flops\n")
+    assert str(paths[1]) in run(*paths).stderr.split("RUNS")[0]
+
+
+def test_a_floor_that_no_loss_could_reach_is_refused(run, tmp_path):
+    path = tmp_path / "runs.csv"
+    all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage").to_csv(path, index=False)
+    refused = run(path, "--floor", "9")
+    assert refused.returncode == 2
+    assert "--floor = 9.0: must be below" in refused.stderr
+
+
 def test_the_answer_comes_first_in_words(run, tmp_path):
     path = tmp_path / "runs.csv"
     all_runs(experts=(32,), scales=(1,)).drop(columns="true_leverage").to_csv(path, index=False)

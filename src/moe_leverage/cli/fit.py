@@ -71,6 +71,13 @@ def fit(
         all_checkpoints=all_checkpoints,
     )
     table = read_runs(runs, choice)
+    least = float(table.runs["loss"].min())
+    require(
+        floor is None or floor < least,
+        "--floor",
+        floor,
+        f"must be below {least:.4g}, the smallest loss",
+    )
 
     from moe_leverage.analysis import findings
     from moe_leverage.your_runs import report as reports

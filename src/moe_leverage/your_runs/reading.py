@@ -89,33 +89,48 @@ def read_runs(paths: Path | Sequence[Path], choice: Choice = ALL) -> RunsTable:
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     require(bool(files), "RUNS", None, "name a file")
+    names = _told_apart(files)
     log, read = _Log(), []
-    for path in files:
+    for path, name in zip(files, names, strict=True):
         own = _Log()
         try:
-            frame, settings, mapping = _read_one(path, choice, own, several=len(files) > 1)
+            label = name if len(files) > 1 else ""
+            frame, settings, mapping = _read_one(path, choice, own, label)
         except ValueError as error:
-            raise ValueError(_in_file(path, str(error))) from None
+            raise ValueError(_in_file(name, str(error))) from None
         read.append((frame, settings, mapping))
-        place = f"{path.name}: " if len(files) > 1 else ""
+        place = f"{name}: " if len(files) > 1 else ""
         log.notes += [f"{place}{note}" for note in own.notes]
         log.warnings += [f"{place}{warning}" for warning in own.warnings]
     shown = files[0].name if len(files) == 1 else "tables"
     try:
         return _complete(read, choice, log)
     except ValueError as error:
-        raise ValueError(_in_file(Path(shown), str(error))) from None
+        raise ValueError(_in_file(shown, str(error))) from None
 
 
-def _in_file(path: Path, text: str) -> str:
+def _told_apart(files: Sequence[Path]) -> list[str]:
+    """What each file is called: its name, or its whole path where two have one name."""
+    for place, path in enumerate(files):
+        is_new = path.resolve() not in {other.resolve() for other in files[:place]}
+        require(is_new, "RUNS", str(path), "is named twice; its rows would count twice")
+    names = [path.name for path in files]
+    return [str(path) if names.count(path.name) > 1 else path.name for path in files]
+
+
+def _in_file(name: str, text: str) -> str:
     """A message that names its file once."""
-    return text if path.name in text.split(":")[0] else f"{path.name}, {text}"
+    return text if name in text.split(":")[0] else f"{name}, {text}"
 
 
 def _read_one(
-    path: Path, choice: Choice, log: _Log, *, several: bool
+    path: Path, choice: Choice, log: _Log, label: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, ColumnMap]:
-    """One file in our names and units, the columns that may be settings, and its map."""
+    """One file in our names and units, the columns that may be settings, and its map.
+
+    `label` names the file in each row's name, where there are several.
+    """
+    several = bool(label)
     cells = read_cells(path)
     blank = cells.isna().all(axis=1)
     cells = cells[~blank]
@@ -136,8 +151,7 @@ def _read_one(
             check_range(frame, name)
     settings = setting_columns(cells, list(mapping.columns.values()))
     if several:
-        label = [f"{path.name}:{row}" for row in frame.index]
-        frame.index = settings.index = pd.Index(label)
+        frame.index = settings.index = pd.Index([f"{label}:{row}" for row in frame.index])
     return frame, settings, mapping
 
 
