@@ -217,6 +217,32 @@ def test_a_dense_outlier_is_named_and_leverage_is_given_with_and_without(tmp_pat
         assert not row["interval"][0] <= row["with_outliers"] <= row["interval"][1]
 
 
+def test_a_mixture_whose_family_has_no_curve_is_an_outlier_of_the_joint_law():
+    """Three runs a family; one loss is a quarter too high, above all dense ones: it has a bound."""
+    generator = np.random.default_rng(1)
+    shares, grains = np.meshgrid((0.02, 0.06, 0.2), (2.0, 4.0, 8.0))
+    axes = [
+        {"is_moe": True, "activation_ratio": share, "granularity": grain, "compute": compute}
+        for share, grain in zip(shares.ravel(), grains.ravel(), strict=True)
+        for compute in (3e18, 3e19, 3e20)
+    ]  # fmt: skip
+    axes += [
+        {"is_moe": False, "activation_ratio": 1.0, "granularity": 2.0, "compute": compute}
+        for compute in np.geomspace(1e18, 1e21, 8)
+    ]  # fmt: skip
+    runs = pd.DataFrame(axes).assign(shared_ratio=0.0)
+    equal = runs["compute"] * runs["activation_ratio"] ** -0.25
+    noise = np.exp(0.003 * generator.standard_normal(len(runs)))
+    sound = runs.assign(loss=(1.7 + 1650 * equal**-0.19) * noise, row="row ")
+    sound["row"] += sound.index.astype(str)
+    assert not any("joint law" in text for text in examine(sound, resamples=20).warnings)
+    faulty = sound.assign(loss=sound["loss"].where(sound.index != 4, 1.25 * sound["loss"]))
+    told = [text for text in examine(faulty, resamples=20).warnings if "outlier" in text]
+    assert len(told) == 1
+    assert told[0].startswith("outlier: row 4 at 3e+19 FLOPs")
+    assert "joint law" in told[0]
+
+
 def test_coefficients_that_an_outlier_moves_are_given_with_and_without(tmp_path):
     record = told(
         tmp_path, OUTLIER.replace("3.3698167485012647", "2.15")

@@ -30,6 +30,7 @@ from moe_leverage.analysis.leverage import (
     estimate,
     family_curves,
 )
+from moe_leverage.analysis.missed_mixtures import missed_mixtures
 from moe_leverage.analysis.outliers import far_from, without
 from moe_leverage.analysis.points import FAMILY, best_runs, settings, table_noise
 from moe_leverage.analysis.reductions import (
@@ -243,6 +244,8 @@ def joint_law(
         found.fits["joint"] = described(measured.fits["joint"], "joint")
     else:
         found.skipped["joint"] = measured.skipped["joint"]
+    if screen:
+        found.warnings.extend(missed_mixtures(measured))
     ratios = _plain_points(measured)["shared_ratio"].unique()
     if len(ratios) > 1:
         found.warnings.append(

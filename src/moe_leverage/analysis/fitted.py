@@ -66,8 +66,8 @@ class Convergence:
         found = []
         if self.starts_converged == 0:
             found.append("no start converged")
-        if self.num_starts > 1 and self.starts_at_best < 0.05 * self.num_starts:
-            found.append(f"only {self.starts_at_best} of {self.num_starts} starts found the best")
+        if self.num_starts > 1 and self.starts_at_best == 1:
+            found.append(f"only 1 of {self.num_starts} starts found the best")
         if self.resamples_converged < 0.99 * self.num_resamples:
             missing = self.num_resamples - self.resamples_converged
             found.append(f"{missing} of {self.num_resamples} resamples did not converge")
