@@ -108,6 +108,8 @@ def leverage(
         group, label = runs[runs["budget"] == budget], f"measured, {power(budget)}"
         if group.empty:
             continue
+        group = group.sort_values("activation_ratio")
+        axes[1].plot(group["activation_ratio"], group["efficiency_leverage"], lw=1, color=ink)
         draw_points(
             axes[1], group, "activation_ratio", "efficiency_leverage", colour=ink, label=label
         )
@@ -123,7 +125,7 @@ def leverage(
         axes[1].plot([], [], "--", color=theme.colour("muted"), label="our fit")
     axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     plain_ticks(axes[0].yaxis, (1, 2, 3, 4, 5, 6))
-    plain_ticks(axes[1].yaxis, (0.6, 0.8, 1, 1.25, 1.6, 2))
+    plain_ticks(axes[1].yaxis, (0.4, 0.6, 0.8, 1, 1.25, 1.6, 2, 2.5, 3))
     note(fig, ranges(STUDY_RANGE, runs))
     sparse = {"activation_ratio": 3 / 257, "granularity": 2.0}
     low, high = (
