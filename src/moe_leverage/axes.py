@@ -57,8 +57,8 @@ def whole_experts(
     """
     quantity("activation_ratio", activation_ratio)
     quantity("granularity", granularity)
-    rule = "must be from 0 to below 1"
-    require(0 <= shared_ratio < 1, "shared_ratio", shared_ratio, rule)
+    require_number("shared_ratio", shared_ratio, 0, 1)
+    require(shared_ratio < 1, "shared_ratio", shared_ratio, "must be from 0 to below 1")
     require_number("active_ffn_ratio", active_ffn_ratio, 0, 1e6, above=True)
     d_expert = multiple * max(1, round(2 * d_model / granularity / multiple))
     served_by = max(1, round(active_ffn_ratio * d_model / d_expert))

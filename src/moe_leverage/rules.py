@@ -112,9 +112,20 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     return dict(values)
 
 
+def printable(text: str) -> str:
+    """A text without what commands a terminal or ends a line: a mark stands in its place.
+
+    >>> printable("a\x1b[2Jb")
+    'a�[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _cut(text: str) -> str:
     """A text in one line, its middle left out where it is longer than a message shows."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    line = printable(text)
     end = SHOWN // 2 - 3
     return line if len(line) <= SHOWN else f"{line[: SHOWN - end - 3]}...{line[-end:]}"
 

@@ -197,26 +197,35 @@ class Fit:
                 f"must be {FORMAT}",
             )
             form = find(record["law"], f"{path.name}: law")
-            theta = np.array(record["theta"])
-            source = record["source"] | {
-                "domain": {k: tuple(v) for k, v in record["source"]["domain"].items()}
-            }
+            theta = _numbers(record["theta"], 1)
+            domain = {name: _numbers(ends, 1) for name, ends in record["source"]["domain"].items()}
+            for name, ends in domain.items():
+                is_range = len(ends) == 2 and 0 < ends[0] <= ends[1]
+                require(is_range, f"{path.name}: domain {name}", ends.tolist(), "is no range")
+            ranges = {name: tuple(ends.tolist()) for name, ends in domain.items()}
+            source = record["source"] | {"domain": ranges}
+            inputs = {name: _numbers(record["inputs"][name], 1) for name in form.inputs}
+            log_target, samples = _numbers(record["log_target"], 1), _numbers(record["samples"], 2)
+            clusters = _numbers(record["clusters"], 1).astype(int)
+            lengths = {len(column) for column in (*inputs.values(), log_target, clusters)}
+            is_whole = len(lengths) == 1 and samples.shape[1] == len(theta) and len(samples) > 0
+            require(is_whole, f"{path.name}: lengths", sorted(lengths), "must agree")
             return cls(
                 law=form.from_coefficients(form.from_theta(theta), Source(**source)),
-                target=record["target"],
+                target=str(record["target"]),
                 kind=record["kind"],
                 family=record["family"],
                 role=record["role"],
-                inputs={name: np.array(column) for name, column in record["inputs"].items()},
-                log_target=np.array(record["log_target"]),
-                clusters=np.array(record["clusters"]),
+                inputs=inputs,
+                log_target=log_target,
+                clusters=clusters,
                 theta=theta,
                 covariance=np.array(record["covariance"], dtype=float),
-                samples=np.array(record["samples"], dtype=float),
-                delta=record["delta"],
+                samples=samples,
+                delta=float(record["delta"]),
                 convergence=Convergence(**record["convergence"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError, json.JSONDecodeError) as error:
             raise ValueError(f"{path.name}: not a saved fit ({error!r})") from error
 
 
@@ -227,6 +236,14 @@ def described(fitted: Fit, kind: str, family: Family = "", note: str = "") -> Fi
     )
     law = replace(fitted.law, source=source)  # type: ignore[type-var]
     return replace(fitted, law=law, kind=kind, family=family)
+
+
+def _numbers(values: Any, axes: int) -> Array:
+    """An array of finite numbers with so many axes; TypeError where a file holds another thing."""
+    array = np.array(values, dtype=float)
+    if array.ndim != axes or not np.isfinite(array).all():
+        raise TypeError(f"{len(np.shape(values))} axes or a number that is not finite")
+    return array
 
 
 def _rounded(values: ArrayLike) -> Any:

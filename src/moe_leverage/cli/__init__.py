@@ -16,6 +16,7 @@ import typer
 
 from moe_leverage import __version__
 from moe_leverage.modules import import_modules
+from moe_leverage.rules import printable
 
 MESSAGE = 240  # characters of a message, beside the name of the program
 
@@ -76,8 +77,8 @@ def one_line(message: str) -> str:
     """A message in one line of at most MESSAGE characters, none of them a command to a terminal.
 
     >>> one_line("a\\n  b \\x1b[31m"), len(one_line("long " * 1000))
-    ('a b ?[31m', 240)
+    ('a b �[31m', 240)
     """
     words = " ".join(message.split())
-    line = "".join(c if c.isprintable() else "?" for c in words)
+    line = printable(words)
     return line if len(line) <= MESSAGE else f"{line[: MESSAGE - 4]} ..."

@@ -11,6 +11,7 @@ import typer
 
 from moe_leverage.cli import app
 from moe_leverage.cli import laws as printed
+from moe_leverage.cli.terminal import say, show_table
 
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation
@@ -254,7 +255,7 @@ def _print_serving(found: Explanation) -> None:
 def _print_unused(found: Explanation, name: str = "") -> None:
     if found.unused:
         start = f"{name}: " if name else ""
-        typer.echo(f"{start}not used: {', '.join(found.unused)}")
+        say(f"{start}not used: {', '.join(found.unused)}")
 
 
 def summary(found: Explanation) -> dict[str, str]:
@@ -283,14 +284,8 @@ def summary(found: Explanation) -> dict[str, str]:
 
 def print_table(names: list[str], rows: list[dict[str, str]], corner: str = "") -> None:
     """A column for each name, a row for each label of `rows`."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(corner, *names, box=box.SIMPLE_HEAD)
-    for label in rows[0]:
-        table.add_row(label, *(row[label] for row in rows))
-    Console().print(table)
+    cells = ([label, *(row[label] for row in rows)] for label in rows[0])
+    show_table([corner, *names], cells)
 
 
 def print_notes(warnings: tuple[str, ...], assumptions: tuple[str, ...], name: str = "") -> None:
@@ -298,7 +293,7 @@ def print_notes(warnings: tuple[str, ...], assumptions: tuple[str, ...], name: s
     start = f"{name}: " if name else ""
     for kind, lines in (("warning", warnings), ("note", assumptions)):
         for line in lines:
-            typer.echo(f"{start}{kind}: {line}")
+            say(f"{start}{kind}: {line}")
 
 
 def told(found: Explanation) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def fit(
     Example: moe-leverage fit runs.csv --column loss=eval/loss --report report.html
     """
     from moe_leverage import paths
-    from moe_leverage.rules import require
+    from moe_leverage.rules import printable, require
 
     for name, output in (("report", report), ("save", save)):
         if output is not None:
@@ -86,7 +86,7 @@ def fit(
     found = findings.examine(table.runs, floor=floor)
     record = reports.summary(table, found)
     if report is not None:
-        title = f"Efficiency leverage of {', '.join(path.name for path in runs)}"
+        title = printable(f"Efficiency leverage of {', '.join(path.name for path in runs)}")
         paths.write_atomically(report, reports.page(title, found, record))
     if save is not None:
         saved.save(save, found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moe_leverage.cli import app
+from moe_leverage.cli.terminal import show_table
 
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation
@@ -74,17 +75,12 @@ def say(answers: Answers, name: str, compute: float, as_json: bool) -> None:
 
 def show(answers: Answers, name: str, compute: float) -> None:
     """Print the answers as a table, and below it why a law is silent or extrapolates."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    head = ("law", "EL", "on", "at its tokens")
-    table = Table(*head, box=box.SIMPLE_HEAD, title=f"{name} at {compute:.3g} FLOPs")
+    head, rows = ("law", "EL", "on", "at its tokens"), []
     for answer in answers:
         mark = "" if answer.in_domain or answer.value is None else " *"
         cells = (_number(answer.value) + mark, answer.basis or "-", _number(answer.at_its_tokens))
-        table.add_row(answer.title, *cells)
-    Console().print(table)
+        rows.append((answer.title, *cells))
+    show_table(head, rows, f"{name} at {compute:.3g} FLOPs")
     typer.echo("*: extrapolated beyond the runs behind the law.")
     for answer in answers:
         if answer.reason:

@@ -31,7 +31,9 @@ from moe_leverage.design.parts import (
 )
 from moe_leverage.design.words import is_structural
 from moe_leverage.modules import collector_paused
+from moe_leverage.rules import require
 
+MOST_BUILT_LAYERS = 1_000  # each is some twenty objects, and takes milliseconds
 INSTALL = "needs transformers, which is not installed: pip install 'moe-leverage[hf]'"
 # What the library imports to run and train models: a quarter of the time that one takes to count.
 TO_RUN = ("torch._dynamo", "scipy.optimize")
@@ -63,6 +65,7 @@ def build(raw: Mapping[str, Any]) -> Built:
     17696
     """
     version = _version(raw)
+    _require_few_layers(raw)
     with quietly():
         config, model = construct(raw)
         unused = _unused(raw, config, model)
@@ -105,6 +108,16 @@ def construct(raw: Mapping[str, Any]) -> tuple[Any, Any]:
         text = " ".join(str(error).split()) or type(error).__name__
         rule = f"transformers {transformers.__version__} cannot build it: {text[:300]}"
         raise ValueError(f"model_type = {kind!r}: {rule}") from error
+
+
+def _require_few_layers(raw: Mapping[str, Any]) -> None:
+    """Refuse a model, or a tower of one, whose layers would be built for minutes."""
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            _require_few_layers(value)
+        elif isinstance(value, int) and ("layer" in name or name == "depth"):
+            rule = f"exceeds the {MOST_BUILT_LAYERS} layers that are built to be counted"
+            require(value <= MOST_BUILT_LAYERS, name, value, rule)
 
 
 def _model(transformers: Any, config: Any) -> Any:

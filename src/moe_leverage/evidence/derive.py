@@ -56,6 +56,8 @@ def check(source: Source, files: Sequence[Path]) -> pd.DataFrame:
     require(len(files) == len(source.files), "FILE", [str(f) for f in files], rule)
     tables = [read_table(path) for path in files]
     found = DERIVATIONS[source.derivation](*tables, **source.options)
+    named = [path.name for path in files]
+    require(not found.empty, "FILE", named, "holds no mixture whose leverage can be derived")
     rows = []
     for point in source.points:
         low, high = _nearest(found[found["layout"] == point.layout], point.compute)
@@ -244,7 +246,9 @@ def _columns(
         if name in texts:
             found[name] = table[name].astype(str).str.strip()
             continue
-        number = pd.to_numeric(table[name], errors="coerce").astype(float)
+        is_number = pd.api.types.is_numeric_dtype(table[name])
+        column = table[name] if is_number else table[name].astype(str)  # be it of 400 digits
+        number = pd.to_numeric(column, errors="coerce").astype(float)
         low = number > 0 if name in sizes else number >= 0
         bad = table[name].notna() & ~(low & np.isfinite(number))
         for row in number.index[bad][:1]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_leverage import corpus, ledger
-from moe_leverage.rules import require
+from moe_leverage.rules import one_of, refuse, require
 from moe_leverage.studies.catalogue import cells, register
 from moe_leverage.studies.place import Place
 from moe_leverage.studies.protocol import (
@@ -51,6 +51,7 @@ RATES = ("published", "hyperparameters", "tuning")
 WITHOUT_A_LAW = ("starting", "published")
 BY_OWN_KEYS = ("seed", "budget_flops")  # fields of a point that the file sets by keys of its own
 YOURS = 0  # the protocol of records that belong to no ladder
+MOST_RUNS = 10_000  # of a study: each is planned before any is trained
 LEAST_FLOPS, MOST_FLOPS = 1e8, 1e20
 
 
@@ -85,7 +86,10 @@ def load(path: Path) -> YourStudy:
     seeds = _seeds(values)
     designs = dict(_designs(values))
     against = _text(values, "against")
-    require(against in designs, "against", against, f"is none of {', '.join(designs)}")
+    if against not in designs:
+        refuse("against", against, one_of(designs))
+    count = (len(designs) * len(budgets) + len(reach)) * len(seeds)
+    require(count <= MOST_RUNS, "runs", count, f"a study has at most {MOST_RUNS:,}")
     sweeps = tuple(
         _sweep(
             design, _table(values, "base") | changes, budgets + reach * (design == against), seeds
@@ -152,12 +156,14 @@ def _designs(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         _require_field(f"axes.{axis}", axis, entries[0])
     for name, changes in designs.items():
         require(isinstance(changes, dict), f"designs.{name}", changes, "must be a table")
+        require(name.isprintable(), "designs", name, "must be named in letters that can be printed")
         for field, value in changes.items():
             _require_field(f"designs.{name}.{field}", field, value)
     for field, value in _table(values, "base").items():
         _require_field(f"base.{field}", field, value)
     count = max(1, len(designs)) * math.prod(len(entries) for entries in axes.values())
     require(count > 1, "designs", list(designs), "two at least, from [designs] and [axes]")
+    require(count <= MOST_RUNS, "designs", count, f"with [axes] at most {MOST_RUNS:,}")
     for name, changes in (designs or {"": {}}).items():
         for combination in itertools.product(*axes.values()):
             chosen = dict(zip(axes, combination, strict=True))

@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,12 +20,15 @@ from typing import IO, Any, cast
 import numpy as np
 import pandas as pd
 
-from moe_leverage.rules import require
+from moe_leverage.rules import LARGEST_FILE, printable, require
 from moe_leverage.your_runs.exports import spread
 
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 BOM = b"\xef\xbb\xbf"
 HEAD_BYTES = 1 << 16
+MOST_ROWS, MOST_COLUMNS = 5_000_000, 10_000  # of a table, which is held in memory
+LONGEST_LINE = 16 << 20  # bytes; gzip packs a line of gigabytes into little
+MOST_DIGITS = 300  # of a whole number; those of a float end at 308
 FIRST_ROW = 2  # of data in a table with a header, as editors number it
 BLANKS = ("", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "-", "–", "—")
 EXTRA = "is not installed here: pip install 'moe-leverage[tables]', or save the table as CSV"
@@ -85,11 +89,23 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Every line that is not blank, with its number; ValueError at the first that is not UTF-8."""
+    for number, line in _raw_lines(path):
+        text = _decoded(line.removeprefix(BOM) if number == 1 else line, path, number).strip()
+        if text:
+            yield number, text
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number; ValueError at one that no table has, or at one too many."""
     with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            text = _decoded(line.removeprefix(BOM) if number == 1 else line, path, number).strip()
-            if text:
-                yield number, text
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            rule = f"is longer than {LONGEST_LINE >> 20} MB"
+            require(len(line) <= LONGEST_LINE, f"{path.name}, row {number}", "a line", rule)
+            rule = f"has more than {MOST_ROWS:,} rows; thin it out"
+            require(number <= MOST_ROWS, "RUNS", path.name, rule)
+            yield number, line
 
 
 def _decoded(line: bytes, path: Path, row: int) -> str:
@@ -123,11 +139,17 @@ def _read_json(path: Path) -> pd.DataFrame:
             is_list = file.read(HEAD_BYTES).removeprefix(BOM).lstrip()[:1] == b"["
         if is_list:
             with _opened(path) as file:
-                records = json.loads(file.read().removeprefix(BOM))
+                text = file.read(LARGEST_FILE + 1)
+                rule = f"is a JSON list of more than {LARGEST_FILE >> 20} MB; save it as CSV"
+                require(len(text) <= LARGEST_FILE, "RUNS", path.name, rule)
+                records = json.loads(text.removeprefix(BOM), parse_int=_whole)
             rows = dict(enumerate(records, start=1))
         else:
+            size, rule = 0, f"has more than {LARGEST_FILE >> 20} MB of JSON; save it as CSV"
             for number, line in _lines(path):
-                rows[number] = json.loads(line)
+                size += len(line)
+                require(size <= LARGEST_FILE, "RUNS", path.name, rule)
+                rows[number] = json.loads(line, parse_int=_whole)
     except json.JSONDecodeError as error:
         place = f"row {len(rows) + 1}: " if rows else ""
         raise ValueError(f"{path.name}, {place}is not JSON ({error.msg})") from None
@@ -144,6 +166,11 @@ def _read_json(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path.name}: is nested too deep for a table") from None
     frame.index = pd.Index(list(rows))
     return _tidy(frame, path)
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number of JSON; infinite where no machine holds it, which its column then refuses."""
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
 
 
 def _read_markdown(path: Path) -> pd.DataFrame:
@@ -195,8 +222,13 @@ def _read_delimited(path: Path) -> pd.DataFrame:
     return _tidy(frame, path)
 
 
+def _require_few(columns: int, path: Path) -> None:
+    require(columns <= MOST_COLUMNS, "RUNS", path.name, f"has more than {MOST_COLUMNS:,} columns")
+
+
 def _require_names(headers: list[str], path: Path) -> None:
-    twice = sorted({name for name in headers if headers.count(name) > 1 and name})
+    _require_few(len(headers), path)
+    twice = sorted(name for name, times in Counter(headers).items() if times > 1 and name)
     require(not twice, f"{path.name}, row 1", twice, "each column needs a name of its own")
     for place, name in enumerate(headers):
         headers[place] = name or f"column {place + 1}"  # pandas writes its index without a name
@@ -205,10 +237,9 @@ def _require_names(headers: list[str], path: Path) -> None:
 def _check_widths(path: Path, num_columns: int, separator: str) -> None:
     """A row with more or fewer cells than the header is an error; pandas judges quoted rows."""
     mark = separator.encode()
-    with _opened(path) as file:
-        for row, line in enumerate(file, start=1):
-            if line.count(mark) + 1 != num_columns and b'"' not in line and line.strip():
-                _require_width(path, row, line.count(mark) + 1, num_columns)
+    for row, line in _raw_lines(path):
+        if line.count(mark) + 1 != num_columns and b'"' not in line and line.strip():
+            _require_width(path, row, line.count(mark) + 1, num_columns)
 
 
 def _require_width(path: Path, row: int, cells: int, num_columns: int) -> None:
@@ -219,6 +250,7 @@ def _require_width(path: Path, row: int, cells: int, num_columns: int) -> None:
 def _tidy(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Text without blanks around it; a blank is NaN, and a column of numbers is one."""
     require(len(frame.columns) > 0, "RUNS", path.name, "has no columns")
+    _require_few(len(frame.columns), path)
     done: dict[str, pd.Series] = {}
     for name in frame.columns:
         column = frame[name]
@@ -226,10 +258,10 @@ def _tidy(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             column = column.map({True: "true", False: "false"})
         if not pd.api.types.is_numeric_dtype(column):
             text = column.astype(object).where(column.notna(), np.nan)
-            text = text.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+            text = text.map(lambda cell: printable(cell.strip()) if isinstance(cell, str) else cell)
             text = text.where(~text.isin(BLANKS), np.nan)
             column = _numeric_if_all(text)
-        done[str(name)] = column
+        done[printable(str(name))] = column
     return pd.DataFrame(done, index=frame.index)
 
 

@@ -61,11 +61,14 @@ def predict(path: Path, point: Mapping[str, float]) -> dict[str, dict[str, Any]]
         if not set(fitted.law.inputs) <= set(point):
             continue
         own = {key: point[key] for key in fitted.law.inputs}
-        told = fitted.predict(own)
+        with np.errstate(over="ignore"):
+            told = fitted.predict(own)
+        value = float(told.value[0])
+        require(0 < value < np.inf, f"--from {name}", value, "is what the law gives here")
         ends = [float(end) for end in told.confidence[0]]
         found[name] = {
             "target": fitted.target,
-            "value": float(told.value[0]),
+            "value": value,
             "interval": ends if np.isfinite(ends).all() else None,
             "warnings": fitted.law.outside(**own),
         }
