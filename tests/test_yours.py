@@ -68,7 +68,7 @@ REFUSED = {
     "no such key": (("seeds =", "seedz ="), "seedz = .*: is not a key of a study"),
     "a field of nothing": (("bias_routing = true", "wings = 2"), r"designs.sigmoid.wings = 2"),
     "ours": (("bias_routing = true", "seed = 2"), "designs.sigmoid.seed = 2: is set by seeds"),
-    "against whom": (('"softmax" ', '"relu" '), "against = 'relu': is none of softmax, sigmoid"),
+    "against whom": (('"softmax" ', '"relu" '), "against = 'relu': must be one of softmax"),
     "one design": (("[designs.sigmoid]\nbias_routing = true", ""), "designs = .*two at least"),
     "the same": (
         ("bias_routing = true", "balance_coefficient = 0.01"),

@@ -2,7 +2,8 @@
 
 A module in this folder adds its verbs to `app` when it is imported; none is listed here.
 Verb modules import the package inside their functions, so that the command answers at once and
-torch is loaded only by the verbs that train.
+torch is loaded only by the verbs that train. What they print of a file and its name is no markup
+and no command to a terminal: `say`, `show_table`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -82,3 +84,35 @@ def one_line(message: str) -> str:
     words = " ".join(message.split())
     line = printable(words)
     return line if len(line) <= MESSAGE else f"{line[: MESSAGE - 4]} ..."
+
+
+def say(line: str) -> None:
+    """Print one line.
+
+    >>> say("a \\x1b[2J [/x]")
+    a �[2J [/x]
+    """
+    typer.echo(printable(line))
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table, its cells as they are.
+
+    >>> show_table(["[b]", "EL"], [["[/x]", "2"]])  # doctest: +NORMALIZE_WHITESPACE
+    <BLANKLINE>
+    [b] EL
+    ───────────
+    [/x] 2
+    <BLANKLINE>
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title)) if title else None)
+    for header in headers:
+        table.add_column(Text(printable(header)))
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(table)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moe_leverage.cli import app
+from moe_leverage.cli import app, say, show_table
 from moe_leverage.cli import laws as printed
-from moe_leverage.cli.terminal import say, show_table
 
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation

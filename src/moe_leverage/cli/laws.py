@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moe_leverage.cli import app
-from moe_leverage.cli.terminal import show_table
+from moe_leverage.cli import app, show_table
 
 if TYPE_CHECKING:
     from moe_leverage.design.designer import Explanation
