@@ -176,6 +176,10 @@ def test_the_estimators_stand_side_by_side(exact):
     ("change", "reason"),
     [
         (lambda t: t[t["is_moe"]], "dense budgets = 0: the dense frontier needs 2"),
+        (
+            lambda t: t.assign(loss=t["loss"].where(t["is_moe"], 2.5)),
+            "dense losses = .: no dense run has less than the cheapest, 2.5",
+        ),
         (lambda t: t[~t["is_moe"]], "MoE runs = 0: there is no leverage"),
         (lambda t: t.drop(columns="loss"), "loss = None: is not a column"),
         (lambda t: t.assign(loss=t["loss"].where(t.index != 5)), "loss, row 5 = nan"),

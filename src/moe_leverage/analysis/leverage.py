@@ -140,12 +140,16 @@ def _estimate(
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
     require(len(dense) >= 2, "dense budgets", len(dense), "the dense frontier needs 2 or more")
     require(len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate")
-    useful = best.drop(index=dominated(dense).index)
+    beaten = dominated(dense)
+    reach = dense.drop(index=beaten.index)["loss"]
+    rule = f"no dense run has less than the cheapest, {reach.max():.4g}: no frontier to read EL off"
+    require(reach.nunique() >= 2, "dense losses", len(dense), rule)
+    useful = best.drop(index=beaten.index)
     fits, skipped = _curve_fits(useful, resamples, seed)
     floored = fits.get("dense, FlooredPowerLaw")
     noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
     floor = _floor(fits, pinned)
-    is_straight = pinned is None and len(dense) - len(dominated(dense)) <= STRAIGHT
+    is_straight = pinned is None and len(dense) - len(beaten) <= STRAIGHT
     draws = Draws(noise, resamples, level, np.random.default_rng(seed))
     points = [frontier_points(dense, moe, floor, draws), *_curve_points(moe, fits, level)]
     if is_straight:  # a curve in (ln C, ln L) that bends towards a floor lies below its chord
@@ -170,7 +174,7 @@ def _estimate(
         warnings=[
             *([STRAIGHT_WARNING] if is_straight else []),
             *_noise_warnings(noise),
-            *_dominated_warnings(dominated(dense)),
+            *_dominated_warnings(beaten),
         ],
         is_straight=is_straight,
     )

@@ -70,7 +70,8 @@ def _without_leverage(table: RunsTable, found: Findings) -> list[str]:
     }.get(kind, found.skipped.get("leverage", "there is no leverage"))
     names = [name for name, fit in found.fits.items() if fit.role == "law"]
     told = f"they tell {', '.join(names)}" if names else "they tell no law"
-    return [f"Your {len(runs)} runs are {kind or 'too few'}: {lacks}; {told}."]
+    verb = f"are {kind}" if kind else "tell no leverage"
+    return [f"Your {len(runs)} runs {verb}: {lacks}; {told}."]
 
 
 def _over_a_line(point: pd.Series) -> str:
