@@ -50,6 +50,16 @@ def given_back(found, name="dense_chinchilla"):
     return all(low < getattr(LAW, key) < high for key, (low, high) in ends.items())
 
 
+def test_runs_at_one_ratio_of_tokens_tell_no_law_of_two_axes():
+    sizes = np.geomspace(1e6, 1e9, 8)
+    runs = pd.DataFrame({"is_moe": False, "active_params": sizes, "num_tokens": 20 * sizes})
+    runs["compute"], runs["loss"] = 120 * sizes**2, 1.8 + 400 / sizes**0.34
+    found = chinchilla(runs, resamples=0)
+    assert found.fits == {}
+    reason = "num_tokens over active_params = 20 in every run: no second axis for L(N, D)"
+    assert found.skipped["dense_chinchilla"] == reason
+
+
 def test_digitised_chinchilla_gives_its_law_back(tmp_path):
     table = sizes()
     path = tmp_path / "svg.csv"

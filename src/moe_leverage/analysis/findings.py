@@ -51,6 +51,7 @@ from moe_leverage.theory.registry import rivals
 from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
+SAME_RATIO = 1.05  # of D / N, largest over least: all runs lie on one line in (N, D)
 MOST_SECTIONS = 3  # of a kind that are fitted, those of most points: more say the same again
 SECTIONS: tuple[tuple[type[Law], str, tuple[str, ...]], ...] = (
     (SaturatedActivationLaw, "activation", ("granularity", "budget")),
@@ -180,6 +181,11 @@ def chinchilla(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
             continue
         sized = runs.rename(columns={size: "num_params"})
         best = sized.loc[sized.groupby(["num_params", "num_tokens"])["loss"].idxmin()]
+        ratio = (best["num_tokens"] / best["num_params"]).astype(float)
+        if ratio.max() < SAME_RATIO * ratio.min():
+            rule = "in every run: no second axis for L(N, D)"
+            found.skipped[label] = f"num_tokens over {size} = {ratio.median():.3g} {rule}"
+            continue
         clusters = "run_id" if "run_id" in sized else ""
         fit_to = partial(fit, ChinchillaLaw, clusters=clusters, resamples=resamples, seed=seed)
         try:
