@@ -22,6 +22,7 @@ from moe_leverage.figures import (
     flops_accounting,
     granularity,
     joint_law,
+    limits,
     other_laws,
     second_pilot,
     trained,
@@ -298,6 +299,7 @@ INPUTS |= {  # figures of our own runs alone
     "pilot-rates": ((page.runs_of("pilot"),), None),
     "routing-pilot": ((second_pilot.routing_table(page.runs_of("routing-pilot")),), None),
     "noise-pilot": ((SPREADS,), None),
+    "seed-noise": ((limits.noise_of_ladders(ledger.table(directory=ledger.DIRECTORY)),), None),
     "router-loads": ((trained.loads(ledger.table(directory=ledger.DIRECTORY)),), None),
 }
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]

@@ -55,6 +55,8 @@ def test_noise_is_pooled_over_settings_and_leaves_out_what_is_excluded(directory
     pooled = np.sqrt((1 * squares[0] + 2 * squares[1]) / 3)
     assert row["sd_nats"] == pytest.approx(pooled * np.mean([3.0, 3.2, 4.0, 4.1, 4.2]))
     assert row["evaluation_nats"] == pytest.approx(0.02)
+    assert row["low"] == pytest.approx(row["sd_nats"] * np.sqrt(3 / 7.8147), rel=1e-4)
+    assert row["high"] == pytest.approx(row["sd_nats"] * np.sqrt(3 / 0.35185), rel=1e-4)
 
 
 def test_one_seed_gives_no_noise(tmp_path):

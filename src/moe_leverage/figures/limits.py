@@ -13,26 +13,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.stats import chi2
 
 from moe_leverage import ledger, paper
+from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.gates import Gate
 from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.audit import Verdict, table
 from moe_leverage.audit.claims import Label
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY_SIZE
+from moe_leverage.figures import trained
 from moe_leverage.figures.hyperparameter_laws import (
     BATCH_TOKENS_LOG2,
     LEARNING_RATE_LOG2,
     SEARCH_FLOPS,
 )
-from moe_leverage.page.drawing import FAMILIES, power
+from moe_leverage.page import theme
+from moe_leverage.page.drawing import FAMILIES, log_axes, note, plain_ticks, power
+from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten
 NUM_MODELS = "more than 300"  # Abstract
+INKS = ("muted", "measured")  # of the ladders, the first one first
+TELLING = NORMAL_95 * np.sqrt(2)  # standard deviations between two single runs, at 90 %
 
 
 def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
@@ -95,12 +103,53 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def noise_of_ladders(runs: pd.DataFrame) -> pd.DataFrame:
+    """`noise_by_budget` of each ladder that the table has runs of."""
+    parts = [
+        noise_by_budget(trained.ladder(runs, protocol)).assign(ladder=name)
+        for protocol, name in trained.ORDINALS.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@figure(
+    "seed-noise",
+    paper="no counterpart: the paper gives one run a setting",
+    studies=("tuning", "isoflop", "activation", "activation-second"),
+    caption="Standard deviation of the loss when only the seed differs, pooled over the repeated "
+    "settings of each ladder, with 90 % intervals (chi-squared). Dashed: the standard error of one "
+    "loss from the held-out text, which all seeds share.",
+)
+def noise(found: pd.DataFrame) -> Drawing:
+    """Spread between seeds over compute, a line a ladder; `found` comes from `noise_of_ladders`."""
+    fig, ax = plt.subplots()
+    for (name, mine), role in zip(found.groupby("ladder", sort=False), INKS, strict=False):
+        ink = theme.colour(role)
+        ends = np.abs([mine["sd_nats"] - mine["low"], mine["high"] - mine["sd_nats"]])
+        ax.errorbar(mine["training_flops"], mine["sd_nats"], yerr=ends, fmt="o-", mfc="none",
+                    color=ink, lw=1, label=str(name))  # fmt: skip
+        ax.plot(mine["training_flops"], mine["evaluation_nats"], "--", color=ink, lw=1)
+    log_axes(ax, "training_flops")
+    ax.set_ylabel("Standard deviation of the loss (nats)")
+    ax.set_yscale("log")
+    plain_ticks(ax.yaxis, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
+    ax.legend()
+    note(fig, "Ours alone: the paper prints none of these losses.")
+    last = found.loc[found.groupby("ladder", sort=False)["training_flops"].idxmax()].iloc[-1]
+    finding = (
+        f"At {power(last['training_flops'])} FLOPs two single runs of the {last['ladder']} have to "
+        f"differ by {TELLING * last['sd_nats']:.2f} nats before the difference can be told from "
+        "another seed."
+    )
+    return Drawing(fig, found, finding)
+
+
 def noise_by_budget(runs: pd.DataFrame) -> pd.DataFrame:
     """How far losses of one setting lie apart when only the seed differs, a row a budget.
 
-    `sd_nats` is pooled over settings; `evaluation_nats` the mean standard error of
-    one loss from the held-out text alone; losses of one setting share that text, so it is no part
-    of the former.
+    `sd_nats` is pooled over settings, from `low` to `high` with 90 % (chi-squared);
+    `evaluation_nats` the mean standard error of one loss from the held-out text alone; losses of
+    one setting share that text, so it is no part of the former.
     """
     done = ledger.once(ledger.finished(runs))
     rows = []
@@ -108,11 +157,15 @@ def noise_by_budget(runs: pd.DataFrame) -> pd.DataFrame:
         repeats = group[group.groupby("config_id")["run_id"].transform("size") > 1]
         sigma, freedom = seed_noise(repeats)
         if freedom:
+            sd = sigma * repeats["loss_nats"].mean()
+            low, high = sd * np.sqrt(freedom / chi2.ppf([0.95, 0.05], freedom))
             rows.append({
-                "training compute (FLOPs)": power(float(str(budget))),
+                "training_flops": float(str(budget)),
                 "settings": repeats["config_id"].nunique(),
                 "runs": len(repeats),
-                "sd_nats": sigma * repeats["loss_nats"].mean(),
+                "sd_nats": sd,
+                "low": low,
+                "high": high,
                 "evaluation_nats": repeats["validation_standard_error_nats"].astype(float).mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
