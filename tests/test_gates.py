@@ -8,7 +8,15 @@ import pandas as pd
 import pytest
 
 from moe_leverage import ledger
-from moe_leverage.analysis.gates import CHECKS, MOST_LOAD, failing, gates, rests_on
+from moe_leverage.analysis.gates import (
+    CHECKS,
+    MOST_LOAD,
+    _above,
+    _difference,
+    failing,
+    gates,
+    rests_on,
+)
 from moe_leverage.figures import trained
 
 BUDGETS = (3e11, 1e12, 3e12, 1e13)
@@ -257,3 +265,27 @@ def test_unbalanced_designs_are_left_out_whole_and_no_others():
     busiest = runs["load.max_over_mean"].map(max)
     beyond = (busiest > MOST_LOAD).groupby(runs["config_id"]).transform("any")
     assert (beyond == is_left_out).all()
+
+
+def test_errors_of_a_difference_and_of_a_bottom_fall_with_the_runs_behind_them():
+    dense, whole = pd.DataFrame({"loss_nats": [3.0] * 4}), pd.DataFrame({"loss_nats": [3.3]})
+    nats, errors = _difference(dense, whole, sigma=0.01)
+    assert nats == pytest.approx(0.3)
+    assert errors == pytest.approx(math.log(1.1) / (0.01 * math.sqrt(1 / 4 + 1)))
+    plain = pd.DataFrame({"budget_flops": 1e12, "config_id": "a", "loss_nats": [3.3] * 16})
+    bottoms = pd.DataFrame({"num_sizes": 4, "log_loss_error": 0.0, "loss": 3.0}, index=[1e12])
+    above = _above(plain, bottoms, sigma=0.01)
+    assert above[1e12] == pytest.approx(math.log(1.1) / (0.01 * math.sqrt(1 / 16 + 1 / 4)))
+
+
+def test_figures_and_words_of_a_sound_ladder():
+    table = sound()
+    first = int(table["is_moe"].argmax())
+    idle = table["load.idle_experts"].tolist()
+    table["load.idle_experts"] = [(0, 1) if i == first else each for i, each in enumerate(idle)]
+    found = {(gate.name, gate.study): gate for gate in gates(table)}
+    assert found["bodies", "activation"].figure == 4 * 64**2 / (2 * 32**2)
+    assert found["no expert idle", "activation"].figure == 1 / 64
+    assert found["no expert idle", "activation"].detail.startswith("0 of ")
+    assert found["tuned", "tuning"].detail == "every best cell is inside its grid"
+    assert found["repeated at the top", "activation"].detail == "seeds a design at 1e+13 FLOPs"

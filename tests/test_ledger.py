@@ -303,3 +303,35 @@ def test_verify_finds_a_run_that_stands_twice(tmp_path):
 
 def test_the_ledger_of_this_project_verifies():
     assert verify() == []
+
+
+@pytest.mark.parametrize(
+    ("flops", "budget"),
+    [(0.98e12, 1e12), (1.02e12, 1e12), (3.07e11, 3e11), (2.95e13, 3e13), (1.55e12, 1.6e12),
+     (0.96e12, 9.6e11), (1.06e12, 1.1e12)],
+)  # fmt: skip
+def test_a_compute_stands_on_the_rung_that_it_is_within_a_thirtieth_of(flops, budget):
+    assert ledger.rung(flops) == pytest.approx(budget, rel=1e-9)
+
+
+def test_what_follows_from_a_record_and_its_plan(tmp_path):
+    for seed in range(2):
+        append(tmp_path / "toy.jsonl", record_of(seed))
+    plan = {"role": "variant", "runs": [], "varies": ["d_model", "learning_rate"]}
+    ledger.write_plans({"toy": plan}, tmp_path)
+    row = ledger.table("toy", directory=tmp_path).iloc[0]
+    count = record_of()
+    parts = ("attention_projections", "attention_scores")
+    attention = sum(count["forward_flops"][part] for part in parts)
+    assert row["attention_share"] == attention / count["axes"]["flops_per_token"]
+    assert row["batch_tokens"] == 8 * 16
+    assert (row["is_moe"], row["family"]) == (False, "dense")
+    assert row["variant"] == "toy 16 0.01"
+    ledger.write_plans({"toy": plan | {"varies": []}}, tmp_path)
+    assert ledger.table("toy", directory=tmp_path)["variant"].tolist() == ["toy", "toy"]
+    moe = record_of(3)
+    moe["config"]["model"] |= {
+        "num_experts": 4, "num_active_experts": 1, "d_expert": 8, "num_dense_layers": 0,
+    }  # fmt: skip
+    append(tmp_path / "toy.jsonl", moe)
+    assert ledger.table("toy", directory=tmp_path)["is_moe"].tolist() == [False, False, True]

@@ -32,12 +32,12 @@ def runs(families=1, beyond=True):
     return table.assign(loss=table["loss"] * noise)
 
 
-def page(tmp_path, table):
+def page(tmp_path, table, title="Leverage"):
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)
     read = read_runs(path)
     found = examine(read.runs, resamples=100)
-    return report.page("Leverage", found, report.summary(read, found))
+    return report.page(title, found, report.summary(read, found))
 
 
 def test_bounds_and_open_ends_are_drawn_and_said(tmp_path):
@@ -122,6 +122,7 @@ def test_a_report_on_a_phone_is_legible_and_hostile_names_stay_text(tmp_path):
 
 
 def test_a_report_loads_nothing_and_runs_nothing(tmp_path):
-    text = page(tmp_path, runs())
+    text = page(tmp_path, runs(), title="<script>alert(1)</script>")
+    assert text.count("&lt;script&gt;alert(1)") == 2
     assert not re.search(r'(src|href)="(?!#)', text)
     assert "<script" not in text

@@ -337,3 +337,18 @@ def test_transformers_builds_the_design_with_the_promised_parameters(tmp_path):
         model = transformers.AutoModelForCausalLM.from_config(config)
     built = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert built == found.explanation.parameters["total"]
+
+
+def test_a_limit_holds_up_to_itself_and_a_size_on_both_sides():
+    limits = Limits(compute=1e22, max_memory_gb=80.0)
+    assert limits.hold(1e9, 80.0)
+    assert not limits.hold(1e9, 80.1)
+    bounds.require_near(np.array([0.5, 1.04]), limits)
+    for size in (0.9, 1.1):
+        with pytest.raises(ValueError, match="the nearest size is"):
+            bounds.require_near(np.array([size]), limits)
+    bounds.require_reachable(np.array([0.1]), np.array([0.96]), limits)  # both within 5 %
+    bounds.require_reachable(np.array([1.04]), np.array([9.0]), limits)
+    for smallest, largest in ((1.06, 9.0), (0.1, 0.94)):
+        with pytest.raises(ValueError, match="shape searched is"):
+            bounds.require_reachable(np.array([smallest]), np.array([largest]), limits)
