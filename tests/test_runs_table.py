@@ -294,6 +294,15 @@ def test_compute_may_differ_from_its_count_as_conventions_do(tmp_path, factor, i
             read(tmp_path, header + "\n".join(rows))
 
 
+def test_mixtures_at_twice_the_convention_of_dense_rows_are_mixed_units(tmp_path):
+    rows = [
+        f"{3 - tokens / 1e11},{tokens},1e8,{factor * 3e8 * tokens},{a},2"
+        for a, factor in ((1, 1.0), (0.1, 2.2)) for tokens in (1e9, 2e9, 4e9)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="mixed units"):
+        read(tmp_path, "\n".join(["loss,tokens,flops_per_token,flops,A,G", *rows]))
+
+
 @pytest.mark.parametrize(("given", "is_taken"), [(0.0515, True), (0.0480, True), (0.0535, False)])
 def test_an_axis_may_differ_by_a_twentieth_from_what_the_sizes_give(tmp_path, given, is_taken):
     header = "loss,tokens,flops,A,G,S,num_experts,top_k,num_shared_experts\n"

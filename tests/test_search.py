@@ -193,10 +193,21 @@ def test_no_shape_at_random_within_the_limits_does_better():
     assert tried >= 10
 
 
+def attention_share(found):
+    flops = found.explanation.flops_per_token
+    return (flops["attention_projections"] + flops["attention_scores"]) / flops["non_embedding"]
+
+
+def test_no_shape_has_more_attention_than_the_most_where_another_can(monkeypatch):
+    monkeypatch.setattr(search, "MAX_ATTENTION_SHARE", 0.3)
+    assert all(attention_share(found) <= 0.3 for found in design(Limits(compute=1e22)))
+    monkeypatch.setattr(search, "MAX_ATTENTION_SHARE", 0.0)
+    assert design(Limits(compute=1e22))
+
+
 def test_equals_in_leverage_are_ordered_by_attention_share():
     designs = design(Limits(compute=1e22))
-    flops = designs[0].explanation.flops_per_token
-    share = (flops["attention_projections"] + flops["attention_scores"]) / flops["non_embedding"]
+    share = attention_share(designs[0])
     low, high = BEST_ATTENTION_SHARE
     assert low - 0.01 <= share <= high + 0.01
     best = max(axes(found)[2] for found in designs)
