@@ -74,6 +74,8 @@ HUGE = {  # small files of what no machine holds
     "columns.csv": ",".join(f"c{i}" for i in range(200_000)).encode() + b"\n",
     "digits.json": b'[{"loss": 3, "flops": 1' + b"0" * 5000 + b"}]",
     "layers.json": json.dumps(JAMBA | {"num_hidden_layers": 10**7}).encode(),
+    "deep.yaml": b"a: " + b"[" * 10**4,
+    "deep-config.toml": b"a = " + b"[" * 10**4,
     "seeds.toml": as_toml(STUDY | {"seeds": list(range(10**5))}).encode(),
     "axes.toml": as_toml(STUDY | {"axes": {"adam_beta2": MANY, "weight_decay": MANY}}).encode(),
 }  # fmt: skip
@@ -216,6 +218,9 @@ def check(arguments: list[str], folder: Path, codes: tuple[object, ...] = (2,)) 
 @example(arguments=["fit", "deep.json", "--map", "input.json"])
 @example(arguments=["fit", "deep.json"])
 @example(arguments=["predict", "--from", "deep.json"])
+@example(arguments=["explain", "deep.json"])
+@example(arguments=["explain", "deep.yaml"])
+@example(arguments=["explain", "deep-config.toml"])
 @given(arguments=LINES)
 def test_a_mistake_is_answered_in_one_line_and_touches_nothing(
     place: Path, arguments: list[str]

@@ -35,6 +35,14 @@ def parse(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: is not UTF-8 text") from error
+    try:
+        return _read(path, text)
+    except RecursionError:
+        raise ValueError(f"{path.name}: is nested deeper than any config") from None
+
+
+def _read(path: Path, text: str) -> dict[str, Any]:
+    """The text in the format that the file's name or its first characters say."""
     if path.suffix == ".toml":
         return _toml(path, text)
     if path.suffix in (".yaml", ".yml"):
@@ -43,7 +51,7 @@ def parse(path: Path) -> dict[str, Any]:
         return _arguments(path, text)
     try:
         raw = json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path.name}: is not JSON: {error}") from error
     return _object(path, raw)
 
