@@ -268,10 +268,10 @@ def test_unbalanced_designs_are_left_out_whole_and_no_others():
 
 
 def test_errors_of_a_difference_and_of_a_bottom_fall_with_the_runs_behind_them():
-    dense, whole = pd.DataFrame({"loss_nats": [3.0] * 4}), pd.DataFrame({"loss_nats": [3.3]})
+    dense, whole = pd.DataFrame({"loss_nats": [3.0] * 4}), pd.DataFrame({"loss_nats": [3.3] * 2})
     nats, errors = _difference(dense, whole, sigma=0.01)
     assert nats == pytest.approx(0.3)
-    assert errors == pytest.approx(math.log(1.1) / (0.01 * math.sqrt(1 / 4 + 1)))
+    assert errors == pytest.approx(math.log(1.1) / (0.01 * math.sqrt(1 / 4 + 1 / 2)))
     plain = pd.DataFrame({"budget_flops": 1e12, "config_id": "a", "loss_nats": [3.3] * 16})
     bottoms = pd.DataFrame({"num_sizes": 4, "log_loss_error": 0.0, "loss": 3.0}, index=[1e12])
     above = _above(plain, bottoms, sigma=0.01)
