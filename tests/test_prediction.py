@@ -14,6 +14,7 @@ from synthetic_fits import synthetic_fits
 from moe_leverage import paths
 from moe_leverage.analysis import identification
 from moe_leverage.analysis.fitted import Fit
+from moe_leverage.design import prediction
 from moe_leverage.design.prediction import BY_DEFINITION, REACH, predict, silence
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.leverage import efficiency_leverage
@@ -99,8 +100,10 @@ def test_the_definition_holds_in_arrays_and_leaves_the_formula_as_it_is():
         efficiency_leverage(PUBLISHED.joint, activation_ratio=1.5, granularity=2, compute=1e20)
 
 
-def test_beyond_its_runs_our_own_law_goes_along_an_axis_that_they_identify():
-    """The profiles do not identify gamma and beta, but bound d and A_start, if on one side."""
+def test_beyond_its_runs_our_own_law_goes_along_an_axis_that_they_identify(monkeypatch):
+    """As if the profiles left gamma and beta open, but none of what carries A and C."""
+    left_open = {("joint", name): identification.NOT_IDENTIFIED for name in ("gamma", "beta")}
+    monkeypatch.setattr(prediction, "verdicts", lambda fits: left_open)
     inside = {"activation_ratio": 0.0461, "granularity": 4.0, "compute": 1e12}
     assert predict(**inside).measured.in_domain
     assert predict(**inside | {"activation_ratio": 0.01}).measured.value is not None
