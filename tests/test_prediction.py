@@ -100,10 +100,18 @@ def test_the_definition_holds_in_arrays_and_leaves_the_formula_as_it_is():
         efficiency_leverage(PUBLISHED.joint, activation_ratio=1.5, granularity=2, compute=1e20)
 
 
-def test_beyond_its_runs_our_own_law_goes_along_an_axis_that_they_identify(monkeypatch):
+@pytest.fixture
+def granularity_is_left_open(monkeypatch):
     """As if the profiles left gamma and beta open, but none of what carries A and C."""
     left_open = {("joint", name): identification.NOT_IDENTIFIED for name in ("gamma", "beta")}
     monkeypatch.setattr(prediction, "verdicts", lambda fits: left_open)
+    prediction._load.cache_clear()
+    yield
+    prediction._load.cache_clear()
+
+
+@pytest.mark.usefixtures("granularity_is_left_open")
+def test_beyond_its_runs_our_own_law_goes_along_an_axis_that_they_identify():
     inside = {"activation_ratio": 0.0461, "granularity": 4.0, "compute": 1e12}
     assert predict(**inside).measured.in_domain
     assert predict(**inside | {"activation_ratio": 0.01}).measured.value is not None
