@@ -84,7 +84,7 @@ def faults(imports: Imports, floor_of: Mapping[str, int] = FLOOR_OF) -> list[str
     """Rooms without a floor, imports from a floor above, and circles.
 
     >>> faults({"page": {"cli"}, "cli": {"page"}})
-    ['page (floor 6) imports cli (floor 9)', 'circle: page, cli, page']
+    ['page (floor 7) imports cli (floor 10)', 'circle: page, cli, page']
     """
     names = sorted(imports)
     found = [f"{name} has no floor" for name in names if name not in floor_of]

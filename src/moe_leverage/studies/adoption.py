@@ -38,6 +38,7 @@ class Measure:
     studies: tuple[str, ...]
     examine: Callable[..., Findings]
     laws: tuple[str, ...]
+    keeps_optima: bool = False  # bodies are planned between them, and by the law beyond
 
 
 def adopt(name: str, place: Place) -> Path:
@@ -55,7 +56,8 @@ def adopt(name: str, place: Place) -> Path:
         require(not absent, "law", name, rule)
     table = _usable(studies, place)
     found = measure(name, table)
-    optima = {f"{family}_model": _sound(of) for family, of in found.optima.items()}
+    kept = found.optima if MEASURES[name].keeps_optima else {}
+    optima = {f"{family}_model": _sound(of) for family, of in kept.items()}
     record = {
         "studies": list(studies),
         "num_runs": len(table),
@@ -144,5 +146,5 @@ MEASURES = {
     "allocation": Measure(("allocation",), findings.allocation, SIZES),
     "leverage": Measure(("activation", "granularity"), findings.joint_law, ("joint",)),
     "tuning": Measure(("tuning",), findings.hyperparameters, RATES),
-    "isoflop": Measure(("isoflop",), findings.allocation, SIZES),
+    "isoflop": Measure(("isoflop",), findings.allocation, SIZES, keeps_optima=True),
 }
