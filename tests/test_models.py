@@ -174,7 +174,7 @@ def test_any_config_is_counted_or_refused_by_a_value_error(kind, changes):
         (b"{", "config.json: is not JSON"),
         (b"", "config.json: is not JSON"),
         (b"\xff\xfe\xfd", "config.json: is not UTF-8 text"),
-        (b"[" * 200_000, "config.json: is not JSON"),
+        (b"[" * 200_000, "config.json: is nested deeper than any config"),
         (b"[1, 2]", "config.json = 'list': must hold a JSON object"),
         (b'{"hidden_size": NaN}', "model_type = None: is required"),
         (b'{"published": 3}', "not a model config: looks like an empty object"),
