@@ -3,10 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic_runs import all_runs
 
 from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.envelope import fit_envelope
-from moe_leverage.analysis.findings import examine
+from moe_leverage.analysis.findings import examine, joint_law
+from moe_leverage.analysis.outliers import find_outliers, without
+from moe_leverage.analysis.points import best_runs
 from moe_leverage.theory.rivals import ChinchillaLaw
 from moe_leverage.your_runs import report
 from moe_leverage.your_runs.columns import SYNONYMS, guess_map
@@ -217,30 +220,116 @@ def test_a_dense_outlier_is_named_and_leverage_is_given_with_and_without(tmp_pat
         assert not row["interval"][0] <= row["with_outliers"] <= row["interval"][1]
 
 
-def test_a_mixture_whose_family_has_no_curve_is_an_outlier_of_the_joint_law():
-    """Three runs a family; one loss is a quarter too high, above all dense ones: it has a bound."""
+def small_families():
+    """Three runs in each of nine families of EL = A^(-1/4), too few for a curve; eight dense."""
     generator = np.random.default_rng(1)
     shares, grains = np.meshgrid((0.02, 0.06, 0.2), (2.0, 4.0, 8.0))
     axes = [
-        {"is_moe": True, "activation_ratio": share, "granularity": grain, "compute": compute}
+        {"kind": "moe", "A": share, "G": grain, "flops": compute}
         for share, grain in zip(shares.ravel(), grains.ravel(), strict=True)
         for compute in (3e18, 3e19, 3e20)
     ]  # fmt: skip
-    axes += [
-        {"is_moe": False, "activation_ratio": 1.0, "granularity": 2.0, "compute": compute}
-        for compute in np.geomspace(1e18, 1e21, 8)
-    ]  # fmt: skip
-    runs = pd.DataFrame(axes).assign(shared_ratio=0.0)
-    equal = runs["compute"] * runs["activation_ratio"] ** -0.25
+    dense = np.geomspace(1e18, 1e21, 8)
+    axes += [{"kind": "dense", "A": 1.0, "G": 2.0, "flops": compute} for compute in dense]
+    runs = pd.DataFrame(axes)
+    equal = runs["flops"] * runs["A"] ** -0.25
     noise = np.exp(0.003 * generator.standard_normal(len(runs)))
-    sound = runs.assign(loss=(1.7 + 1650 * equal**-0.19) * noise, row="row ")
-    sound["row"] += sound.index.astype(str)
-    assert not any("joint law" in text for text in examine(sound, resamples=20).warnings)
-    faulty = sound.assign(loss=sound["loss"].where(sound.index != 4, 1.25 * sound["loss"]))
-    told = [text for text in examine(faulty, resamples=20).warnings if "outlier" in text]
-    assert len(told) == 1
-    assert told[0].startswith("outlier: row 4 at 3e+19 FLOPs")
-    assert "joint law" in told[0]
+    return runs.assign(loss=(1.7 + 1650 * equal**-0.19) * noise)
+
+
+def with_fault(runs, place, factor):
+    return runs.assign(loss=runs["loss"].where(runs.index != place, factor * runs["loss"]))
+
+
+def outlier_warnings(record):
+    return [text for text in record["warnings"] if "outlier" in text]
+
+
+@pytest.mark.parametrize(("factor", "own"), [(1.25, None), (1.05, (0.2, 0.8)), (0.95, (10, 40))])
+def test_a_mixture_whose_family_has_no_curve_is_an_outlier_of_the_joint_law(tmp_path, factor, own):
+    """Also one so good that the joint fit would hold it out; beyond the dense losses it has no EL.
+
+    Without it every estimate is what it would be had the run never been.
+    """
+    sound = small_families()
+    assert not outlier_warnings(told(tmp_path, sound.to_csv(index=False)))
+    record = told(tmp_path, with_fault(sound, 4, factor).to_csv(index=False))
+    (said,) = outlier_warnings(record)
+    assert said.startswith("outlier: row 6 at 3e+19 FLOPs")
+    assert "joint law" in said
+    never = told(tmp_path, sound.drop(index=4).to_csv(index=False))
+    assert record["fits"]["joint"]["coefficients"] == never["fits"]["joint"]["coefficients"]
+    assert record["answer"] == never["answer"]
+    rows = [row for row in record["leverage"] if row["row"] == "row 6"]
+    if own is None:
+        assert not rows
+    else:
+        (row,) = rows
+        assert row["efficiency_leverage"] is None
+        assert own[0] < row["with_outliers"] < own[1]
+
+
+def test_what_an_outlying_mixture_moves_is_given_with_and_without(tmp_path):
+    """One of the seven runs of a family is far too bad: its curve moves, and EL by that curve."""
+    dense = [("dense", 1.0, c, 1.7 + 1650 * c**-0.19) for c in np.geomspace(1e18, 1e22, 9)]
+    mixtures = [
+        ("moe", 0.03, c, (1.7 + 1650 * (3 * c) ** -0.19) * (1.2 if c == 3e21 else 1.0))
+        for c in (3e18, 1e19, 3e19, 1e20, 3e20, 1e21, 3e21)
+    ]  # fmt: skip
+    runs = pd.DataFrame(dense + mixtures, columns=["kind", "A", "flops", "loss"])
+    noise = np.exp(0.001 * np.random.default_rng(0).standard_normal(len(runs)))
+    text = runs.assign(loss=runs["loss"] * noise).to_csv(index=False)
+    record = told(tmp_path, text)
+    (said,) = outlier_warnings(record)
+    assert said.startswith("outlier: row 17 at 3e+21 FLOPs")
+    top = record["estimators"][-1]
+    assert top["compute"] == 1e21
+    assert top["power curves, with outliers"] < 0.5 * top["power curves"]
+    assert top["frontier"] == pytest.approx(3, rel=0.2)
+    assert "frontier, with outliers" not in top or top["frontier, with outliers"] is None
+
+
+def test_an_outlier_of_dense_runs_alone_is_named_and_kept_from_their_curve(tmp_path):
+    runs = small_families()
+    runs = runs[runs["kind"] == "dense"].reset_index(drop=True)
+    sound = told(tmp_path, runs.to_csv(index=False))
+    record = told(tmp_path, with_fault(runs, 0, 1.3).to_csv(index=False))
+    (said,) = outlier_warnings(record)
+    assert said.startswith("outlier: row 2 at ")
+    for name in ("dense_loss", "dense_loss_power"):
+        fitted = record["fits"][name]
+        assert fitted["num_points"] == sound["fits"][name]["num_points"] - 1
+    assert record["fits"]["dense_loss_power"]["with_outliers"]
+
+
+def test_all_seeds_of_an_outlier_are_kept_from_every_law():
+    """A point is a mean of seeds, whose loss is that of none of them."""
+    rows = [
+        {"is_moe": False, "compute": 6 * size * tokens, "active_params": size, "num_tokens": tokens,
+         "seed": seed, "loss": ChinchillaLaw(1.8, 480.0, 2000.0, 0.35, 0.37).evaluate(
+             num_params=size, num_tokens=tokens) * (1 + 0.002 * seed)}
+        for size in np.geomspace(1e7, 1e9, 8)
+        for tokens in (20 * size,)
+        for seed in range(2)
+    ]  # fmt: skip
+    runs = pd.DataFrame(rows).assign(activation_ratio=1.0, granularity=2.0, shared_ratio=0.0)
+    false = runs["active_params"] == runs["active_params"].unique()[4]
+    runs["loss"] = runs["loss"].where(~false, 1.3 * runs["loss"])
+    odd = find_outliers(best_runs(runs))
+    assert len(odd) == 1
+    pd.testing.assert_frame_equal(without(runs, odd), runs[~false])
+
+
+@pytest.mark.parametrize("fault", [{"loss": -1.0}, {"compute": np.nan}])
+def test_only_what_a_table_cannot_tell_is_skipped(fault):
+    """A value that no run can have is an error of whoever passes it, screened or not."""
+    runs = all_runs()
+    assert set(joint_law(runs[runs["is_moe"]], resamples=5).skipped) == {"leverage"}
+    for screen in (False, True):
+        with pytest.raises(ValueError, match="must be positive and finite"):
+            joint_law(runs.assign(**fault), resamples=5, screen=screen)
+    with pytest.raises(ValueError, match="granularity, row 0"):
+        joint_law(runs.assign(granularity=-runs["granularity"]), resamples=5)
 
 
 def test_coefficients_that_an_outlier_moves_are_given_with_and_without(tmp_path):

@@ -19,25 +19,29 @@ MOST = 10**12  # of anything that is counted: beyond it no machine holds a model
 LARGEST_FILE = 64 << 20  # bytes of a JSON file that is read for its fields
 
 
-def require(holds: bool, name: str, value: object, rule: str) -> None:
-    """Raise a ValueError that names the field, its value and the rule it breaks.
+def require(
+    holds: bool, name: str, value: object, rule: str, kind: type[ValueError] = ValueError
+) -> None:
+    """Raise a ValueError, or a kind of it, that names the field, its value and the rule it breaks.
 
     >>> require(3 > 4, "num_steps", 3, "must exceed 4")
     Traceback (most recent call last):
     ValueError: num_steps = 3: must exceed 4
     """
     if not holds:
-        refuse(name, value, rule)
+        refuse(name, value, rule, kind)
 
 
-def refuse(name: str, value: object, rule: str) -> typing.NoReturn:
+def refuse(
+    name: str, value: object, rule: str, kind: type[ValueError] = ValueError
+) -> typing.NoReturn:
     """Raise that ValueError; for a check that words its rule only once it is broken.
 
     >>> refuse("num_steps", 3, "must exceed 4")
     Traceback (most recent call last):
     ValueError: num_steps = 3: must exceed 4
     """
-    raise ValueError(f"{_cut(name)} = {shown(value)}: {rule}")
+    raise kind(f"{_cut(name)} = {shown(value)}: {rule}")
 
 
 def shown(value: object) -> str:

@@ -12,15 +12,15 @@ A table of runs has the columns of `leverage`, and `active_params` where known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import pandas as pd
 
-from moe_leverage.analysis.as_leverage import Frontier, as_leverage
 from moe_leverage.analysis.bootstrap import student_ratio
-from moe_leverage.analysis.diagnose import Score, compare
+from moe_leverage.analysis.diagnose import Score
 from moe_leverage.analysis.fitted import Family, Fit, described
 from moe_leverage.analysis.fitting import UnidentifiedError, fit
 from moe_leverage.analysis.leverage import (
@@ -30,13 +30,14 @@ from moe_leverage.analysis.leverage import (
     estimate,
     family_curves,
 )
-from moe_leverage.analysis.missed_mixtures import missed_mixtures
-from moe_leverage.analysis.outliers import far_from, without
+from moe_leverage.analysis.outliers import far_from, find_outliers, without
 from moe_leverage.analysis.points import FAMILY, best_runs, settings, table_noise
 from moe_leverage.analysis.reductions import (
     budgets,
     isoflop_optima,
 )
+from moe_leverage.analysis.rival_scores import rival_scores
+from moe_leverage.analysis.screening import outlier_warning, screened
 from moe_leverage.analysis.sweep_fits import allocation_fit, hyperparameter_fit
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import (
@@ -47,7 +48,6 @@ from moe_leverage.theory.laws import (
     PowerLaw,
     SaturatedActivationLaw,
 )
-from moe_leverage.theory.registry import rivals
 from moe_leverage.theory.rivals import ChinchillaLaw, FlooredPowerLaw
 
 MIN_RATES, MIN_BATCHES = 3, 3  # different values that make a sweep of a budget
@@ -58,6 +58,7 @@ SECTIONS: tuple[tuple[type[Law], str, tuple[str, ...]], ...] = (
     (GranularityLaw, "granularity", ("activation_ratio", "budget")),
     (ComputeLaw, "compute", ("activation_ratio", "granularity")),
 )
+Runs = TypeVar("Runs", pd.DataFrame, Leverage)  # what laws are fitted to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,21 +78,36 @@ def examine(
     table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0, floor: float | None = None
 ) -> Findings:
     """Everything that one table of runs identifies; `floor` pins that of the dense frontier."""
-    measured = leverage_laws(table, resamples=resamples, seed=seed, floor=floor, screen=True)
-    odd = None if measured.leverage is None else measured.leverage.outliers
-    kept = table if odd is None else without(table, odd)
-    parts = []
-    for look in (hyperparameters, allocation):
-        found = look(kept, resamples=resamples, seed=seed)
-        whole = look(table, resamples=resamples, seed=seed) if len(kept) < len(table) else None
-        parts.append(found if whole is None else replace(found, with_outliers=whole.fits))
-    parts += [chinchilla(table, resamples=resamples, seed=seed), measured]
-    if measured.leverage is None:
-        parts.append(lone_curves(table, resamples=resamples, seed=seed))
+    options: dict[str, int] = {"resamples": resamples, "seed": seed}
+    measured = leverage_laws(table, **options, floor=floor, screen=True)
+    found = measured.leverage
+    odd = find_outliers(best_runs(table)) if found is None else found.outliers
+    kept = without(table, odd)
+    whole = table if len(odd) else None
+    parts = [
+        with_and_without(hyperparameters, kept, whole, **options),
+        with_and_without(allocation, kept, whole, **options),
+        chinchilla(table, **options),
+    ]
+    if found is None:
+        told = [outlier_warning(odd)] if len(odd) else []
+        measured = replace(measured, warnings=measured.warnings + told)
+        parts += [measured, with_and_without(lone_curves, kept, whole, **options)]
     else:
-        parts.insert(-1, loss_curves(measured.leverage))
-        parts.append(section_laws(measured.leverage, resamples=resamples, seed=seed))
+        both = found.with_outliers
+        parts += [with_and_without(loss_curves, found, both), measured]
+        parts.append(with_and_without(section_laws, found, both, **options))
     return merge(parts)
+
+
+def with_and_without(
+    look: Callable[..., Findings], kept: Runs, whole: Runs | None, **options: int
+) -> Findings:
+    """What a look finds without the outliers, beside its fits with them where there are any."""
+    found = look(kept, **options)
+    if whole is None:
+        return found
+    return replace(found, with_outliers=look(whole, **options).fits)
 
 
 def merge(parts: list[Findings]) -> Findings:
@@ -225,7 +241,7 @@ def leverage_laws(
     found = joint_law(table, resamples=resamples, seed=seed, floor=floor, screen=screen)
     if found.leverage is None:
         return found
-    return replace(found, scores=_rival_scores(found.leverage, seed))
+    return replace(found, scores=rival_scores(found.leverage, seed))
 
 
 def joint_law(
@@ -238,9 +254,10 @@ def joint_law(
 ) -> Findings:
     """Leverage by all estimators, and the joint law fitted to it."""
     found = Findings(fits={}, skipped={}, warnings=[])
+    look = screened if screen else estimate
     try:
-        measured = estimate(table, resamples=resamples, seed=seed, floor=floor, screen=screen)
-    except ValueError as error:
+        measured = look(table, resamples=resamples, seed=seed, floor=floor)
+    except UnidentifiedError as error:
         found.skipped["leverage"] = str(error)
         return found
     found.warnings.extend(measured.warnings)
@@ -250,28 +267,26 @@ def joint_law(
         found.fits["joint"] = described(measured.fits["joint"], "joint")
     else:
         found.skipped["joint"] = measured.skipped["joint"]
-    if screen:
-        found.warnings.extend(missed_mixtures(measured))
-    ratios = _plain_points(measured)["shared_ratio"].unique()
+    ratios = measured.plain_points()["shared_ratio"].unique()
     if len(ratios) > 1:
         found.warnings.append(
             f"shared_ratio takes {len(ratios)} values; laws (10) to (13) leave it out"
         )
-    return replace(found, leverage=measured)
+    both = {} if measured.with_outliers is None else measured.with_outliers.fits
+    beside = {name: fitted for name, fitted in both.items() if name == "joint"}
+    return replace(found, leverage=measured, with_outliers=beside)
 
 
 def loss_curves(measured: Leverage) -> Findings:
     """L(C) of the dense runs (Section 3): with a floor, and the paper's own form, without."""
-    found, both = Findings(fits={}, skipped={}, warnings=[]), {}
+    found = Findings(fits={}, skipped={}, warnings=[])
     for name, law in (("dense_loss", FlooredPowerLaw), ("dense_loss_power", PowerLaw)):
         curve = f"dense, {law.__name__}"
-        if curve in measured.with_outliers:
-            both[name] = measured.with_outliers[curve]
         if curve in measured.fits:
             found.fits[name] = described(measured.fits[curve], "loss", "dense")
         else:
             found.skipped[name] = measured.skipped[curve]
-    return replace(found, with_outliers=both)
+    return found
 
 
 def lone_curves(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
@@ -294,7 +309,7 @@ def lone_curves(table: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 
 def section_laws(measured: Leverage, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
     """The laws (10) to (12) along one axis, at every value of the others that has enough points."""
     found = Findings(fits={}, skipped={}, warnings=[])
-    for label, fitted in _section_fits(_plain_points(measured), resamples, seed):
+    for label, fitted in _section_fits(measured.plain_points(), resamples, seed):
         if isinstance(fitted, Fit):
             found.fits[label] = fitted
         else:
@@ -357,44 +372,6 @@ def _section_fits(
             yield f"{kind}_{at}", replace(cut, role="section")
         if count == 0:
             yield kind, reason
-
-
-def _rival_scores(measured: Leverage, seed: int) -> dict[str, list[Score]]:
-    points = measured.points
-    of_law = points[points["estimator"] == "joint"]
-    if len(of_law) == 0:
-        return {}
-    frontier = points[points["estimator"] == "frontier"].reset_index(drop=True)
-    frontier = frontier.assign(apart=of_law["held_out"].to_numpy(), **_sizes(measured))
-    frontier = frontier[frontier["efficiency_leverage"].notna() & (frontier["variant"] == "")]
-    target = "efficiency_leverage"
-    forms = (*rivals(target, frontier), *_loss_laws(measured, frontier))
-    scores = {"ten folds": compare(forms, frontier, target, seed=seed)}
-    if frontier["apart"].any():
-        scores["held out"] = compare(forms, frontier, target, held_out="apart", seed=seed)
-    return scores
-
-
-def _sizes(measured: Leverage) -> dict[str, pd.Series]:
-    """N and D of the run behind each point, where the table knows them."""
-    best = measured.best[measured.best["is_moe"]].reset_index(drop=True)
-    sizes = {"num_params": best["active_params"], "num_tokens": best["num_tokens"]}
-    return {name: values for name, values in sizes.items() if (values > 0).all()}
-
-
-def _loss_laws(measured: Leverage, points: pd.DataFrame) -> tuple[type[Law], ...]:
-    """The laws of the loss whose inputs the points have, each as the law of EL that it implies."""
-    floored = measured.fits.get("dense, FlooredPowerLaw")
-    floor = 0.0 if floored is None else float(floored.law.coefficients[0])
-    frontier = Frontier.through(measured.best[~measured.best["is_moe"]], floor)
-    return tuple(as_leverage(law, frontier) for law in rivals("loss", points))
-
-
-def _plain_points(measured: Leverage) -> pd.DataFrame:
-    """The leverages of the plain recipe that lie inside the dense frontier."""
-    points = measured.points
-    inside = (points["estimator"] == "frontier") & points["efficiency_leverage"].notna()
-    return points[inside & (points["variant"] == "")]
 
 
 def _refuse(reason: str) -> Fit:

@@ -13,7 +13,7 @@ A table of runs is told of in `points`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -22,16 +22,9 @@ from numpy.typing import NDArray
 
 from moe_leverage.analysis.bootstrap import LEVEL, student_ratio
 from moe_leverage.analysis.dense_frontier import Draws, dense_draws, frontier_points
-from moe_leverage.analysis.envelope import (
-    Envelope,
-    fit_envelope,
-    frontier_warnings,
-    optimal_points,
-    usual_warnings,
-)
+from moe_leverage.analysis.envelope import Envelope
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.fitting import UnidentifiedError, fit, refit
-from moe_leverage.analysis.outliers import find_outliers, without
 from moe_leverage.analysis.points import (
     FAMILY,
     best_runs,
@@ -78,23 +71,40 @@ class Leverage:
     skipped: Mapping[str, str] = field(default_factory=dict)  # estimator or family: reason
     warnings: list[str] = field(default_factory=list)
     outliers: pd.DataFrame = field(default_factory=pd.DataFrame)  # points that no law of theirs has
-    with_outliers: Mapping[str, Fit] = field(
-        default_factory=dict
-    )  # dense curves, without resamples
+    with_outliers: Leverage | None = None  # the same of all points, without intervals
     envelope: Envelope | None = None  # the optimum of the dense runs, where they tell it
     is_straight: bool = False  # two dense points and no floor: a chord of a frontier that bends
 
     def side_by_side(self) -> pd.DataFrame:
-        """A row an MoE point, a column an estimator, and whether all intervals overlap."""
+        """A row an MoE point, a column an estimator, and whether all intervals overlap.
+
+        What outliers move beyond its interval has a column of its own with them.
+        """
         key = [*(name for name in FAMILY if name != "held_out"), "compute"]
         place = self.points.groupby(key, sort=False, dropna=False).ngroup().rename("place")
-        values = self.points.assign(place=place).pivot_table(
-            "efficiency_leverage", "place", "estimator", aggfunc="last", sort=False, dropna=False
-        )  # fmt: skip
+        placed = self.points.assign(place=place)
+        kinds = ("efficiency_leverage", *(["with_outliers"] if "with_outliers" in placed else []))
+        by_kind = [
+            placed.pivot_table(
+                kind, "place", "estimator", aggfunc="last", sort=False, dropna=False
+            ).sort_index()
+            for kind in kinds
+        ]  # fmt: skip
+        values, *moved = by_kind
+        beside = [
+            with_all.dropna(axis=1, how="all").add_suffix(", with outliers") for with_all in moved
+        ]
         known = self.points.dropna(subset=["low", "high"]).groupby(place)
         agree = (known["low"].max() <= known["high"].min()).reindex(values.index, fill_value=True)
         axes = self.points[key].groupby(place).head(1).reset_index(drop=True)
-        return pd.concat([axes, values.sort_index(), agree.rename("agree")], axis=1)
+        return pd.concat([axes, values, *beside, agree.rename("agree")], axis=1)
+
+    def plain_points(self) -> pd.DataFrame:
+        """The leverages of the plain recipe that lie inside the dense frontier."""
+        inside = (self.points["estimator"] == "frontier") & self.points[
+            "efficiency_leverage"
+        ].notna()
+        return self.points[inside & (self.points["variant"] == "")]
 
 
 def estimate(
@@ -104,52 +114,31 @@ def estimate(
     level: float = LEVEL,
     seed: int = 0,
     floor: float | None = None,
-    screen: bool = False,
+    best: pd.DataFrame | None = None,
+    residual_noise: tuple[float, int] | None = None,
 ) -> Leverage:
     """Leverage of every MoE point of a table of runs by all estimators that the table allows.
 
-    `floor` pins the loss floor of the dense frontier. With `screen`, points that miss the curve of
-    their family by many robust standard deviations are named and kept from every estimate; what
-    the frontier says with them stands in `with_outliers` of its points.
+    `floor` pins the loss floor of the dense frontier. `best` are the points where not all of
+    `best_runs(table)` are to count. `residual_noise` is a noise of ln loss and its degrees of
+    freedom, for a table without repeats. UnidentifiedError where there is no dense frontier or no
+    mixture.
     """
-    whole = best_runs(table)
-    found = find_outliers(whole) if screen else whole.iloc[:0]
-    best = whole.drop(index=found.index)
-    optimum: Envelope | str = ""
-    if screen:
-        kept = without(table, found)
-        optimum = _optimum(kept[~kept["is_moe"].astype(bool)], resamples, seed)
-    measured = _estimate(table, best, optimum, resamples, level, seed, floor)
-    if screen:
-        measured = _beside_the_optimum(measured, kept, optimum)
-    if found.empty:
-        return measured
-    curves, points = _frontier_alone(whole, seed, floor)
-    return replace(_beside_outliers(measured, points, found), with_outliers=curves)
-
-
-def _estimate(
-    table: pd.DataFrame,
-    best: pd.DataFrame,
-    optimum: Envelope | str,
-    resamples: int,
-    level: float,
-    seed: int,
-    pinned: float | None,
-) -> Leverage:
+    best = best_runs(table) if best is None else best
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
-    require(len(dense) >= 2, "dense budgets", len(dense), "the dense frontier needs 2 or more")
-    require(len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate")
     beaten = dominated(dense)
-    reach = dense.drop(index=beaten.index)["loss"]
-    rule = f"no dense run has less than the cheapest, {reach.max():.4g}: no frontier to read EL off"
-    require(reach.nunique() >= 2, "dense losses", len(dense), rule)
-    useful = best.drop(index=beaten.index)
-    fits, skipped = _curve_fits(useful, resamples, seed)
+    _require_frontier(dense.drop(index=beaten.index), len(dense))
+    require(
+        len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate", UnidentifiedError
+    )
+    fits, skipped = _curve_fits(best.drop(index=beaten.index), resamples, seed)
     floored = fits.get("dense, FlooredPowerLaw")
-    noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), optimum)
-    floor = _floor(fits, pinned)
-    is_straight = pinned is None and len(dense) - len(beaten) <= STRAIGHT
+    noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), residual_noise)
+    if floor is None:
+        floor = 0.0 if floored is None else float(floored.law.coefficients[0])
+        is_straight = len(dense) - len(beaten) <= STRAIGHT
+    else:
+        is_straight = False
     draws = Draws(noise, resamples, level, np.random.default_rng(seed))
     points = [frontier_points(dense, moe, floor, draws), *_curve_points(moe, fits, level)]
     if is_straight:  # a curve in (ln C, ln L) that bends towards a floor lies below its chord
@@ -180,22 +169,15 @@ def _estimate(
     )
 
 
-def _floor(fits: Mapping[str, Fit], pinned: float | None) -> float:
-    """The loss floor of the dense runs: as pinned, as fitted, or none."""
-    floored = fits.get("dense, FlooredPowerLaw")
-    if pinned is not None:
-        return pinned
-    return 0.0 if floored is None else float(floored.law.coefficients[0])
-
-
-def _frontier_alone(
-    best: pd.DataFrame, seed: int, pinned: float | None
-) -> tuple[dict[str, Fit], pd.DataFrame]:
-    """The dense curves, and what the frontier says of every mixture, without intervals."""
-    dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
-    fits, _ = _curve_fits(dense.drop(index=dominated(dense).index), 0, seed)
-    draws = Draws(float("nan"), 1, LEVEL, np.random.default_rng(seed))
-    return fits, frontier_points(dense, moe, _floor(fits, pinned), draws)
+def _require_frontier(dense: pd.DataFrame, count: int) -> None:
+    """Refuse dense points, those without dominated ones among `count`, that are no frontier."""
+    rule = "the dense frontier needs 2 or more"
+    require(count >= 2, "dense budgets", count, rule, UnidentifiedError)
+    losses = dense["loss"]
+    rule = (
+        f"no dense run has less than the cheapest, {losses.max():.4g}: no frontier to read EL off"
+    )
+    require(losses.nunique() >= 2, "dense losses", count, rule, UnidentifiedError)
 
 
 def family_curves(
@@ -204,58 +186,6 @@ def family_curves(
     """L(C) of every family, with a floor and without, of the points that `best_runs` gives."""
     dense = best[~best["is_moe"]]
     return _curve_fits(best.drop(index=dominated(dense).index), resamples, seed)
-
-
-def _beside_outliers(measured: Leverage, both: pd.DataFrame, found: pd.DataFrame) -> Leverage:
-    """Without the outliers, and beside it what the frontier says with them where that differs."""
-    key = [*FAMILY, "compute"]
-    of_both = both[key].assign(with_outliers=both["efficiency_leverage"])
-    points = measured.points.merge(of_both, on=key, how="left")
-    value = points["with_outliers"]
-    moved = ~value.between(points["low"], points["high"]) & points["low"].notna()
-    is_frontier = points["estimator"] == "frontier"
-    points = points.assign(with_outliers=value.where(is_frontier & moved))
-    named = "; ".join(
-        f"{row.get('row', row['family'])} at {row['compute']:.3g} FLOPs, loss {row['loss']:.4g}"
-        for row in found.assign(family=found.apply(family_name, axis=1)).to_dict("records")
-    )
-    moves = f"EL moves at {int((is_frontier & moved).sum())} point(s), given with and without"
-    text = f"outlier: {named} misses the curve of its family by far and is kept from it; {moves}"
-    return replace(measured, points=points, outliers=found, warnings=[text, *measured.warnings])
-
-
-def _optimum(dense: pd.DataFrame, resamples: int, seed: int) -> Envelope | str:
-    """The envelope of the dense runs, or why there is none."""
-    try:
-        return fit_envelope(dense, resamples=resamples, seed=seed)
-    except UnidentifiedError as error:
-        return str(error)
-
-
-def _beside_the_optimum(
-    measured: Leverage, table: pd.DataFrame, envelope: Envelope | str
-) -> Leverage:
-    """Adds leverage over the optimum of a fitted L(N, D); warns where the frontier is off it."""
-    dense = table[~table["is_moe"].astype(bool)]
-    skipped = dict(measured.skipped)
-    if isinstance(envelope, str):
-        skipped["optimal frontier"] = envelope
-        warnings = usual_warnings(dense) + measured.warnings
-        return replace(measured, skipped=skipped, warnings=warnings)
-    frontier = measured.points[measured.points["estimator"] == "frontier"]
-    points = optimal_points(frontier, envelope, measured.noise)
-    if points["efficiency_leverage"].notna().sum() == 0:
-        skipped["optimal frontier"] = "no loss of a mixture lies above the floor of L(N, D)"
-        return replace(measured, skipped=skipped)
-    warnings = frontier_warnings(frontier, points, dense, envelope)
-    return replace(
-        measured,
-        points=pd.concat([measured.points, points], ignore_index=True),
-        fits={**measured.fits, "dense optimum": envelope.fit},
-        envelope=envelope,
-        warnings=warnings + measured.warnings,
-        skipped=skipped,
-    )
 
 
 def _curve_fits(
@@ -334,11 +264,17 @@ def _joint_fit(points: pd.DataFrame, drawn: Callable[[NDArray[np.int64]], Array]
         raise UnidentifiedError(
             "efficiency_leverage: no point of the plain recipe lies inside the frontier"
         )
-    rows = np.flatnonzero(fitted_on)
-    if len(rows) > MOST_JOINT:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_JOINT, replace=False))
-    fitted = fit(JointLaw, points.iloc[rows], "efficiency_leverage", resamples=0, seed=seed)
-    return refit(fitted, drawn(rows), seed=seed)
+    used = most_joint(points[fitted_on], seed)
+    fitted = fit(JointLaw, used, "efficiency_leverage", resamples=0, seed=seed)
+    return refit(fitted, drawn(used.index.to_numpy()), seed=seed)
+
+
+def most_joint(points: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """As many points as a joint fit takes, drawn by chance."""
+    if len(points) <= MOST_JOINT:
+        return points
+    rows = np.random.default_rng(seed).choice(len(points), MOST_JOINT, replace=False)
+    return points.iloc[np.sort(rows)]
 
 
 def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFrame:
@@ -353,7 +289,7 @@ def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFra
 
 
 def _noise(
-    table: pd.DataFrame, dense: Fit | None, optimum: Envelope | str
+    table: pd.DataFrame, dense: Fit | None, residual: tuple[float, int] | None
 ) -> tuple[float, int, str]:
     """Noise of ln loss as wide as its degrees of freedom ask for, these, and where it is from.
 
@@ -364,8 +300,8 @@ def _noise(
     if freedom >= MIN_SEED_PAIRS:
         words = f"between seeds, {freedom} degrees of freedom"
         return sigma * student_ratio(freedom), freedom, words
-    if isinstance(optimum, Envelope):  # which sizes far from their optimum do not widen
-        sigma, freedom = optimum.noise
+    if residual is not None:
+        sigma, freedom = residual
         source = f"residuals of the dense L(N, D), for want of repeated seeds, {freedom} degrees"
         return sigma * student_ratio(freedom), freedom, f"{source} of freedom"
     spread = np.empty(0) if dense is None else dense.residuals

@@ -22,6 +22,7 @@ from moe_leverage import ledger, paths
 from moe_leverage.analysis import findings, gates
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
+from moe_leverage.analysis.fitting import UnidentifiedError
 from moe_leverage.analysis.identification import INDEX
 from moe_leverage.analysis.leverage import RESAMPLES, estimate
 from moe_leverage.analysis.reductions import with_law_names
@@ -122,7 +123,7 @@ def sized_leverage(
     runs = runs_table(frame[kept]).drop_duplicates("run_id", ignore_index=True)
     try:
         return estimate(runs, resamples=resamples).points
-    except ValueError:  # one family has no run yet
+    except UnidentifiedError:  # one family has no run yet
         return pd.DataFrame()
 
 

@@ -1,4 +1,4 @@
-"""Points that the curve of the others of their family misses by many standard deviations."""
+"""Points that a law misses by many standard deviations: their family's curve, or the joint law."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_leverage.analysis.bootstrap import TRIAL_ITERATIONS, student_ratio
+from moe_leverage.analysis.as_leverage import Frontier
+from moe_leverage.analysis.bootstrap import (
+    TRIAL_ITERATIONS,
+    small_sample_factor,
+    student_ratio,
+)
 from moe_leverage.analysis.fitting import MAD_TO_SIGMA
 from moe_leverage.analysis.optimise import Problem, minimise
-from moe_leverage.analysis.points import FAMILY
+from moe_leverage.analysis.points import FAMILY, SIZES, prepared
 from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import PowerLaw
 from moe_leverage.theory.rivals import FlooredPowerLaw
@@ -20,6 +25,7 @@ OUTLYING = 8.0  # standard deviations from the curve of the others, widened by S
 SCREEN_STARTS = 8
 MOST_LEFT_OUT = 60  # points of a family that are left out in turn; among more, one moves no curve
 LEAST_OUTLYING = 0.02  # ln loss: nothing nearer is an outlier, however well the others lie
+MIN_FREEDOM = 3  # degrees of it, with which a joint law can tell a mixture as an outlier
 MOST_OUTLYING = 0.25  # share of a family; more are no outliers but another curve
 
 
@@ -38,7 +44,7 @@ def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
                 break
             left = left.drop(index=worst)
             odd.append(worst)
-    return best.loc[odd]
+    return best.loc[odd].assign(missed_by="the curve of its family")
 
 
 def far_from(law: Law, table: pd.DataFrame, target: str) -> pd.DataFrame:
@@ -56,6 +62,26 @@ def far_from(law: Law, table: pd.DataFrame, target: str) -> pd.DataFrame:
     order = np.argsort(-missed)
     found: pd.DataFrame = table.iloc[order[far[order]]]
     return found
+
+
+def missed_mixtures(law: Law, mixtures: pd.DataFrame, frontier: Frontier) -> pd.DataFrame:
+    """Mixtures whose loss is far from the dense one at C x EL of a law of EL fitted to them.
+
+    For families too small for a curve. A loss that is too high may lie above all dense ones, where
+    it has only a bound of its EL; what the law says of it must lie inside the dense budgets.
+    """
+    axes = {name: mixtures[name].to_numpy(float) for name in law.inputs}
+    equal = np.log(mixtures["compute"].to_numpy(float) * law.evaluate(**axes))
+    inside = (equal >= frontier.knots[0]) & (equal <= frontier.knots[-1])
+    count, size = int(inside.sum()), len(law.coefficient_names)
+    if count - size < MIN_FREEDOM:
+        return mixtures.iloc[:0]
+    missed = np.abs(np.log(mixtures["loss"].to_numpy(float)) - frontier.log_loss(equal))[inside]
+    widening = small_sample_factor(count, size) * student_ratio(count - size)
+    sigma = max(MAD_TO_SIGMA * float(np.median(missed)) * widening, LEAST_OUTLYING / OUTLYING)
+    far = (missed > OUTLYING * sigma) & (missed > LEAST_OUTLYING)
+    found: pd.DataFrame = mixtures[inside][far & (far.mean() <= MOST_OUTLYING)]
+    return found.assign(missed_by="the joint law of the mixtures")
 
 
 def _far_points(runs: pd.DataFrame) -> list[Any]:
@@ -126,7 +152,10 @@ def _lowest(problem: Problem, starts: Array) -> Array:
 
 
 def without(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table that are no outliers, told by the losses and compute of their points."""
+    """The rows of a table that are not behind these of its points."""
     if found.empty:
         return table
-    return table[~(table["loss"].isin(found["loss"]) & table["compute"].isin(found["compute"]))]
+    key = [*FAMILY, "budget", *SIZES]
+    places = pd.concat([found[key], prepared(table)[key]]).groupby(key, dropna=False).ngroup()
+    odd = places[: len(found)]
+    return table[~places[len(found) :].isin(odd).to_numpy()]

@@ -42,7 +42,7 @@ def best_runs(table: pd.DataFrame) -> pd.DataFrame:
     >>> best_runs(runs)[["loss", "num_seeds", "num_runs"]].to_numpy().tolist()
     [[3.1, 2.0, 3.0]]
     """
-    table = _prepared(table)
+    table = prepared(table)
     configurations = _mean_over_seeds(table)
     key = [*FAMILY, "budget"]
     chosen = configurations.loc[configurations.groupby(key, dropna=False)["loss"].idxmin()]
@@ -52,7 +52,7 @@ def best_runs(table: pd.DataFrame) -> pd.DataFrame:
 
 def settings(table: pd.DataFrame) -> pd.Series:
     """What is equal in rows of one family, budget and sizes that differ in their seeds alone."""
-    found: pd.Series = _prepared(table)["configuration"]
+    found: pd.Series = prepared(table)["configuration"]
     return found
 
 
@@ -63,9 +63,9 @@ def table_noise(table: pd.DataFrame) -> tuple[float, int]:
     sizes, if the table has seeds at all.
     """
     if "config_id" not in table:
-        prepared = _prepared(table)
-        setting = prepared.groupby([*FAMILY, "budget", *SIZES], dropna=False).ngroup()
-        table = prepared.assign(config_id=setting)
+        table = prepared(table)
+        setting = table.groupby([*FAMILY, "budget", *SIZES], dropna=False).ngroup()
+        table = table.assign(config_id=setting)
     return seed_noise(table.assign(loss_nats=table["loss"]))
 
 
@@ -105,7 +105,8 @@ def points_of(
     return kept.assign(estimator=estimator, **(blank | columns))
 
 
-def _prepared(table: pd.DataFrame) -> pd.DataFrame:
+def prepared(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of runs with its families, budgets and settings told; ValueError if it lacks them."""
     for name in REQUIRED:
         require(
             name in table,

@@ -32,7 +32,13 @@ def sentences(table: RunsTable, found: Findings) -> list[str]:
     else:
         end = "unbounded" if np.isinf(high) else f"{high:.3g}"
         text += f" ({low:.3g} to {end}) over {over}"
-    return [f"{text}; {_agreement(found, headline)}."]
+    return [f"{text}{_with_outliers(headline)}; {_agreement(found, headline)}."]
+
+
+def _with_outliers(point: pd.Series) -> str:
+    """The same with the outliers, where they move it beyond its interval."""
+    value = point.get("with_outliers", np.nan)
+    return "" if np.isnan(value) else f", {value:.3g} with the outliers"
 
 
 def main_point(found: Findings) -> pd.Series | None:
@@ -82,6 +88,7 @@ def _over_a_line(point: pd.Series) -> str:
         "your dense runs: two dense budgets give a straight line, and a frontier that bends "
         "towards a loss floor lies below it, so that the line overstates what they save"
     )
+    text += _with_outliers(point)
     if np.isnan(low):
         return f"{text}; these runs can give no interval."
     end = "unbounded" if np.isinf(high) else f"{high:.3g}"

@@ -104,6 +104,10 @@ def loss_figure(found: Findings) -> str:
             if fitted is not None:
                 grid = _grid(group)
                 ax.plot(grid, fitted.law.evaluate(compute=grid), color=look["color"])
+        odd = found.leverage.outliers
+        if len(odd):
+            ax.plot(odd["compute"], odd["loss"], ls="", marker="x", color=theme.colour("ink"))
+            said.append("a cross is an outlier, which no curve is fitted to")
         ax.set(xscale="log", ylabel="loss, nats per token")
         _compute_axis(ax, found.leverage.best)
         _legend(fig, drawn)

@@ -18,6 +18,8 @@ from moe_leverage.analysis.diagnose import Profile, profile
 from moe_leverage.analysis.findings import Findings, published_leverage
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
+from moe_leverage.analysis.leverage import Leverage
+from moe_leverage.analysis.points import FAMILY
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.your_runs import advice, answer
@@ -98,6 +100,7 @@ def page(title: str, found: Findings, record: Mapping[str, Any]) -> str:
         f"<p>{counts} {html.escape(DEFINITION)}</p>",
         _section("Warnings", _list(record["warnings"])),
         _section("Efficiency leverage", _leverage_part(found, record)),
+        _section("The ways of reading, side by side", _estimators_part(record)),
         _section("Loss against compute", _curves_part(found)),
         _section("Fitted laws", _fits_part(record)),
         _section("Rivals of the joint law", _rivals_part(record)),
@@ -116,7 +119,7 @@ def _leverage_rows(found: Findings, gap: float) -> list[dict[str, Any]]:
     """EL of every MoE configuration by the dense frontier, with its interval or its bound.
 
     Beside it, where they differ: over the optimum of L(N, D), with outliers, and as it would be if
-    mixtures counted FLOPs as dense rows do.
+    mixtures counted FLOPs as dense rows do. Outliers stand last.
     """
     if found.leverage is None:
         return []
@@ -145,7 +148,21 @@ def _leverage_rows(found: Findings, gap: float) -> list[dict[str, Any]]:
             "same_convention": point["efficiency_leverage"] * math.exp(gap) if gap else None,
             "row": point.get("row"),
         })  # fmt: skip
-    return rows
+    return rows + _outlier_rows(found.leverage, list(rows[0]) if rows else [])
+
+
+def _outlier_rows(measured: Leverage, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Mixtures that are outliers: without themselves they have no EL, with them it is as read."""
+    odd = measured.outliers
+    if odd.empty or "efficiency_leverage" not in odd:
+        return []
+    odd = odd[odd["is_moe"] & odd["efficiency_leverage"].notna()]
+    odd = odd.assign(
+        with_outliers=odd["efficiency_leverage"],
+        efficiency_leverage=None,
+        published=published_leverage(odd),
+    )
+    return [{name: row.get(name) for name in names} for row in odd.to_dict("records")]
 
 
 def _ends(point: Mapping[Any, Any]) -> list[float] | None:
@@ -322,6 +339,20 @@ def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
     from moe_leverage.your_runs import drawing
 
     return drawing.leverage_figure(found) + _table(caption, headers, rows)
+
+
+def _estimators_part(record: Mapping[str, Any]) -> str:
+    """EL by every estimator, and whether their intervals overlap."""
+    rows = record["estimators"]
+    axes = {"activation_ratio": "A", "granularity": "G", "compute": "C, FLOPs"}
+    ways = [name for name in rows[0] if name not in (*FAMILY, "compute", "agree")] if rows else []
+    if len(ways) < 2:
+        return ""
+    headers = [*axes.values(), *ways, "agree"]
+    told = [
+        [*(row[name] for name in (*axes, *ways)), "yes" if row["agree"] else "no"] for row in rows
+    ]
+    return _table("EL by each way of reading; they agree where all intervals meet.", headers, told)
 
 
 def _bound(bound: Mapping[str, float] | None) -> str | None:
