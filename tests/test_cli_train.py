@@ -11,7 +11,7 @@ from toy import CORPUS, DENSE, HERE, run_of
 
 from moe_leverage import cli, corpus, ledger
 from moe_leverage.config import RunConfig
-from moe_leverage.training import machine, size
+from moe_leverage.training import loop, machine, size
 
 
 @pytest.fixture
@@ -154,6 +154,27 @@ def test_an_execution_that_no_machine_has_is_refused(
     how = tmp_path / "how.json"
     how.write_text(json.dumps(settings))
     assert call(monkeypatch, "train", "--config", run_file, "--execution", how) == 2
+    assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "answer"),
+    [
+        ({"RANK": "1"}, "RANK = 1: must be below WORLD_SIZE, 1"),
+        ({"RANK": "x"}, "RANK = 'x': is not what torchrun sets"),
+        ({"MASTER_PORT": "1x"}, "MASTER_PORT = '1x': is not what torchrun sets"),
+        ({"WORLD_SIZE": "2"}, "RANK = '': is not set and WORLD_SIZE is 2; use torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "h"}, "MASTER_PORT = '': is not set"),
+    ],
+)
+def test_an_environment_of_another_launcher_is_refused_before_the_work(
+    run_file, tmp_path, monkeypatch, capsys, variables, answer
+):
+    monkeypatch.setattr(loop, "train", lambda *rest, **more: pytest.fail("trained"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "mine.jsonl"
+    assert call(monkeypatch, "train", "--config", run_file, "--out", out) == 2
     assert answer in capsys.readouterr().err
 
 

@@ -211,6 +211,21 @@ def write_many(path, first):
         append(path, record_of(seed))
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\xff", "plans"), (b"[]", "plans"), (b'{"a":' * 10**5, "plans"),
+        (b'{"toy": 1}', "plans.json.toy"), (b'{"toy": {"role": 1, "runs": []}}', "plans.json.toy"),
+        (b'{"toy": {"role": "plain", "runs": [{}]}}', "plans.json.toy"),
+        (b'{"toy": {"role": "plain", "runs": "c0ffee"}}', "plans.json.toy"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_plans_is_named(tmp_path, content, name):
+    (tmp_path / "plans.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{name} = "):
+        ledger.standing("toy", tmp_path)
+
+
 def test_writers_beside_each_other_lose_nothing(tmp_path):
     path = tmp_path / "toy.jsonl"
     context = multiprocessing.get_context("forkserver")

@@ -24,6 +24,7 @@ from moe_leverage.studies.protocol import (
     MeasuredSizes,
     Point,
     adopted_laws,
+    adopted_path,
     derive,
     derive_partner,
 )
@@ -455,6 +456,24 @@ def test_adoption_binds_the_laws_that_the_runs_follow(place):
         assert optimum == pytest.approx(BEST_SIZE["isoflop"](budget), rel=0.1)
     with pytest.raises(ValueError, match=r"law = 'taste': must be one of"):
         adopt("taste", place)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff", b"[1]", b"{}", b'{"laws": 1}', b'{"a":' * 10**5,
+        b'{"studies": [], "num_runs": 1, "runs_sha256": "", "laws": {"dense_model": 1}}',
+        b'{"studies": [], "num_runs": 1, "runs_sha256": "", "laws": {"dense_model": {"a": 1}}}',
+        b'{"studies": [], "num_runs": 1, "runs_sha256": "", "laws": {}, "optima": {"x": {}}}',
+        b'{"studies": [], "num_runs": 1, "runs_sha256": "", "laws": {}, "optima": []}',
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_adopted_law_is_named(place, content):
+    path = adopted_path("isoflop")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^adopted law = '.*isoflop\.json': "):
+        adopted_laws()
 
 
 def test_laws_that_the_runs_do_not_tell_are_refused(place):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 from moe_leverage import paths
+from moe_leverage.rules import read_object
 
 IDENTIFIED = "identified"
 INDEX = "index.json"
@@ -36,5 +36,5 @@ def failing_gates(directory: Path = paths.FITS) -> dict[str, tuple[str, ...]]:
     path = directory / INDEX
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text("utf-8")).get("failing_gates", {})
+    found = read_object(path, "index of the fits").get("failing_gates", {})
     return {name: tuple(gates) for name, gates in found.items()}

@@ -26,6 +26,7 @@ from moe_leverage.analysis.fitting import UnidentifiedError
 from moe_leverage.analysis.identification import INDEX
 from moe_leverage.analysis.leverage import RESAMPLES, estimate
 from moe_leverage.analysis.reductions import with_law_names
+from moe_leverage.rules import read_object
 
 T = TypeVar("T")
 
@@ -202,7 +203,7 @@ def failing_gates(
 def read_index(directory: Path = DIRECTORY) -> dict[str, Any]:
     """What `write_fits` wrote last; empty before."""
     path = directory / INDEX
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    return read_object(path, "index of the fits") if path.is_file() else {}
 
 
 def digest(frame: pd.DataFrame) -> str:

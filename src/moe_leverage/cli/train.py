@@ -67,14 +67,14 @@ def train(
     from moe_leverage.training import size
     from moe_leverage.training.loop import Stopped
     from moe_leverage.training.loop import train as train_run
-    from moe_leverage.training.machine import Execution, from_torchrun, room
+    from moe_leverage.training.machine import Execution, room, share_of_torchrun
 
     how = Execution.from_dict(settings)
+    processes, rank = share_of_torchrun()
     if not force:
         device, memory = room(how)
         size.require_room(
-            run, memory, device=device, processes=from_torchrun("WORLD_SIZE", 1),
-            micro=how.micro_batch_sequences,
+            run, memory, device=device, processes=processes, micro=how.micro_batch_sequences
         )  # fmt: skip
     tokens = corpus.load(run.corpus)
     try:
@@ -82,7 +82,7 @@ def train(
     except Stopped as stopped:
         print(f"moe-leverage: {stopped}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(128 + stopped.signal_number) from None
-    if from_torchrun("RANK", 0) > 0:  # the first of torchrun's processes speaks for all
+    if rank > 0:  # the first of torchrun's processes speaks for all
         return
     if out is not None:
         ledger.append(out, record | {"study": out.stem})

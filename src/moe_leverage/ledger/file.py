@@ -28,7 +28,7 @@ from moe_leverage.accounting import (
     count_training_flops,
 )
 from moe_leverage.config import RunConfig
-from moe_leverage.rules import require, shown
+from moe_leverage.rules import read_object, require, shown
 
 SCHEMA = 1  # of a line; a reader refuses any other
 FOREIGN = ("other", "state_updates")  # parts that models of other libraries have alone
@@ -197,12 +197,19 @@ def standing(study: str, directory: Path = DIRECTORY) -> Standing:
 def plans(directory: Path = DIRECTORY) -> dict[str, dict[str, Any]]:
     """The plan of every study as `write_plans` wrote it, in its order; empty before."""
     path = directory / PLANS
-    found = dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    found = read_object(path, "plans") if path.is_file() else {}
     for study, plan in found.items():
-        is_plan = isinstance(plan, dict) and {"role", "runs"} <= set(plan)
         rule = "has no role and runs; remove the file, then moe-leverage study pin"
-        require(is_plan, f"{PLANS}.{study}", type(plan).__name__, rule)
+        require(_is_plan(plan), f"{PLANS}.{study}", type(plan).__name__, rule)
     return found
+
+
+def _is_plan(plan: object) -> bool:
+    """Whether this is what `write_plans` writes of a study: its role and identities of runs."""
+    if not isinstance(plan, dict) or not isinstance(plan.get("role"), str):
+        return False
+    runs = plan.get("runs")
+    return isinstance(runs, list) and all(isinstance(run_id, str) for run_id in runs)
 
 
 def write_plans(found: Mapping[str, Mapping[str, Any]], directory: Path = DIRECTORY) -> None:

@@ -26,6 +26,7 @@ from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.leverage import RESAMPLES
 from moe_leverage.rules import require
 from moe_leverage.studies.place import Place, missing
+from moe_leverage.studies.protocol import adopted_path, read_adopted
 from moe_leverage.studies.status import plan_now
 
 LOOK_RESAMPLES = 200  # where an interval is only looked at, not printed to its third digit
@@ -47,7 +48,7 @@ def adopt(name: str, place: Place) -> Path:
     Raises ValueError if it is adopted already, or if a study behind it is not complete.
     """
     require(name in MEASURES, "law", name, f"must be one of {', '.join(MEASURES)}")
-    path = paths.DATA / "fits" / "adopted" / f"{name}.json"
+    path = adopted_path(name)
     require(not path.exists(), "law", name, f"adopted already; {path.name} binds the runs planned")
     studies = MEASURES[name].studies
     for study in studies:
@@ -94,8 +95,8 @@ def moved(place: Place) -> list[str]:
     replace it.
     """
     remarks = []
-    for path in sorted((paths.DATA / "fits" / "adopted").glob("*.json")):
-        adopted = json.loads(path.read_text("utf-8"))
+    for path in filter(Path.is_file, map(adopted_path, sorted(MEASURES))):
+        adopted = read_adopted(path)
         table = _usable(adopted["studies"], place)
         if table.empty or _digest(table) == adopted["runs_sha256"]:
             continue

@@ -16,10 +16,10 @@ the study behind it is complete, since a law that moved would change every run p
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ from moe_leverage.accounting import count_forward_flops, count_training_flops
 from moe_leverage.axes import whole_experts
 from moe_leverage.config import LING2_WITHOUT_GROUPS, ModelConfig, RoutingConfig, RunConfig
 from moe_leverage.record import Record
-from moe_leverage.rules import require
+from moe_leverage.rules import read_object, require, shown
 from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 
+RESTORE = "restore it from the repository"  # for a second adoption would move the plans
 SEQUENCE_LENGTH = 256  # tokens
 VOCAB_SIZE = 1024
 LEAST_LAYERS = 2  # of the first ladder, so that one may be dense; its allocation study goes below
@@ -171,20 +172,42 @@ class Laws:
 
 
 def adopted_laws() -> Laws:
-    """The laws in data/fits/adopted."""
+    """The laws in data/fits/adopted; ValueError where a file there is another thing."""
     found: dict[str, Any] = {}
     for name in (f.name for f in fields(Laws)):
-        path = paths.DATA / "fits" / "adopted" / f"{name}.json"
+        path = adopted_path(name)
         if path.is_file():
-            record = json.loads(path.read_text("utf-8"))
-            form = JointLaw if name == "leverage" else PowerLaw
-            read: dict[str, Any] = {key: form(**of) for key, of in record["laws"].items()}
-            for key, measured in record.get("optima", {}).items():
-                read[key] = MeasuredSizes(
-                    law=read[key], **{k: tuple(v) for k, v in measured.items()}
-                )
-            found[name] = read["joint"] if name == "leverage" else read
+            found[name] = _adopted(path)
     return Laws(**found)
+
+
+def adopted_path(name: str) -> Path:
+    """Where the law of this name stands once it is adopted."""
+    return paths.DATA / "fits" / "adopted" / f"{name}.json"
+
+
+def read_adopted(path: Path) -> dict[str, Any]:
+    """What `adoption.adopt` wrote in a file; ValueError where it is another thing."""
+    record = read_object(path, "adopted law")
+    types = {"studies": list, "num_runs": int, "runs_sha256": str, "laws": dict}
+    for key, kind in types.items():
+        rule = f"its {key} must be of type {kind.__name__}; {RESTORE}"
+        require(type(record.get(key)) is kind, "adopted law", str(path), rule)
+    return record
+
+
+def _adopted(path: Path) -> Any:
+    """The laws in one file: by family, or the joint law by itself."""
+    record = read_adopted(path)
+    form = JointLaw if path.stem == "leverage" else PowerLaw
+    try:
+        read: dict[str, Any] = {key: form(**of) for key, of in record["laws"].items()}
+        for key, measured in record.get("optima", {}).items():
+            read[key] = MeasuredSizes(law=read[key], **{k: tuple(v) for k, v in measured.items()})
+        return read["joint"] if path.stem == "leverage" else read
+    except (KeyError, TypeError, AttributeError) as error:
+        rule = f"its laws are none ({error}); {RESTORE}"
+        raise ValueError(f"adopted law = {shown(str(path))}: {rule}") from None
 
 
 def laws_for(study: str, needs: tuple[str, ...], laws: Laws) -> Laws:

@@ -150,7 +150,7 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
     ('cpu', 1)
     """
     kind = available_devices()[0] if execution.device == "auto" else execution.device
-    num_processes = from_torchrun("WORLD_SIZE", 1)
+    num_processes, rank = share_of_torchrun()
     starts_group = num_processes > 1 and not dist.is_initialized()
     threads = torch.get_num_threads()
     device = torch.device(kind)
@@ -170,7 +170,7 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
         yield Machine(
             execution=execution,
             device=device,
-            rank=dist.get_rank() if num_processes > 1 else 0,
+            rank=rank,
             num_processes=num_processes,
             dispatch=_dispatch(execution, device, precision),
         )
@@ -178,6 +178,24 @@ def machine_of(execution: Execution, precision: str = "fp32") -> Iterator[Machin
         torch.set_num_threads(threads)
         if starts_group:
             dist.destroy_process_group()
+
+
+def share_of_torchrun() -> tuple[int, int]:
+    """How many processes share a run, and the number of this one, as torchrun tells them.
+
+    Raises ValueError for an environment that torchrun never makes: a number left by another
+    launcher would keep the record of a whole run from being written.
+
+    >>> share_of_torchrun()
+    (1, 0)
+    """
+    size, rank = from_torchrun("WORLD_SIZE", 1), from_torchrun("RANK", 0)
+    require(rank < size, "RANK", rank, f"must be below WORLD_SIZE, {size}")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 else ():
+        text = os.environ.get(name, "")
+        require(text != "", name, text, f"is not set and WORLD_SIZE is {size}; use torchrun")
+    from_torchrun("MASTER_PORT", 1)
+    return size, rank
 
 
 def from_torchrun(name: str, default: int) -> int:
