@@ -6,10 +6,12 @@ the lock and the corpus. One hash says so. New prose around old code takes over 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -79,13 +81,26 @@ def execute(given: Mapping[str, Any], *, below: str, jobs: int) -> Iterator[Resu
 
 
 def _run_all(pool: Executor, stale: list[tuple[Any, ...]]) -> Iterator[Result]:
-    futures = [pool.submit(_run, *arguments) for arguments in stale]
+    # also in the processes that begin here, which else would print where they were loading
+    with _interrupts(signal.SIG_BLOCK):
+        futures = [pool.submit(_run, *arguments) for arguments in stale]
     try:
         for future in as_completed(futures):
             yield future.result()
     except BaseException:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
+
+
+@contextlib.contextmanager
+def _interrupts(how: int) -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block (SIG_BLOCK), or end it at once (SIG_UNBLOCK)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(how, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def executed_path(chapter: Chapter) -> Path:
@@ -98,6 +113,7 @@ def seconds_taken(chapter: Chapter) -> float:
     return float(_record(chapter)["seconds"])
 
 
+@_interrupts(signal.SIG_UNBLOCK)
 def _run(chapter: Chapter, source: NotebookNode, changed: dict[str, Any], key: str) -> Result:
     """Execute one chapter in this process and keep it, or leave it under build/failed."""
     partial = EXECUTED / f".{chapter.name}.partial.ipynb"

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,6 +240,29 @@ def test_a_second_build_at_the_same_time_waits_and_a_stopped_one_says_so(book: B
     said, error = second.communicate(timeout=120)
     assert (second.returncode, error) == (0, "")
     assert "Site: " in said
+
+
+@pytest.mark.parametrize("when", ["while it loads", "while a cell runs"])
+def test_ctrl_c_ends_a_build_in_one_line(book: Book, tmp_path: Path, when: str) -> None:
+    begun = tmp_path / "begun"
+    cell = f"seed + 2; open({str(begun)!r}, 'w').close(); import time; time.sleep(99)"
+    book.edit("notebooks/02-second.md", "seed + 2", cell)
+    build = subprocess.Popen(
+        [sys.executable, "book/build.py"], cwd=book.root, text=True,
+        env=os.environ | {"PYTHONPATH": str(book.root / "src"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert build.stdout is not None
+    assert build.stdout.readline().startswith("Chapters")
+    while when == "while a cell runs" and not begun.exists() and build.poll() is None:
+        time.sleep(0.05)
+    os.killpg(build.pid, signal.SIGINT)  # as a terminal does: to every process of the build
+    try:
+        error = build.communicate(timeout=90)[1]
+    finally:
+        book.edit("notebooks/02-second.md", cell, "seed + 2")
+    assert (build.returncode, error) == (130, "book: stopped; what was finished is kept\n")
 
 
 def test_a_missing_corpus_is_one_line(book: Book) -> None:

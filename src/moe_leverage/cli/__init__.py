@@ -51,9 +51,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; ValueError and OSError are the user's, anything else is ours."""
-    import_modules(__name__)
     atexit.register(gc.freeze)  # the process ends: looking for cycles first takes a second
     try:
+        import_modules(__name__)
         code = app(standalone_mode=False)
     except OSError as error:
         fail(f"{error.filename or 'system'}: {error.strerror}" if error.strerror else str(error))
@@ -63,7 +63,7 @@ def main() -> None:
         fail("memory: this machine has not enough of it for what was asked")
     except typer.TyperException as error:
         fail(error.format_message())
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(code or 0)
 
