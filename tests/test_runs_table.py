@@ -1,11 +1,14 @@
 """A reader's CSV: what is accepted, what is refused, and that a refusal names row and column."""
 
+import zipfile
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from moe_leverage.accounting import count_forward_flops, count_parameters
 from moe_leverage.config import ModelConfig
+from moe_leverage.your_runs import formats, packed
 from moe_leverage.your_runs.columns import guess_map
 from moe_leverage.your_runs.reading import Choice, read_runs
 
@@ -243,18 +246,49 @@ def test_parquet_and_excel_read_as_csv_does(tmp_path, library, name, write):
 
 
 @pytest.mark.parametrize(
-    ("start", "reader", "library"),
-    [(b"PAR1", "read_parquet", "pyarrow"), (b"PK\x03\x04", "read_excel", "openpyxl")],
+    "kind", ["a large sheet", "a far cell", "long cells", "equal rows", "long texts"]
 )
-def test_a_library_that_is_not_there_is_named_with_its_extra(
-    tmp_path, monkeypatch, start, reader, library
-):
-    def absent(path):
-        raise ImportError(library)
-
-    monkeypatch.setattr(pd, reader, absent)
+def test_what_a_small_file_unpacks_to_is_told_before_it_is_read(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(packed, "LARGEST_TABLE", 8 << 20)
+    reason = "an extra: pip install 'moe-leverage[tables]'"
     path = tmp_path / "runs"
-    path.write_bytes(start)
+    if kind == "a large sheet":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+            book.writestr("xl/worksheets/sheet1.xml", bytes(9 << 20))
+    elif kind in ("a far cell", "long cells"):
+        book = pytest.importorskip("openpyxl", reason=reason).Workbook()
+        book.active.append(["loss"])
+        if kind == "a far cell":
+            book.active.cell(1_000, 10_000, 1)
+        for _ in range(300 if kind == "long cells" else 0):
+            book.active.append(["x" * 32_000])
+        book.save(path)
+    else:
+        arrow = pytest.importorskip("pyarrow", reason=reason)
+        rows = arrow.table({"loss": arrow.array(np.full(10**5, 3.1))})
+        copies = [rows] * 11
+        if kind == "long texts":
+            places = arrow.array(np.zeros(100, dtype="int32"))
+            text = arrow.DictionaryArray.from_arrays(places, ["x" * 100_000])
+            copies = [rows[:100].append_column("note", text)]
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.concat_tables(copies), path, store_schema=False)
+    assert path.stat().st_size < 1 << 18
+    with pytest.raises(ValueError, match=r"^RUNS = 'runs': unpacks to [\d,]+ MB, more than 8"):
+        formats.read_cells(path)
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "openpyxl"])
+def test_a_library_that_is_not_there_is_named_with_its_extra(tmp_path, monkeypatch, library):
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(packed, "_library", absent)
+    path = tmp_path / "runs"
+    with zipfile.ZipFile(path, "w") as workbook:
+        workbook.writestr("sheet.xml", "")
+    if library == "pyarrow":
+        path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=rf"{library} is not installed.*moe-leverage\[tables\]"):
         read_runs(path)
 

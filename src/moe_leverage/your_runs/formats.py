@@ -22,6 +22,7 @@ import pandas as pd
 
 from moe_leverage.rules import LARGEST_FILE, printable, require
 from moe_leverage.your_runs.exports import spread
+from moe_leverage.your_runs.packed import read_excel, read_parquet
 
 GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 BOM = b"\xef\xbb\xbf"
@@ -31,7 +32,6 @@ LONGEST_LINE = 16 << 20  # bytes; gzip packs a line of gigabytes into little
 MOST_DIGITS = 300  # of a whole number; those of a float end at 308
 FIRST_ROW = 2  # of data in a table with a header, as editors number it
 BLANKS = ("", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "-", "–", "—")
-EXTRA = "is not installed here: pip install 'moe-leverage[tables]', or save the table as CSV"
 
 
 def read_cells(path: Path) -> pd.DataFrame:
@@ -55,9 +55,9 @@ def _cells(path: Path) -> pd.DataFrame:
         start = file.read(HEAD_BYTES)
     require(bool(start.strip()), "RUNS", path.name, "is empty")
     if start.startswith(PARQUET):
-        return _by_library(path, "pyarrow", pd.read_parquet)
+        return _numbered(read_parquet(path), path)
     if start.startswith(ZIP):
-        return _by_library(path, "openpyxl", pd.read_excel)
+        return _numbered(read_excel(path), path)
     if start.startswith(GZIP):
         with _opened(path) as file:
             start = file.read(HEAD_BYTES)
@@ -118,14 +118,8 @@ def _decoded(line: bytes, path: Path, row: int) -> str:
         raise ValueError(f"{path.name}, row {row}: {rule}") from None
 
 
-def _by_library(path: Path, library: str, read: Any) -> pd.DataFrame:
-    """A table that a library of its own reads; a missing library is said with what to install."""
-    try:
-        frame: pd.DataFrame = read(path)
-    except ImportError:
-        raise ValueError(f"{path.name}: {library} {EXTRA}") from None
-    except Exception as error:  # a damaged file: each library has errors of its own
-        raise ValueError(f"{path.name}: {' '.join(str(error).split())[:200]}") from None
+def _numbered(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table that a library read, its rows numbered as an editor of sheets does."""
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     frame.index = pd.RangeIndex(FIRST_ROW, FIRST_ROW + len(frame))
     return _tidy(frame, path)
