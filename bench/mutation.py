@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import importlib
 import importlib.machinery
 import importlib.util
 import io
@@ -28,19 +29,22 @@ SECONDS = 600  # that a mutant may take: a wrong sign can make a loop endless
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
     ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE,
-    ast.And: ast.Or, ast.Or: ast.And,
+    ast.And: ast.Or, ast.Or: ast.And, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
+ENDS = {"min": "max", "max": "min", "any": "all", "all": "any"}  # functions and methods
+LOADED = ("numpy", "pandas", "scipy.optimize", "scipy.stats")  # before any child
 
 
 def mutants(source: str) -> Iterator[tuple[str, str]]:
-    """Every place where a sign, a comparison or a conjunction is turned, and the source then.
+    """Every place where a sign, a comparison, a word or an end is turned, and the source then.
 
-    >>> [place for place, _ in mutants("x = a - b if c < -d else e * f")]
-    ['c < -d -> c > -d', 'a - b -> a + b', 'e * f -> e / f', '-d -> d']
+    >>> [place for place, _ in mutants("x = a - b if c < -d else max(e)")]
+    ['c < -d -> c > -d', 'a - b -> a + b', 'max(e) -> min(e)', '-d -> d']
     """
     tree = ast.parse(source)
     for number, node in enumerate(list(ast.walk(tree))):
-        if not isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp | ast.UnaryOp):
+        if not isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp | ast.UnaryOp | ast.Call):
             continue
         other = copy.deepcopy(tree)
         turned = list(ast.walk(other))[number]
@@ -49,12 +53,20 @@ def mutants(source: str) -> Iterator[tuple[str, str]]:
             turned.op = ast.UAdd()
         elif isinstance(turned, ast.Compare) and type(turned.ops[0]) in SWAPPED:
             turned.ops[0] = SWAPPED[type(turned.ops[0])]()  # type: ignore[call-overload]
+        elif isinstance(turned, ast.Call) and _called(turned) in ENDS:
+            key = "id" if isinstance(turned.func, ast.Name) else "attr"
+            setattr(turned.func, key, ENDS[_called(turned)])
         elif isinstance(turned, ast.BinOp | ast.BoolOp) and type(turned.op) in SWAPPED:
             turned.op = SWAPPED[type(turned.op)]()  # type: ignore[assignment]
         else:
             continue
         after = ast.unparse(turned).removeprefix("+")
         yield f"{before} -> {after}", ast.unparse(other)
+
+
+def _called(node: ast.Call) -> str:
+    """The function or method of a call, where it has a name."""
+    return str(getattr(node.func, "id", getattr(node.func, "attr", "")))
 
 
 def survives(module: str, source: str, tests: list[str]) -> bool:
@@ -130,6 +142,6 @@ def main(rooms: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # what every test loads, once: a child begins with it
-
+    for name in LOADED:
+        importlib.import_module(name)
     sys.exit(main(sys.argv[1:]))
