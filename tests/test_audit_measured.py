@@ -123,11 +123,34 @@ def test_the_frontier_is_that_of_whichever_study_is_of_the_baselines_recipe(
         found = ledger.plans(directory)
         ledger.write_plans({**found, name: found[name] | {"role": "plain"}}, directory)
     record(directory, "attention", plan(moe(), 1e12), 4 - math.log(2e12) / 40)
-    assert evidence.plain_studies(with_dense=True) == ["new-name"]
+    assert evidence.frontier_studies(["attention"]) == ["new-name"]
     (leverage,) = evidence.with_response(evidence.runs(["attention"]), "log_leverage")["response"]
     assert math.exp(leverage) == pytest.approx(2, rel=0.02)
     plan_run(directory, "new-name", "c0ffee")
     assert evidence.shortfall(["attention"], "log_leverage") == "new-name: 4 of 5 runs"
+
+
+def test_the_sizes_of_a_ladder_carry_its_frontier(directory: Path) -> None:
+    for budget in BUDGETS:
+        record(directory, "isoflop", plan(DENSE, budget), 4 - math.log(budget) / 40)
+    record(directory, "attention", plan(moe(), 1e12), 4 - math.log(2e12) / 40)
+    assert evidence.frontier_studies(["attention"]) == ["isoflop"]
+    (leverage,) = evidence.with_response(evidence.runs(["attention"]), "log_leverage")["response"]
+    assert math.exp(leverage) == pytest.approx(2, rel=0.02)
+
+
+def test_a_budget_with_one_value_has_no_slope_and_is_named(directory: Path) -> None:
+    generator = np.random.default_rng(0)
+    for budget, experts in [*itertools.product(BUDGETS[1:], (8, 16, 32)), (BUDGETS[0], 64)]:
+        model = moe(experts)
+        loss = 4 + 0.2 * math.log(model.activation_ratio) + noise(generator)
+        record(directory, "activation", plan(model, budget), loss)
+    asked = {"study": "activation", "statistic": "slope", "axis": "activation_ratio"}
+    found = measure(**asked, each="compute", pick="min")
+    assert found.effect == pytest.approx(0.2, abs=0.01)
+    assert "9 runs of the study activation, without 3e+11 FLOPs, where one value is left" in (
+        found.detail
+    )
 
 
 def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:

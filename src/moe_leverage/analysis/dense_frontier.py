@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moe_leverage.analysis.points import points_of
 from moe_leverage.theory.law import Array
 
+ROLES = ("plain", "sizes")  # of the studies whose dense runs make the frontier of their ladder
 POINTS_AT_ONCE = 1000  # leverages whose draws are held in memory together
 
 
@@ -38,6 +39,17 @@ class Draws:
         measured: Array = np.log(runs["loss"].to_numpy(dtype=float))
         both: Array = measured + np.concatenate([np.zeros((1, len(runs))), drawn])
         return both
+
+
+def of_frontier(table: pd.DataFrame) -> pd.DataFrame:
+    """The dense runs that the mixtures of a ladder are held against, of the ledger's table.
+
+    >>> runs = pd.DataFrame({"is_moe": [False, True, False], "role": ["sizes", "plain", "search"]})
+    >>> of_frontier(runs).index.tolist()
+    [0]
+    """
+    kept: pd.DataFrame = table[(table["is_moe"] == 0) & table["role"].isin(ROLES)]
+    return kept
 
 
 def frontier_compute(compute: Array, log_loss: Array, wanted: Array, floor: float) -> Array:

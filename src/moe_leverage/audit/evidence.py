@@ -7,7 +7,7 @@ a claim may name: axes of the paper, nominal budget, family, shares of compute, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
-from moe_leverage.analysis.dense_frontier import frontier_compute
+from moe_leverage.analysis.dense_frontier import frontier_compute, of_frontier
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.gates import Gate, failing, gates
 from moe_leverage.analysis.measured import load_ledger
@@ -35,7 +35,7 @@ RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 
 def shortfall(studies: Sequence[str], *columns: str) -> str:
     """Which of these studies, and of those behind the columns, lack runs; empty if none does."""
-    frontier = plain_studies(with_dense=True) if "log_leverage" in columns else []
+    frontier = frontier_studies(studies) if "log_leverage" in columns else []
     behind = plain_studies() if "fitted_leverage" in columns else frontier
     asked = dict.fromkeys([*studies, *behind])
     standings = [ledger.standing(study, ledger.DIRECTORY) for study in asked]
@@ -45,16 +45,20 @@ def shortfall(studies: Sequence[str], *columns: str) -> str:
     return "; ".join(lacking)
 
 
-def plain_studies(*, with_dense: bool = False) -> list[str]:
-    """The studies of the baseline's recipe, on the ladder that the laws are made from.
-
-    The dense twins of those that have some are of the same recipe: the dense frontier.
-    """
+def plain_studies() -> list[str]:
+    """The studies of the baseline's recipe, on the ladder that the laws are made from."""
     table = load_ledger(ledger.DIRECTORY)
+    return [] if table.empty else sorted(table.loc[table["role"] == "plain", "study"].unique())
+
+
+def frontier_studies(studies: Collection[str]) -> list[str]:
+    """The studies with the dense runs that mixtures of these are held against: of their ladder."""
+    table = ledger.table(directory=ledger.DIRECTORY)
     if table.empty:
         return []
-    wanted = (table["role"] == "plain") & ~(table["is_moe"] & with_dense)
-    return sorted(table.loc[wanted, "study"].unique())
+    ladders = table.loc[table["study"].isin(studies), "protocol"].unique()
+    beside = of_frontier(table[table["protocol"].isin(ladders)])
+    return sorted(beside["study"].unique())
 
 
 def is_below_the_paper(studies: Sequence[str]) -> bool:
@@ -137,10 +141,10 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
     Each draw moves the dense losses by the noise between seeds and reads every run off again; a run
     that leaves the frontier then stays where it was.
     """
-    compute, log_loss, num_seeds = _frontier()
+    compute, log_loss, num_seeds = _frontier(frame)
     if len(compute) < MIN_FRONTIER:
         return np.zeros((draws, len(frame)))
-    noise, freedom = seed_noise(runs(plain_studies(with_dense=True)))
+    noise, freedom = seed_noise(runs(frontier_studies(frame["study"].unique())))
     if freedom == 0:
         return np.zeros((draws, len(frame)))
     spread = noise * student_ratio(freedom) / np.sqrt(num_seeds)
@@ -170,7 +174,7 @@ def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
 
     Missing where the loss lies outside the range of the dense runs: nothing is extrapolated.
     """
-    compute, log_loss, _ = _frontier()
+    compute, log_loss, _ = _frontier(frame)
     if len(compute) < MIN_FRONTIER:
         return pd.Series(np.nan, index=frame.index)
     wanted = np.log(frame["loss_nats"].to_numpy(dtype=float))
@@ -179,24 +183,15 @@ def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
     return pd.Series(np.log(leverage / frame["training_flops"].to_numpy(float)), index=frame.index)
 
 
-def _frontier() -> tuple[Array, Array, Array]:
-    """C, ln L and number of seeds of the best dense run at each budget; empty without runs."""
-    dense = _dense_runs()
+def _frontier(frame: pd.DataFrame) -> tuple[Array, Array, Array]:
+    """C, ln L and seeds of the best dense design at each budget of the ladder of these runs."""
+    beside = runs(frontier_studies(frame["study"].unique()))
+    dense = beside if beside.empty else of_frontier(beside)
     if dense.empty:
         return np.empty(0), np.empty(0), np.empty(0)
     best = best_runs(with_law_names(dense.assign(is_moe=False)))
     compute, loss, seeds = (best[name].to_numpy(float) for name in ("compute", "loss", "num_seeds"))
     return compute, np.log(loss), seeds
-
-
-def _dense_runs() -> pd.DataFrame:
-    """The finished dense runs of the recipe of the architecture studies (Section 3.1).
-
-    Those of the grids and of the isoFLOP sweeps were chosen as the best of many, or see fewer
-    tokens: as a frontier they would understate every leverage.
-    """
-    frame = runs(plain_studies(with_dense=True))
-    return frame if frame.empty else frame[frame["is_moe"] == 0]
 
 
 def _fitted_joint_law() -> Law | None:

@@ -22,7 +22,7 @@ that lacks a planned run decides nothing, and one without enough runs gives the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -123,10 +123,11 @@ def measure(**arguments: Any) -> Measurement:
         return Measurement(effect=None, detail=f"no finished run of {_names(design)}")
     _require_columns(runs, design)
     runs, num_unread = _select(evidence.with_response(runs, design.response), design)
+    runs, alone = _varied(runs, design)
     fit, reason = _fit(runs, design)
     if fit is None:
         return Measurement(effect=None, detail=f"{reason} ({len(runs)} runs of {_names(design)})")
-    scope = _scope(runs, design, num_unread)
+    scope = _scope(runs, design, num_unread, alone)
     statistic = STATISTICS[design.statistic].effect
     effects = statistic(fit.theta[None], fit, design)[0]
     shared = evidence.shared_error(runs, DRAWS) if design.response == "log_leverage" else 0.0
@@ -231,6 +232,22 @@ def _select(runs: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, int]:
         best = runs.groupby(list(dict.fromkeys(keys)))["response"].idxmin()
         runs = runs.loc[best]
     return runs, num_unread
+
+
+def _varied(runs: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, list[str]]:
+    """Runs of the groups that can have a slope of their own, and the groups that cannot.
+
+    A group with one value along the axis says nothing of it; where none varies, all are kept, for
+    `_fit` to refuse.
+    """
+    if not design.each or STATISTICS[design.statistic].is_level or runs.empty:
+        return runs, []
+    groups = _groups(runs, design)
+    varies = runs.groupby(groups)[design.axis].transform("nunique") > 1
+    if not varies.any():
+        return runs, []
+    alone = runs.loc[~varies].sort_values("training_flops")
+    return runs[varies], list(dict.fromkeys(groups[alone.index]))
 
 
 def _fit(runs: pd.DataFrame, design: Design) -> tuple[_Regression | None, str]:
@@ -346,9 +363,11 @@ def _names(design: Design) -> str:
     return "the study " + " and ".join(design.studies)
 
 
-def _scope(runs: pd.DataFrame, design: Design, num_unread: int) -> str:
+def _scope(runs: pd.DataFrame, design: Design, num_unread: int, alone: Collection[str] = ()) -> str:
     """How many runs at which computes, and how far below the paper's budgets."""
     without = f", {num_unread} more outside the losses of the dense runs" if num_unread else ""
+    if alone:
+        without += f", without {', '.join(alone)} FLOPs, where one value is left"
     low, high = runs["training_flops"].min(), runs["training_flops"].max()
     gap = STUDY_BUDGETS_FLOPS[-1] / high
     return (

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.dense_frontier import of_frontier
 from moe_leverage.analysis.gates import MOST_IDLE, MOST_LOAD, gates, rests_on
 from moe_leverage.analysis.measured import LADDER
 from moe_leverage.analysis.points import best_runs
@@ -199,18 +200,8 @@ def _leverage(fits: Path) -> pd.DataFrame:
 
 
 def _dense(table: pd.DataFrame) -> pd.DataFrame:
-    """The dense runs that others are compared with: those of the chapters' frontier, if any.
-
-    Each ladder has its own; the chapters read that of `LADDER`.
-    """
-    is_dense = (table["family"] == "dense") & (table["status"] == "ok") & table["excluded"].isna()
-    ladders = [_plain_if_any(runs) for _, runs in table[is_dense].groupby("protocol")]
-    return pd.concat(ladders) if ladders else table[is_dense]
-
-
-def _plain_if_any(runs: pd.DataFrame) -> pd.DataFrame:
-    plain = runs[runs["role"] == "plain"]
-    return plain if len(plain) else runs
+    """The dense runs that others are compared with: the frontier's; each ladder has its own."""
+    return of_frontier(table[(table["status"] == "ok") & table["excluded"].isna()])
 
 
 def _gates(directory: Path, names: list[str]) -> dict[str, Any]:
