@@ -5,6 +5,7 @@ import errno
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -106,6 +107,18 @@ def test_a_stopped_runner_keeps_checkpoints_and_the_next_goes_on(tmp_path):
     assert found["left"] == []
     plan = toy_plan(3, 400)
     assert dict(found["losses"])[plan[0].run_id] == undisturbed(plan[0].run)
+
+
+def test_a_run_that_begins_after_the_stop_is_told_as_well(tmp_path):
+    place = toy_place(tmp_path)
+    place.runs.mkdir(parents=True, exist_ok=True)
+    program = "import sys, time; from pathlib import Path; from moe_leverage.locks import claim\n"
+    program += "with claim(Path(sys.argv[1])):\n    time.sleep(60)"
+    with runner._stopping(place) as stopping:
+        os.kill(os.getpid(), signal.SIGTERM)
+        late = subprocess.Popen([sys.executable, "-c", program, place.runs / "late.lock"])
+        assert late.wait(timeout=30) == -signal.SIGTERM
+    assert stopping.is_set()
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ COMPILED_FROM_FLOPS = 7e11  # at 3e11 compiling costs more than it saves: `bench
 LONGEST_REASON = 240  # characters
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
 IDLE_DEATHS = 3  # of workers that had begun no run, after which all is given up
+PASS_ON_SECONDS = 0.2  # between looks for runs that were not told to stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,25 +289,35 @@ def _outcome(task: Planned, state: Any, reason: str = "", seconds: float = 0.0) 
 
 @contextlib.contextmanager
 def _stopping(place: Place) -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; they are passed on to this process's workers."""
-    event = threading.Event()
+    """An event that SIGTERM and Ctrl-C set; they are passed on to this process's workers.
+
+    Each run is told once, and looked for until the end: joblib takes a task more from the plan than
+    it has under way, so that a worker may begin one after the event.
+    """
+    event, is_done = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
-    def stop(number: int, frame: Any) -> None:
-        event.set()
-        for path in place.runs.glob("*.lock"):
-            pid, parent = holder(path)
-            if parent == os.getpid() and is_claimed(path):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+    def pass_on() -> None:
+        told: set[Path] = set()
+        while not is_done.wait(PASS_ON_SECONDS):
+            for path in place.runs.glob("*.lock") if event.is_set() else ():
+                pid, parent = holder(path)
+                if path not in told and parent == os.getpid() and is_claimed(path):
+                    told.add(path)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGTERM)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
+    messenger = threading.Thread(target=pass_on, daemon=True)
+    messenger.start()
     try:
         yield event
     finally:
+        is_done.set()
+        messenger.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
