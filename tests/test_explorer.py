@@ -9,6 +9,7 @@ import pytest
 from test_parts import in_javascript
 
 from moe_leverage import ledger, paths
+from moe_leverage.analysis.dense_frontier import of_frontier
 from moe_leverage.analysis.gates import failing, gates, rests_on
 from moe_leverage.analysis.points import best_runs
 from moe_leverage.analysis.reductions import with_law_names
@@ -67,15 +68,14 @@ def test_a_twin_is_another_dense_run_of_the_nearest_budget(index):
         assert twin["loss"] == rivals["loss"].min()
 
 
-def test_the_mean_dense_twin_of_a_budget_lies_on_the_chapters_frontier(index):
+def test_the_best_dense_run_of_a_budget_lies_on_the_chapters_frontier(index):
     shown = table(index)
-    dense = shown[(shown["family"] == "dense") & shown["excess"].notna()]
-    twins = dense[["activation" in names for names in dense["studies"]]]
-    means = twins[twins["excluded"].isna()].groupby("budget")["excess"].mean()
-    assert len(means) > 4
-    assert (
-        means.abs().max() < 0.02
-    )  # a budget may have twins of two plans, the better is the frontier
+    dense = shown[(shown["family"] == "dense") & (shown["protocol"] == index["ladder"])]
+    sizes = dense[["isoflop" in names for names in dense["studies"]]]
+    lowest = sizes[sizes["excluded"].isna()].groupby("budget")["excess"].min()
+    assert len(lowest) > 4
+    assert lowest.max() <= 1e-6  # the frontier is the mean of the best design, which has this run
+    assert lowest.min() > -0.06  # and seeds lie no farther from their mean
 
 
 def test_details_hold_each_run_at_its_home_with_a_curve_on_its_grid(index):
@@ -117,16 +117,15 @@ def test_every_point_of_the_fits_leads_to_runs_with_its_axes_and_mean_loss(index
     points = points[points["estimator"] == explorer.ESTIMATOR]
     shown = table(index).set_index("run")
     homes = explorer.homes(ledger.DIRECTORY)
-    assert len(points) > 100
+    assert len(points) > 30
     for point in points.to_dict("records"):
         runs = shown.loc[point["run_id"].split()]
         assert set(runs.index) <= set(homes)
         for name, column in (("A", "activation_ratio"), ("G", "granularity"), ("C", "compute")):
             np.testing.assert_allclose(runs[name].astype(float), point[column], rtol=1e-3)
         assert runs["loss"].mean() == pytest.approx(point["loss"], rel=1e-4)
-        assert runs["EL"].tolist() == pytest.approx(
-            [point["efficiency_leverage"]] * len(runs), rel=1e-4
-        )
+        told = [point["efficiency_leverage"]] * len(runs)
+        assert runs["EL"].astype(float).tolist() == pytest.approx(told, rel=1e-4, nan_ok=True)
 
 
 def test_scripts_are_valid_and_small():
@@ -225,13 +224,9 @@ def test_views_begin_with_few_marks_which_are_means_over_seeds(index):
 
 def test_the_frontier_of_a_ladder_is_that_of_the_chapters(index):
     """At each rung the best dense design's mean, the lowest so far, as `best_runs` has it."""
-    frame = ledger.finished(ledger.table()).drop_duplicates("run_id")
-    plain = frame[
-        (frame["family"] == "dense")
-        & (frame["role"] == "plain")
-        & (frame["protocol"] == index["ladder"])
-    ]
-    best = best_runs(with_law_names(plain))
+    frame = ledger.finished(ledger.table())
+    dense = ledger.once(of_frontier(frame[frame["protocol"] == index["ladder"]]))
+    best = best_runs(with_law_names(dense))
     places = np.array(index["frontier"][str(index["ladder"])])
     np.testing.assert_allclose(places[:, 0], best["compute"], rtol=1e-4)
     np.testing.assert_allclose(places[:, 1], best["loss"].cummin(), rtol=1e-4)

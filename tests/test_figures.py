@@ -627,7 +627,7 @@ def test_loads_are_those_of_the_worst_layer_averaged_over_budgets():
 def test_the_best_activation_ratio_is_told_for_each_outcome():
     runs = pd.DataFrame(
         {
-            "budget": [1e13] * 3,
+            "training_flops": [1e13] * 3,
             "activation_ratio": [0.02, 0.05, 0.3],
             "efficiency_leverage": [2.0, 2.4, 1.3],
             "leverage_low": [1.8, 2.1, 1.1],
@@ -644,8 +644,24 @@ def test_the_best_activation_ratio_is_told_for_each_outcome():
     assert "decide nothing while gates of their runs fail: covered." in activation_ratio.best_ratio(
         runs, ["covered"]
     )
-    later = pd.concat([runs, runs.head(2).assign(budget=3e13)])
+    later = pd.concat([runs, runs.head(2).assign(training_flops=3e13)])
     assert activation_ratio.best_ratio(later) == told  # two designs do not tell
+
+
+def test_the_law_far_below_its_runs_is_held_against_our_designs_for_each_outcome():
+    runs = pd.DataFrame({"activation_ratio": [0.02, 0.05, 1.0], "granularity": 2.0,
+                         "training_flops": 1e13, "leverage_low": [1.8, 0.9, 0.1],
+                         "leverage_high": [2.2, 1.2, 0.2]})  # fmt: skip
+    against = activation_ratio.beside_the_law(runs, PUBLISHED.joint)
+    assert against.startswith("By the law 2 of the 2 designs and budgets")
+    assert "1 lie above 1 with their whole interval and 0 below it" in against
+    assert against.endswith("errs against mixtures.")
+    lower = runs.assign(leverage_low=0.5, leverage_high=0.7)
+    assert "the law points the right way" in activation_ratio.beside_the_law(lower, PUBLISHED.joint)
+    wide = runs.assign(leverage_low=0.5, leverage_high=1.7)
+    assert activation_ratio.beside_the_law(wide, PUBLISHED.joint).endswith("that tells nothing.")
+    silent = activation_ratio.beside_the_law(runs, PUBLISHED.joint, ["sized"])
+    assert "gates of our runs fail: sized" in silent
 
 
 def test_while_a_gate_fails_no_arrow_of_leverage_is_drawn():

@@ -18,6 +18,7 @@ from moe_leverage.analysis.points import table_noise
 from moe_leverage.audit import evidence
 from moe_leverage.cli.fit import fits
 from moe_leverage.instruments import explorer
+from moe_leverage.page import measured as page
 from moe_leverage.studies.catalogue import plan
 
 KINDS = ("learning_rate", "batch_tokens", "model", "tokens")
@@ -68,13 +69,13 @@ def test_the_laws_behind_the_ledger_come_back(found):
 @pytest.mark.slow
 def test_the_joint_study_and_variants_are_held_out(frame, found):
     table = measured.runs_table(frame)
-    apart = table[table["study"] == "joint"]
+    apart = table[table["study"] == "joint-second"]
     assert len(apart) == 24
     assert apart["held_out"].all()
     assert (apart["variant"] == "").all()
-    assert table.loc[table["study"] == "balance", "variant"].eq("balance 0.001").all()
-    assert table.loc[table["study"] == "dense-first", "variant"].nunique() == 2
-    assert table.loc[table["study"] == "bias-routing", "variant"].nunique() == 2
+    assert table.loc[table["study"] == "balance-second", "variant"].eq("balance-second 0.001").all()
+    assert table.loc[table["study"] == "dense-first-second", "variant"].nunique() == 2
+    assert table.loc[table["study"] == "bias-routing-second", "variant"].nunique() == 2
     joint = found.leverage.points[found.leverage.points["estimator"] == "joint"]
     assert joint.loc[joint["variant"] != "", "held_out"].all()
     assert found.scores["held out"][0].num_held_out >= 20
@@ -83,25 +84,22 @@ def test_the_joint_study_and_variants_are_held_out(frame, found):
 @pytest.mark.slow
 def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     (tmp_path / "adopted").mkdir()
-    part = frame[frame["study"].isin(["activation", "granularity"])].reset_index(drop=True)
-    (tmp_path / "baseline.csv").write_text("of an older ledger\n")
+    along = ["activation-second", "granularity-second"]
+    part = frame[frame["study"].isin(along)].reset_index(drop=True)
     index = measured.write_fits(part, tmp_path, resamples=20)
     assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
     assert "no finished run" in index["skipped"]["allocation"]
-    assert set(index["failing_gates"]) == {*index["fits"], measured.BASELINE, measured.AXES}
-    assert index["failing_gates"][measured.BASELINE] == [gates.UNJUDGED]  # no run of its studies
-    assert not (tmp_path / "baseline.csv").exists()
-    assert index["failing_gates"]["joint"] == list(
-        gates.failing(part, {"activation", "granularity"}, gates.gates(part))
-    )
+    assert set(index["failing_gates"]) == {*index["fits"], *measured.READ}
+    assert index["failing_gates"]["sizes"] == [gates.UNJUDGED]  # no run of its studies
+    assert index["failing_gates"]["joint"] == list(gates.failing(part, along, gates.gates(part)))
     part_of = measured.fit_parts(part, resamples=20)
-    lacking = measured.failing_gates(part, part_of, {"granularity"})["joint"]
+    lacking = measured.failing_gates(part, part_of, {"granularity-second"})["joint"]
     assert lacking == [measured.COMPLETE, *index["failing_gates"]["joint"]]
     assert measured.COMPLETE not in measured.failing_gates(part, part_of, {"tuning"})["joint"]
     for name, law in index["fits"].items():
         assert type(Fit.load(tmp_path / f"{name}.json").law).__name__ == law
     assert {"leverage.csv", "rivals.csv", "profiles.csv"} <= {p.name for p in tmp_path.iterdir()}
-    fewer = part[part["study"] == "activation"].reset_index(drop=True)
+    fewer = part[part["study"] == "isoflop"].reset_index(drop=True)
     again = measured.write_fits(fewer, tmp_path, resamples=20)
     gone = set(index["fits"]) - set(again["fits"])
     assert gone
@@ -109,35 +107,36 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     assert (tmp_path / "adopted").is_dir()
 
 
-def test_the_baseline_is_held_against_dense_models_at_the_best_size_of_each(frame):
-    sizes = frame[frame["study"] == "isoflop"]
-    points = measured.sized_leverage(frame, resamples=20)
-    pd.testing.assert_frame_equal(points, measured.sized_leverage(sizes, resamples=20))
-    read = points[points["estimator"] == "frontier"]
-    read = read.set_index(read["compute"].map(ledger.rung))
-    design = {"activation_ratio": 3 / 65, "granularity": 2.0}
-    inside = read.loc[[3e11, 1e12, 3e12], "efficiency_leverage"]
-    truth = JOINT(**design, compute=inside.index.to_numpy())
-    np.testing.assert_allclose(inside, truth, rtol=0.05)  # their noise is a hundredth of EL
-    beyond = read.loc[1e13]  # three and a half times 1e13 lies beyond the dense runs, at 3e13
-    assert np.isnan(beyond["efficiency_leverage"])
-    assert beyond["at_least"] == pytest.approx(3, rel=0.01)
-    dense_only = sizes[~sizes["is_moe"]].reset_index(drop=True)
-    assert measured.sized_leverage(dense_only, resamples=20).empty
-
-
-def test_leverage_along_an_axis_is_read_off_the_same_dense_models(filled):
-    table = ledger.table(directory=filled)
-    along = measured.plain_beside_sizes(table)
-    assert along == ["activation-second", "granularity-second"]
-    points = measured.sized_leverage(table, along, resamples=20)
+@pytest.mark.slow
+def test_leverage_along_an_axis_is_read_off_dense_models_at_their_best_size(frame, found):
+    points = found.leverage.points
     read = points[(points["estimator"] == "frontier") & (points["granularity"].round(3) == 2)]
-    read = read[read["compute"].map(ledger.rung) == 1e12].dropna(subset="efficiency_leverage")
-    assert read["activation_ratio"].nunique() > 5
+    read = read[(read["variant"] == "") & ~read["held_out"].astype(bool)]
+    rungs = read["compute"].map(ledger.rung)
+    inside = read[rungs == 1e12].dropna(subset="efficiency_leverage")
+    assert inside["activation_ratio"].nunique() > 5
     truth = JOINT(
-        activation_ratio=read["activation_ratio"].to_numpy(), granularity=2.0, compute=1e12
+        activation_ratio=inside["activation_ratio"].to_numpy(), granularity=2.0, compute=1e12
     )
-    np.testing.assert_allclose(read["efficiency_leverage"], truth, rtol=0.1)
+    np.testing.assert_allclose(inside["efficiency_leverage"], truth, rtol=0.1)
+    beyond = read[(rungs == 3e13) & (read["activation_ratio"] < 0.05)]  # dense runs end at 3e13
+    assert beyond["efficiency_leverage"].isna().all()
+    assert beyond["at_least"].to_numpy() == pytest.approx(1, rel=0.01)
+    sizes = frame[(frame["study"] == "isoflop") & ~frame["is_moe"]]
+    dense = found.leverage.best[~found.leverage.best["is_moe"]]
+    assert set(dense["compute"].map(ledger.rung)) == set(sizes["budget_flops"])
+
+
+@pytest.mark.slow
+def test_pages_read_the_baseline_off_the_one_table_of_leverage(frame, tmp_path):
+    measured.write_fits(frame, tmp_path, resamples=20)
+    points = page.baseline_leverage(tmp_path)
+    assert set(points["estimator"]) == {"frontier", "power curves", "floored curves"}
+    read = points[points["estimator"] == "frontier"].set_index("training_flops")
+    assert read.index.is_unique
+    inside = read.loc[[3e11, 1e12, 3e12], "efficiency_leverage"]
+    truth = JOINT(activation_ratio=3 / 65, granularity=2.0, compute=inside.index.to_numpy())
+    np.testing.assert_allclose(inside, truth, rtol=0.05)  # their noise is a hundredth of EL
 
 
 def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
@@ -151,16 +150,16 @@ def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
         monkeypatch.setattr(measured.findings, name, spy)
     measured.fit_ledger(frame)
     joined = seen[2]
-    shared = set(frame.query("study == 'activation'")["run_id"])
-    shared &= set(frame.query("study == 'granularity'")["run_id"])
+    shared = set(frame.query("study == 'activation-second'")["run_id"])
+    shared &= set(frame.query("study == 'granularity-second'")["run_id"])
     assert shared
     of_shared = joined[joined["run_id"].isin(shared)]
     plain = of_shared[of_shared["variant"] == ""]
     assert plain["run_id"].is_unique
-    assert set(plain["study"]) == {"activation"}
+    assert set(plain["study"]) == {"isoflop", "activation-second"}  # the first of them by role
     assert not plain["held_out"].any()
     variants = of_shared[of_shared["variant"] != ""]  # the same runs, begun a sweep of their own
-    assert set(variants["variant"]) == {"dense-first 0"}
+    assert set(variants["variant"]) == {"merge exponential 0"}
     _, freedom = table_noise(joined)
     families = joined.groupby(["is_moe", "run_id", "variant"]).ngroups
     assert families == len(joined)
@@ -210,8 +209,9 @@ def test_committed_fits_are_current():
         pytest.skip("data/fits holds no fits yet: the studies have not been run")
     assert index["ledger"] == measured.digest(measured.load_ledger())
     frame = ledger.table()
-    behind = frame.loc[measured.of_part(frame, "leverage"), "study"].unique()
-    assert set(index["failing_gates"]["joint"]) == set(evidence.failing_gates(sorted(behind)))
+    behind = frame.loc[measured.of_roles(frame, measured.FITTED["leverage"]), "study"].unique()
+    failing = set(index["failing_gates"]["joint"]) - {measured.COMPLETE}
+    assert failing == set(evidence.failing_gates(sorted(behind)))
     for name, law in index["fits"].items():
         stored = Fit.load(measured.DIRECTORY / f"{name}.json")
         assert type(stored.law).__name__ == law
@@ -240,18 +240,18 @@ def shown(directory):
 
 @pytest.mark.parametrize(
     ("role", "protocol", "variant"),
-    [("variant", 1, "strange 0.5"), ("pilot", 2, ""), ("plain", 2, ""), ("search", 1, "")],
+    [("variant", 2, "strange 0.5"), ("pilot", 2, ""), ("plain", 1, ""), ("search", 1, "")],
 )
 def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(
     tmp_path, role, protocol, variant
 ):
     """Its runs are far better and far noisier: a frontier or noise that saw them would move."""
-    fill(tmp_path, ("activation", "granularity"))
+    fill(tmp_path, ("activation-second", "granularity-second"))
     before = ledger.table(directory=tmp_path)
     shown_before = shown(tmp_path)
     plans = ledger.plans(tmp_path)
     runs = []
-    for planned in plan("activation", ADOPTED):
+    for planned in plan("activation-second", ADOPTED):
         strange = dataclasses.replace(planned.run, adam_beta2=0.5)
         loss = 2.5 * np.exp(0.1 * np.random.default_rng(len(runs)).standard_normal())
         outcome = {"study": "strange", "status": "ok", "validation_loss_nats": loss}

@@ -70,9 +70,11 @@ def test_every_page_says_of_the_recipe_what_the_page_of_it_says(table):
 def test_the_studies_of_granularity_say_what_they_trained():
     full, weak = runs_of("granularity"), runs_of("balance")
     said = granularity.protocol(full, weak)
-    assert "the first with a balance loss of 0.01, the second of 0.001" in said
-    assert f"{full['granularity'].max():g} at" in said
-    assert "no finished run" in granularity.protocol(full, weak.iloc[:0])
+    assert said.startswith("The study `granularity` trains granularities from 2 to 16 at ")
+    assert "FLOPs with a balance loss of 0.01; `balance` repeats them at" in said
+    assert "with a balance loss of 0.001. Every" in said
+    assert "a weak balance loss has no run yet" in granularity.protocol(full, weak.iloc[:0])
+    assert "no study" in granularity.protocol(full.iloc[:0], weak).lower()
 
 
 def test_a_search_is_that_of_its_ladder(table):

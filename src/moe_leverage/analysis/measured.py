@@ -2,8 +2,7 @@
 
 Each study answers its part: the searches Equation 3, the sizes Table 1, the architecture studies
 (Section 4.1) leverage and Equation 13. A study says its part itself, in its role; what is held out
-is kept from every fit. A part is made from the runs of one ladder: the second one's as soon as its
-studies of that part are whole.
+is kept from every fit. All parts are made from the runs of one ladder.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis import findings, gates
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
-from moe_leverage.analysis.fitting import UnidentifiedError
 from moe_leverage.analysis.identification import INDEX
-from moe_leverage.analysis.leverage import RESAMPLES, estimate
+from moe_leverage.analysis.leverage import RESAMPLES
 from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.rules import read_object
 
@@ -34,14 +31,15 @@ DIRECTORY = paths.FITS
 PARTS = {  # of the laws: the roles of the studies that each is made from
     "hyperparameters": ("search",),
     "allocation": ("sizes",),
-    "leverage": ("plain", "held out", "variant"),
+    "leverage": ("sizes", "plain", "held out", "variant"),
 }
-LADDER = 1  # the protocol of the runs behind leverage, and of what the chapters say was trained
-LADDERS = {"hyperparameters": 2, "allocation": 2, "leverage": LADDER}
+FITTED = {  # whose gates each part rests on; the others get a leverage and are kept from its fit
+    "hyperparameters": ("search",), "allocation": ("sizes",), "leverage": ("sizes", "plain"),
+}  # fmt: skip
+READ = ("sizes", "plain", "held out")  # roles whose leverage pages read without a law
+LADDER = 2  # the protocol of the runs behind every law, and of what the chapters say was trained
 COMPLETE = "complete"  # beside the gates: every planned run is recorded
-BASELINE = "baseline"  # EL where each family has its best size: of the studies of allocation
-AXES = "second-ladder"  # EL along the axes, on the ladder of the sizes: in no law until it is whole
-TABLES = ("leverage", "rivals", "profiles", BASELINE, AXES)
+TABLES = ("leverage", "rivals", "profiles")
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
 QUANTITIES = (
     "activation_ratio", "granularity", "shared_ratio", "compute", "budget", "loss", "num_tokens",
@@ -65,14 +63,14 @@ def fed(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the ledger's table that the laws are made from: by ladder and by role."""
     if frame.empty:
         return frame
-    kept = [of_part(frame, part) for part in PARTS]
-    return frame[np.any(kept, axis=0)].reset_index(drop=True)
+    roles = {role for roles in PARTS.values() for role in roles}
+    return frame[of_roles(frame, roles)].reset_index(drop=True)
 
 
-def of_part(frame: pd.DataFrame, part: str) -> pd.Series[bool]:
-    """Whether a row of the ledger's table is of the studies that a part is made from."""
-    found: pd.Series[bool] = frame["role"].isin(PARTS[part])
-    return found & (frame["protocol"] == LADDERS[part])
+def of_roles(frame: pd.DataFrame, roles: Collection[str]) -> pd.Series[bool]:
+    """Whether a row of the ledger's table is of the studies of these roles on the ladder."""
+    found: pd.Series[bool] = frame["role"].isin(roles)
+    return found & (frame["protocol"] == LADDER)
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
@@ -106,28 +104,6 @@ def fit_parts(
     }
 
 
-def plain_beside_sizes(frame: pd.DataFrame) -> list[str]:
-    """The studies along the axes that stand on the ladder of the sizes."""
-    found = frame[(frame["role"] == "plain") & (frame["protocol"] == LADDERS["allocation"])]
-    return sorted(found["study"].unique())
-
-
-def sized_leverage(
-    frame: pd.DataFrame, beside: Collection[str] = (), *, resamples: int = RESAMPLES
-) -> pd.DataFrame:
-    """EL against dense models at the best size of each budget (Definition 3.1).
-
-    The points of `estimate` by every estimator, from the runs of the studies of allocation, whose
-    mixture is the baseline, and of those `beside`; empty where these give none.
-    """
-    kept = of_part(frame, "allocation") | frame["study"].isin(beside)
-    runs = runs_table(frame[kept]).drop_duplicates("run_id", ignore_index=True)
-    try:
-        return estimate(runs, resamples=resamples).points
-    except UnidentifiedError:  # one family has no run yet
-        return pd.DataFrame()
-
-
 def joined(parts: Mapping[str, Findings]) -> Findings:
     """The findings of all parts as one, under the names that the protocol gives its laws."""
     found = findings.merge(list(parts.values()))
@@ -155,11 +131,7 @@ def write_fits(
         (directory / f"{name}.json").unlink(missing_ok=True)
     for name, fitted in found.fits.items():
         fitted.save(directory / f"{name}.json")
-    own = {
-        BASELINE: sized_leverage(frame, resamples=resamples),
-        AXES: sized_leverage(frame, plain_beside_sizes(frame), resamples=resamples),
-    }
-    tables = _tables(found, own)
+    tables = _tables(found)
     for name in TABLES:
         path = directory / f"{name}.csv"
         if name in tables:
@@ -183,20 +155,19 @@ def failing_gates(
 ) -> dict[str, list[str]]:
     """By fit, the gates that its studies rest on and that fail: it is silent while any does.
 
-    BASELINE has those of the studies of allocation, AXES those of the studies on their ladder. A
-    study that lacks planned runs decides nothing either, as if a gate named COMPLETE failed.
+    Beside the fits stand the roles whose leverage pages read as it is. A study that lacks planned
+    runs decides nothing either, as if a gate named COMPLETE failed.
     """
     found = gates.gates(frame)
-    failing: dict[str, list[str]] = {}
-    for part in PARTS:
-        behind = frame.loc[of_part(frame, part), "study"].unique() if len(frame) else ()
-        shut = [COMPLETE] if set(behind) & set(incomplete) else []
-        shut += gates.failing(frame, behind, found)
-        told = [*named(parts[part].fits), *([BASELINE] if part == "allocation" else [])]
-        failing |= dict.fromkeys(told, shut)
-    along = plain_beside_sizes(frame) if len(frame) else []
-    shut = [COMPLETE] if set(along) & set(incomplete) else []
-    failing[AXES] = [*shut, *gates.failing(frame, along, found)]
+
+    def shut(roles: Collection[str]) -> list[str]:
+        behind = frame.loc[of_roles(frame, roles), "study"].unique() if len(frame) else ()
+        lacking = [COMPLETE] if set(behind) & set(incomplete) else []
+        return [*lacking, *gates.failing(frame, behind, found)]
+
+    failing = {role: shut([role]) for role in READ}
+    for part, roles in FITTED.items():
+        failing |= dict.fromkeys(named(parts[part].fits), shut(roles))
     return dict(sorted(failing.items()))
 
 
@@ -234,8 +205,8 @@ def _unless_empty(
     return found
 
 
-def _tables(found: Findings, own: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Leverage by every estimator, the rivals' scores, the verdicts on coefficients, and `own`."""
+def _tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """Leverage by every estimator, the rivals' scores, and the verdicts on coefficients."""
     points = pd.DataFrame() if found.leverage is None else found.leverage.points
     scores = [{"test": test} | asdict(s) for test, rows in found.scores.items() for s in rows]
     verdicts = [
@@ -245,5 +216,5 @@ def _tables(found: Findings, own: Mapping[str, pd.DataFrame]) -> dict[str, pd.Da
         for key, p in profile(fitted).items()
     ]
     tables = {"leverage": points, "rivals": pd.DataFrame(scores)}
-    tables |= {"profiles": pd.DataFrame(verdicts), **own}
+    tables |= {"profiles": pd.DataFrame(verdicts)}
     return {name: frame for name, frame in tables.items() if len(frame)}

@@ -45,6 +45,7 @@ Array = npt.NDArray[np.float64]
 
 FITS = DATA / "fits"
 DRAWS = 2_000
+PUBLISHED_AXIS = "published_leverage"  # of `evidence.with_columns`
 SPARE_RUNS = 3  # runs beyond the number of coefficients, below which no interval is given
 SEED = 0
 
@@ -111,7 +112,11 @@ def statistic(
 
 @partial(check, name="measured")
 def measure(**arguments: Any) -> Measurement:
-    """The effect that our runs show, or the reason why they show none."""
+    """The effect that our runs show, or the reason why they show none.
+
+    What the published law says below its own runs is said by us, not by the paper: an effect along
+    it there is of another scale.
+    """
     require_arguments(Design, arguments, "measured")
     design = Design(**arguments)
     known = f"must be one of {', '.join(STATISTICS)}"
@@ -135,7 +140,9 @@ def measure(**arguments: Any) -> Measurement:
     if not np.isfinite(effects).all() or np.mean(~np.isfinite(draws)) > (1 - LEVEL) / 2:
         return Measurement(effect=None, detail=f"no optimum is resolved by {scope}")
     effect, low, high = _picked(effects, np.where(np.isfinite(draws), draws, np.nan), design.pick)
-    return _measurement(effect, low, high, scope, design.studies, of_leverage=design.of_leverage)
+    found = _measurement(effect, low, high, scope, design.studies, of_leverage=design.of_leverage)
+    is_outside = design.axis == PUBLISHED_AXIS and evidence.is_below_the_paper(design.studies)
+    return replace(found, is_of_another_scale=is_outside)
 
 
 @check

@@ -78,7 +78,7 @@ def saturation(law: JointLaw, ratios: pd.Series) -> Drawing:
 @figure(
     "leverage-activation",
     paper="Figures 5b and 8a, Equations 10 and 13",
-    data=("paper/coefficients.toml", "fits/second-ladder.csv"),
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/index.json"),
     studies=("isoflop", "activation-second"),
     caption="Efficiency leverage against activation ratio at G = 2: left at the paper's budgets, "
     "right at the budgets of our own small models, where the published law is extrapolated by "
@@ -136,9 +136,9 @@ def leverage(
         f"{power(STUDY_BUDGETS_FLOPS[0])} FLOPs and {high:.1f} at "
         f"{power(STUDY_BUDGETS_FLOPS[-1])}, growing as A falls; extrapolated to "
         f"{power(ours[0])} FLOPs it gives {law(**sparse, compute=ours[0]):.2f}, a loss."
-        f"{best_ratio(runs, failing)}"
+        f" {best_ratio(runs, failing)}"
     )
-    return Drawing(fig, pd.concat([*tables, runs], ignore_index=True), finding)
+    return Drawing(fig, pd.concat([*tables, runs], ignore_index=True), finding.rstrip())
 
 
 def best_ratio(runs: pd.DataFrame, failing: Sequence[str] = ()) -> str:
@@ -146,21 +146,22 @@ def best_ratio(runs: pd.DataFrame, failing: Sequence[str] = ()) -> str:
 
     The best is told from the sparsest by intervals that do not overlap.
 
-    >>> best_ratio(pd.DataFrame({"budget": [1e12], "activation_ratio": [0.1]}))
+    >>> best_ratio(pd.DataFrame({"training_flops": [1e12], "activation_ratio": [0.1]}))
     ''
     """
-    sizes = runs.groupby("budget")["activation_ratio"].nunique() if len(runs) else pd.Series()
+    rungs = runs["training_flops"].map(ledger.rung)
+    sizes = runs.groupby(rungs)["activation_ratio"].nunique() if len(runs) else pd.Series()
     telling = sizes.index[sizes >= LEAST_DESIGNS]
     if telling.empty:
         return ""
     if failing:
-        return f" Our points decide nothing while gates of their runs fail: {', '.join(failing)}."
+        return f"Our points decide nothing while gates of their runs fail: {', '.join(failing)}."
     top = max(telling)
-    group = runs[runs["budget"] == top].sort_values("activation_ratio")
+    group = runs[rungs == top].sort_values("activation_ratio")
     best = group.loc[group["efficiency_leverage"].idxmax()]
     sparsest = group.iloc[0]
     value = (
-        f" In our runs at {power(top)} FLOPs the largest EL is {best['efficiency_leverage']:.1f} "
+        f"In our runs at {power(top)} FLOPs the largest EL is {best['efficiency_leverage']:.1f} "
         f"({best['leverage_low']:.1f} to {best['leverage_high']:.1f}), at "
         f"A = {percent(best['activation_ratio'])}"
     )
@@ -169,6 +170,36 @@ def best_ratio(runs: pd.DataFrame, failing: Sequence[str] = ()) -> str:
     apart = sparsest["leverage_high"] < best["leverage_low"]
     words = "has clearly less" if apart else "cannot be told from it"
     return f"{value}; the sparsest, {percent(sparsest['activation_ratio'])}, {words}."
+
+
+def beside_the_law(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str] = ()) -> str:
+    """What the published law says of our own designs, far below its runs, and what they do.
+
+    >>> from moe_leverage.theory.laws import PUBLISHED
+    >>> empty = pd.DataFrame({"activation_ratio": [], "granularity": [], "training_flops": []})
+    >>> beside_the_law(empty, PUBLISHED.joint)
+    ''
+    """
+    runs = runs[runs["activation_ratio"] < 1]
+    if runs.empty:
+        return ""
+    if failing:
+        return f"Nothing is said of it while gates of our runs fail: {', '.join(failing)}."
+    axes = {name: runs[name] for name in ("activation_ratio", "granularity")}
+    told = law(**axes, compute=runs["training_flops"])
+    losing = runs[told < 1]
+    above = int((losing["leverage_low"] > 1).sum())
+    below = int((losing["leverage_high"] < 1).sum())
+    start = (
+        f"By the law {len(losing)} of the {len(runs)} designs and budgets that we measured have an "
+        f"EL below 1, down to {told.min():.2f}."
+    )
+    counts = f"Of these {above} lie above 1 with their whole interval and {below} below it"
+    if above > below:
+        return f"{start} {counts}: the law does not hold so far down, and errs against mixtures."
+    if below > above:
+        return f"{start} {counts}: so far down, too, the law points the right way."
+    return f"{start} {counts}: that tells nothing."
 
 
 def _curves(

@@ -225,7 +225,7 @@ def design_frontier(table: pd.DataFrame, built: Explanation) -> Drawing:
     "break-even",
     paper="Beyond the paper: Equation 13 at EL = 1",
     data=("paper/coefficients.toml", "fits/leverage.csv"),
-    studies=("activation", "granularity"),
+    studies=("isoflop", "activation-second", "granularity-second"),
     caption="The compute below which Equation 13 has a mixture of experts lose to a dense model, "
     "against granularity; it is the same at every activation ratio. The band is the range of our "
     "own runs.",

@@ -35,7 +35,7 @@ TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 TABLE_8_ACTIVATION = 3 / 65  # E = 64, E_a = 2, E_s = 1, and the same for finer experts
 BEST_RANGE = (8.0, 12.0)  # Section 1, second finding
 BEST_RANGE_WEAK_BALANCE = (6.0, 8.0)  # Appendix D, Figure 12
-WEAK_BALANCE = 0.005  # between the two balance coefficients, 0.01 and 0.001
+BALANCE_ROLES = ("measured", "accent")  # inks of the ladder's own balance loss and of a weak one
 OPTIMUM_COLUMNS = ("training_flops", "granularity", "balance_coefficient")
 
 
@@ -43,7 +43,7 @@ OPTIMUM_COLUMNS = ("training_flops", "granularity", "balance_coefficient")
     "leverage-granularity",
     paper="Figures 6 and 8b, Equation 11",
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
-    studies=("granularity",),
+    studies=("isoflop", "granularity-second"),
     caption="Efficiency leverage against granularity at the activation ratio of Table 8. Left: at "
     "four budgets. Right: EL over its own maximum, one curve for all budgets, since in Equation 13 "
     "compute and granularity do not interact; and our points over the largest of their budget.",
@@ -106,7 +106,7 @@ def leverage(
     "granularity-optimum",
     paper="Sections 4.1.2 and Appendix D, Figure 12",
     data=("paper/coefficients.toml",),
-    studies=("granularity", "balance"),
+    studies=("granularity-second", "balance-second"),
     caption="The best granularity against compute: the printed ranges under full and under "
     "weakened load balancing (bands), the optimum that Table 2 implies (line), and ours.",
 )
@@ -124,8 +124,8 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         ax.fill_between(paper_reach, low, high, color=ink, alpha=0.25, lw=0, label=label)
     best = law.optimum_granularity
     ax.plot([1e11, 1e22], [best, best], ":", color=theme.colour("published"), label="Table 2")
-    for coefficient, group in runs.groupby("balance_coefficient"):
-        role = "measured" if group["balance_coefficient"].iloc[0] > WEAK_BALANCE else "accent"
+    strongest_first = list(runs.groupby("balance_coefficient"))[::-1]
+    for role, (coefficient, group) in zip(BALANCE_ROLES, strongest_first, strict=False):
         label = f"measured, balance {coefficient:g}"
         ink = theme.colour(role)
         draw_points(ax, group, "training_flops", "granularity", colour=ink, label=label)
@@ -175,41 +175,46 @@ def sensitivity(law: JointLaw) -> Drawing:
 
 def protocol(full: pd.DataFrame, weak: pd.DataFrame) -> str:
     """What the two studies of granularity trained, from their runs, as one sentence."""
-    if full.empty or weak.empty:
-        return "The studies `granularity` and `balance` have no finished run yet."
-    coefficients = [
-        ", ".join(f"{value:g}" for value in sorted(set(runs["routing.balance_coefficient"])))
-        for runs in (full, weak)
-    ]
-    rungs = [", ".join(map(power, sorted(set(runs["budget_flops"])))) for runs in (full, weak)]
+    if full.empty:
+        return "No study of granularity has a finished run yet."
     grains = sorted(set(full["granularity"].round(1)))
-    where = rungs[0] if rungs[0] == rungs[1] else f"{rungs[0]} (`balance` at {rungs[1]})"
+    repeats = "; the one that repeats them with a weak balance loss has no run yet"
+    if len(weak):
+        repeats = f"; `{weak['study'].iloc[0]}` repeats them {_where(weak)}"
     return (
-        f"The studies `granularity` and `balance` train granularities from {grains[0]:g} to "
-        f"{grains[-1]:g} at {where} FLOPs, the first with a balance loss of {coefficients[0]}, the "
-        f"second of {coefficients[1]}; every other setting is that of {{doc}}`what-we-trained`."
+        f"The study `{full['study'].iloc[0]}` trains granularities from {grains[0]:g} to "
+        f"{grains[-1]:g} {_where(full)}{repeats}. Every other setting is that of "
+        "{doc}`what-we-trained`."
     )
+
+
+def _where(runs: pd.DataFrame) -> str:
+    """At which budgets and with which balance loss."""
+    budgets = ", ".join(map(power, sorted(set(runs["budget_flops"]))))
+    losses = ", ".join(f"{value:g}" for value in sorted(set(runs["routing.balance_coefficient"])))
+    return f"at {budgets} FLOPs with a balance loss of {losses}"
 
 
 @figure(
     "loss-granularity",
     paper="Figures 6a and 12",
-    studies=("granularity", "balance"),
+    studies=("granularity-second", "balance-second"),
     caption="Held-out loss against granularity at each budget of our ladder, with full and with "
     "weakened balance loss. Points: means over seeds, with the 90 % interval of the noise "
     "between seeds. Dashed: parabolas in log G. Band: where the text puts the best.",
 )
 def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
-    """Loss over G, a panel a budget; `runs` are those of `granularity` and `balance`."""
-    names = {coefficient: f"balance loss {coefficient:g}" for coefficient in (0.01, 0.001)}
+    """Loss over G, a panel a budget; `runs` are those of the two studies of granularity."""
+    strongest_first = sorted(set(runs["routing.balance_coefficient"]), reverse=True)
+    names = {value: f"balance loss {value:g}" for value in strongest_first}
     labels = runs["routing.balance_coefficient"].map(names)
     axis = sweeps.Axis(
         name="granularity", label=axis_label("granularity"), symbol="G", band=BEST_RANGE,
         ticks=TABLE_8_GRANULARITY,
     )  # fmt: skip
     means = sweeps.means_of(runs, axis.name, labels, repeated)
-    full, weak = names.values()
-    return sweeps.draw(means, axis, {full: "measured", weak: "accent"}, fits=(full, weak))
+    roles = dict(zip(names.values(), BALANCE_ROLES, strict=False))
+    return sweeps.draw(means, axis, roles, fits=tuple(roles))
 
 
 def loads(runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,17 +17,14 @@ import seaborn as sns
 
 from moe_leverage import ledger
 from moe_leverage.analysis.gates import JUDGED, MOST_LOAD, Gate
+from moe_leverage.analysis.measured import LADDER
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, power
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paths import DATA
+from moe_leverage.studies.catalogue import STUDIES
 
 ORDINALS = {1: "first ladder", 2: "second ladder"}
-PART_WORDS = {
-    "hyperparameters": "rates and batches",
-    "allocation": "sizes",
-    "leverage": "leverage",
-}
 SHUT = {  # what a gate of `analysis.gates` that fails says of the runs of its ladder
     "bodies": "its models hardly grow with the budget",
     "tuned": "its best rates and batches lie at the edge of what was tried",
@@ -95,20 +91,18 @@ def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
     )
 
 
-def rests_on(ladders: Mapping[str, int]) -> str:
-    """On which ladder the laws of each part rest (`analysis.measured.LADDERS`), as a sentence.
-
-    >>> rests_on({"allocation": 2, "leverage": 1})
-    'The measured laws of sizes rest on the second ladder; those of leverage on the first ladder.'
-    """
-    parts = [
-        (" and of ".join(PART_WORDS[part] for part in ladders if ladders[part] == protocol), name)
-        for protocol, name in sorted(ORDINALS.items(), reverse=True)
-    ]
-    said = [f"of {words} {{}}on the {name}" for words, name in parts if words]
-    verbs = ("rest ", *[""] * len(said))
-    told = [words.format(verb) for words, verb in zip(said, verbs, strict=False)]
-    return f"The measured laws {'; those '.join(told)}."
+def not_yet_trained() -> str:
+    """Which studies of the ladder lack runs, as a sentence; empty when none does."""
+    mine = [name for name, study in STUDIES.items() if study.protocol == LADDER]
+    mine = [name for name in mine if STUDIES[name].role in JUDGED]
+    standings = [ledger.standing(name, ledger.DIRECTORY) for name in mine]
+    lacking = [standing.words for standing in standings if not standing.is_complete]
+    if not lacking:
+        return "All its studies are whole."
+    return (
+        f"Still to be trained on it: {', '.join(lacking)}. Chapters on these show the first "
+        "ladder's runs where there are some, and conclude nothing from them."
+    )
 
 
 def departures(runs: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +171,7 @@ def loads(table: pd.DataFrame) -> pd.DataFrame:
     "router-loads",
     paper="Section 4.1.2 and Figure 12: what weak balancing does",
     caption="The busiest expert over the mean on held-out text, in the worst layer of every run.",
-    studies=("activation", "granularity", "tuning"),
+    studies=("activation", "granularity", "activation-second", "granularity-second", "tuning"),
 )
 def router_loads(found: pd.DataFrame) -> Drawing:
     """A mark a run, by number of experts and ladder; `found` comes from `loads`."""

@@ -50,7 +50,7 @@ POINT = (*POINT_COLUMNS, "estimator", BOUND)
 @figure(
     "leverage-over-compute",
     paper="Equation 13 and its example (Section 1)",
-    data=("paper/coefficients.toml", "fits/baseline.csv", "fits/index.json"),
+    data=("paper/coefficients.toml", "fits/leverage.csv", "fits/index.json"),
     studies=("isoflop",),
     caption="How many times more compute a dense model needs to reach the loss of a mixture, over "
     "the compute of the mixture. Lines: the published law for the design of our baseline and for "
@@ -104,7 +104,7 @@ def leverage_over_compute(
 @figure(
     "two-frontiers",
     paper="Definition 3.1 and Equation 5",
-    data=("fits/baseline.csv", "fits/index.json"),
+    data=("fits/leverage.csv", "fits/index.json"),
     studies=("isoflop",),
     caption="Lowest held-out loss of each budget, dense and mixture, with the 90 % interval of the "
     "noise between seeds. An arrow leads from a mixture to the dense compute of equal loss: its "

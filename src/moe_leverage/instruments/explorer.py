@@ -201,7 +201,8 @@ def _leverage(fits: Path) -> pd.DataFrame:
 
 def _dense(table: pd.DataFrame) -> pd.DataFrame:
     """The dense runs that others are compared with: the frontier's; each ladder has its own."""
-    return of_frontier(table[(table["status"] == "ok") & table["excluded"].isna()])
+    sound = table[(table["status"] == "ok") & table["excluded"].isna()]
+    return of_frontier(sound.assign(is_moe=sound["family"] != "dense"))
 
 
 def _gates(directory: Path, names: list[str]) -> dict[str, Any]:

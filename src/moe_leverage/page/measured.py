@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moe_leverage import ledger, paths
+from moe_leverage import ledger, paper, paths
 from moe_leverage.analysis import reductions
 from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.fitted import Fit
@@ -21,21 +21,21 @@ from moe_leverage.analysis.points import best_runs
 from moe_leverage.theory.laws import JointLaw
 
 ESTIMATOR = "frontier"  # EL read from the dense frontier; the others stand beside it in chapter 07
+LAW = "joint"  # the estimator that reads EL off our own fit of Equation 13
 SAME_AXIS = 0.05  # by which whole experts may move an axis off its value
-POINT_KEYS = ["activation_ratio", "granularity", "shared_ratio", "compute"]  # of a leverage
+DESIGN = ["activation_ratio", "granularity", "shared_ratio"]
+POINT_KEYS = [*DESIGN, "compute"]  # of a leverage
 CURVES = "power curves"  # the estimator that needs a design at several budgets
 MIN_GRANULARITIES = 3
 
 
-def leverage_points(
-    directory: Path = paths.FITS, *, table: str = "leverage", **axes: float
-) -> pd.DataFrame:
-    """EL with its interval at every MoE point of a table of the fits, at these values of the axes.
+def leverage_points(directory: Path = paths.FITS, **axes: float) -> pd.DataFrame:
+    """EL with its interval at every MoE point of the fits, at these values of the axes.
 
     Points of studies that change more than A, G and C are left out, and so are mere bounds; along
     an axis also those of the joint study, which lie on no axis but by chance.
     """
-    points = table_of(table, directory)
+    points = table_of("leverage", directory)
     if points.empty:
         return points
     kept = (points["estimator"] == ESTIMATOR) & points["variant"].isna()
@@ -51,11 +51,17 @@ def leverage_points(
 def baseline_leverage(directory: Path = paths.FITS) -> pd.DataFrame:
     """EL of the baseline mixture at each budget, both families at their best size, by estimator.
 
-    Bounds stand in `at_least` and `at_most`; budgets are rungs of the ladder.
+    The baseline is the paper's (Table 8). Bounds stand in `at_least` and `at_most`; budgets are
+    rungs of the ladder.
     """
-    points = table_of("baseline", directory)
+    points = table_of("leverage", directory)
     if points.empty:
         return points
+    baseline = paper.models(8)[0]
+    for name in DESIGN:
+        points = points[np.isclose(points[name], getattr(baseline, name), rtol=SAME_AXIS)]
+    points = points[points["variant"].isna() & (points["estimator"] != LAW)]
+    points = points[~points["held_out"].astype(bool)]
     names = {"compute": "training_flops", "low": "leverage_low", "high": "leverage_high"}
     found = points.rename(columns=names)
     return found.assign(training_flops=found["training_flops"].map(ledger.rung))
@@ -160,7 +166,7 @@ def predicted_points(directory: Path = paths.FITS) -> pd.DataFrame:
         return points
     points = points[points["variant"].isna()]
     keys = [*POINT_KEYS, "loss"]
-    by_law = points.loc[points["estimator"] == "joint", [*keys, "efficiency_leverage", "held_out"]]
+    by_law = points.loc[points["estimator"] == LAW, [*keys, "efficiency_leverage", "held_out"]]
     measured = points[points["estimator"] == ESTIMATOR].dropna(subset=["efficiency_leverage"])
     both = measured.merge(by_law, on=keys, suffixes=("", "_predicted"))
     part = np.where(both["held_out"], "joint study", "largest sixth")
