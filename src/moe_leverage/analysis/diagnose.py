@@ -48,7 +48,7 @@ PROFILE_ITERATIONS = 40  # what is gained after them is far below the threshold
 PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
 UNTOLD_REACH = 3.0  # of theta: a factor of 20 in a positive coefficient
 FOLDS = 10
-FOLD_STARTS = 16
+COMPARED_STARTS, FOLD_STARTS = 32, 16
 MOST_COMPARED = 400  # rows by which laws are compared: more tell no more
 SMALLEST = 1e-300
 
@@ -318,7 +318,12 @@ def compare(
     fits = []
     for law in forms:
         try:
-            fits.append(fit(law, inside, target, clusters=clusters, resamples=0, seed=seed))
+            fits.append(
+                fit(
+                    law, inside, target, clusters=clusters, starts=COMPARED_STARTS, resamples=0,
+                    seed=seed,
+                )
+            )  # fmt: skip
         except UnidentifiedError:
             continue
     require(bool(fits), "forms", [law.__name__ for law in forms], "none is identified by the table")
@@ -371,12 +376,11 @@ def _cross_validate(fitted: Fit, problem: Problem, seed: int) -> Array:
     begin = fitted.law.starts(problem.inputs, problem.log_target, FOLD_STARTS, generator)
     begin = np.concatenate([fitted.theta[None], begin])
     weights = (fold_of != folds[:, None]).astype(float)
-    solved = minimise(
-        problem, np.tile(begin, (len(folds), 1)), weights=np.repeat(weights, len(begin), axis=0)
-    )
-    best = solved.objective.reshape(len(folds), -1).argmin(axis=1)
-    theta = solved.theta.reshape(len(folds), len(begin), -1)[np.arange(len(folds)), best]
-    errors = problem.residuals(theta)
+    every, of_every = np.tile(begin, (len(folds), 1)), np.repeat(weights, len(begin), axis=0)
+    tried = minimise(problem, every, weights=of_every, most=TRIAL_ITERATIONS)
+    best = tried.objective.reshape(len(folds), -1).argmin(axis=1)
+    lowest = tried.theta.reshape(len(folds), len(begin), -1)[np.arange(len(folds)), best]
+    errors = problem.residuals(minimise(problem, lowest, weights=weights).theta)
     own: Array = errors[np.searchsorted(folds, fold_of), np.arange(len(fold_of))]
     return own
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -350,9 +350,9 @@ def _section_fits(
     known = points[["activation_ratio", "granularity"]].notna().all(axis=None)
     for law, kind, fixed in SECTIONS if known else ():
         count, reason = 0, "no leverage inside the dense frontier"
-        groups = list(points.groupby(list(fixed)))
+        groups: list[tuple[Any, Any]] = list(points.groupby(list(fixed)).indices.items())
         groups.sort(key=lambda entry: -len(entry[1]))  # stable: of equal sizes in order of place
-        for place, (values, group) in enumerate(groups):
+        for place, (values, rows) in enumerate(groups):
             if count == MOST_SECTIONS:
                 yield kind, f"{len(groups) - place} more sections, none of more points"
                 break
@@ -360,6 +360,7 @@ def _section_fits(
                 f"C{value:.1e}" if axis == "budget" else f"{axis[0].upper()}{value:.3g}"
                 for axis, value in zip(fixed, values, strict=True)
             )
+            group = points.iloc[rows]
             try:
                 fitted = fit(law, group, "efficiency_leverage", resamples=resamples, seed=seed)
             except UnidentifiedError as error:

@@ -44,6 +44,7 @@ SAME_FIT = 0.01  # of chi squared: as good a fit, a tenth of a standard error aw
 MANY_ROWS = 300  # independent ones, beyond which samples are drawn from the covariance
 BETTER_STARTS = 32  # of many, that go on after TRIAL_ITERATIONS
 FEW_MINIMA = 100  # rows from which on a law hardly has several minima: few starts do
+ENDS_DIGITS = 6  # of theta: ends that agree to so many decimals are one
 POLISHED = 4  # starts that go on from a share of the rows to all
 
 
@@ -228,10 +229,24 @@ def _minimum(problem: Problem, begin: Array) -> tuple[Problem, Solution]:
     ended = minimise(problem, begin)
     if np.isinf(problem.delta):
         problem = replace(problem, delta=_resolve_delta(problem, _best(ended)))
-        ended = minimise(problem, ended.theta)
+        ended = _from_each_end(problem, ended.theta)
     found = bool(np.isfinite(ended.objective).any())
     require(found, problem.law.__name__, None, "no start has a finite loss")
     return problem, ended
+
+
+def _from_each_end(problem: Problem, ends: Array) -> Solution:
+    """Where a problem leads from the ends of another, most of which are in the same few places."""
+    _, first, own = np.unique(
+        ends.round(ENDS_DIGITS), axis=0, return_index=True, return_inverse=True
+    )
+    ended = minimise(problem, ends[first])
+    return Solution(
+        theta=ended.theta[own],
+        objective=ended.objective[own],
+        converged=ended.converged[own],
+        iterations=ended.iterations[own],
+    )
 
 
 def _source(target: str, inputs: Inputs, log_target: Array) -> Source:

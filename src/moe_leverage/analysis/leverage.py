@@ -13,8 +13,9 @@ A table of runs is told of in `points`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -116,13 +117,14 @@ def estimate(
     floor: float | None = None,
     best: pd.DataFrame | None = None,
     residual_noise: tuple[float, int] | None = None,
+    known_curves: Mapping[str, Fit] = MappingProxyType({}),
 ) -> Leverage:
     """Leverage of every MoE point of a table of runs by all estimators that the table allows.
 
     `floor` pins the loss floor of the dense frontier. `best` are the points where not all of
     `best_runs(table)` are to count. `residual_noise` is a noise of ln loss and its degrees of
-    freedom, for a table without repeats. UnidentifiedError where there is no dense frontier or no
-    mixture.
+    freedom, for a table without repeats. `known_curves` are fits by name, taken where they are of
+    the same losses. UnidentifiedError where there is no dense frontier or no mixture.
     """
     best = best_runs(table) if best is None else best
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
@@ -131,7 +133,7 @@ def estimate(
     require(
         len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate", UnidentifiedError
     )
-    fits, skipped = _curve_fits(best.drop(index=beaten.index), resamples, seed)
+    fits, skipped = _curve_fits(best.drop(index=beaten.index), resamples, seed, known_curves)
     floored = fits.get("dense, FlooredPowerLaw")
     noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), residual_noise)
     if floor is None:
@@ -189,7 +191,10 @@ def family_curves(
 
 
 def _curve_fits(
-    best: pd.DataFrame, resamples: int, seed: int
+    best: pd.DataFrame,
+    resamples: int,
+    seed: int,
+    known: Mapping[str, Fit] = MappingProxyType({}),
 ) -> tuple[dict[str, Fit], dict[str, str]]:
     fits: dict[str, Fit] = {}
     skipped: dict[str, str] = {}
@@ -198,12 +203,22 @@ def _curve_fits(
         for law in (PowerLaw, FlooredPowerLaw):
             name = f"{family_name(dict(zip(FAMILY, family, strict=True)))}, {law.__name__}"
             try:
-                fits[name] = fit(
+                before = _same_rows(known.get(name), runs, resamples)
+                fits[name] = before or fit(
                     law, runs, "loss", clusters=clusters, resamples=resamples, seed=seed
                 )
             except UnidentifiedError as error:
                 skipped[name] = str(error)
     return fits, skipped
+
+
+def _same_rows(before: Fit | None, runs: pd.DataFrame, resamples: int) -> Fit | None:
+    """An earlier fit of a curve, if it is of these losses, with so many of its samples."""
+    if before is None or not np.array_equal(
+        before.log_target, np.log(runs["loss"].to_numpy(float))
+    ):
+        return None
+    return replace(before, samples=before.samples[:resamples])
 
 
 def _curve_points(moe: pd.DataFrame, fits: Mapping[str, Fit], level: float) -> list[pd.DataFrame]:

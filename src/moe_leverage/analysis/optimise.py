@@ -209,8 +209,9 @@ class _State:
             own = np.arange(len(fixed))
             gradient[own, fixed], matrix[own, fixed], matrix[own, :, fixed] = 0.0, 0.0, 0.0
         # One problem that overflowed must not keep `solve` from the others: its step becomes 0.
-        sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
-        matrix[~sound], gradient[~sound] = 0.0, 0.0
+        if not np.isfinite(matrix.sum() + gradient.sum()):  # seldom: looked at one by one
+            sound = np.isfinite(matrix).all((-2, -1)) & np.isfinite(gradient).all(-1)
+            matrix[~sound], gradient[~sound] = 0.0, 0.0
         # Coefficients differ by decades: scaled to a diagonal of ones they can be damped alike.
         diagonal = np.einsum("kii->ki", matrix)  # a view, written to below
         least = FLATNESS * diagonal.max(-1, keepdims=True) + np.finfo(float).tiny

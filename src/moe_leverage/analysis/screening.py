@@ -7,7 +7,9 @@ dense runs tell their optimum, leverage over it is one of the estimates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -19,6 +21,7 @@ from moe_leverage.analysis.envelope import (
     optimal_points,
     usual_warnings,
 )
+from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.fitting import UnidentifiedError, fit
 from moe_leverage.analysis.leverage import RESAMPLES, Leverage, estimate, most_joint
 from moe_leverage.analysis.outliers import find_outliers, missed_mixtures, without
@@ -48,7 +51,7 @@ def screened(
         measured = _over_both(kept, best, resamples, seed, floor)
     if found.empty:
         return measured
-    return _beside(measured, _with_all(table, whole, seed, floor), found)
+    return _beside(measured, _with_all(table, whole, seed, floor, measured.fits), found)
 
 
 def outlier_warning(found: pd.DataFrame) -> str:
@@ -62,7 +65,12 @@ def outlier_warning(found: pd.DataFrame) -> str:
 
 
 def _over_both(
-    table: pd.DataFrame, best: pd.DataFrame, resamples: int, seed: int, floor: float | None
+    table: pd.DataFrame,
+    best: pd.DataFrame,
+    resamples: int,
+    seed: int,
+    floor: float | None,
+    known: Mapping[str, Fit] = MappingProxyType({}),
 ) -> Leverage:
     """Leverage over the dense runs, and over the optimum of their L(N, D) where they tell it."""
     dense = table[~table["is_moe"].astype(bool)]
@@ -74,17 +82,27 @@ def _over_both(
     # sizes far from their optimum do not widen what L(N, D) leaves over
     noise = envelope.noise if isinstance(envelope, Envelope) else None
     measured = estimate(
-        table, resamples=resamples, seed=seed, floor=floor, best=best, residual_noise=noise
+        table,
+        resamples=resamples,
+        seed=seed,
+        floor=floor,
+        best=best,
+        residual_noise=noise,
+        known_curves=known,
     )
     return _beside_the_optimum(measured, dense, envelope)
 
 
 def _with_all(
-    table: pd.DataFrame, whole: pd.DataFrame, seed: int, floor: float | None
+    table: pd.DataFrame,
+    whole: pd.DataFrame,
+    seed: int,
+    floor: float | None,
+    known: Mapping[str, Fit],
 ) -> Leverage | None:
     """The estimates with the outliers, without intervals; None where they leave no frontier."""
     try:
-        return _over_both(table, whole, 1, seed, floor)
+        return _over_both(table, whole, 1, seed, floor, known)
     except UnidentifiedError:
         return None
 

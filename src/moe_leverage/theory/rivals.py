@@ -64,12 +64,19 @@ class FlooredPowerLaw(Law):
     def starts(
         cls, inputs: Inputs, log_target: Array, count: int, generator: np.random.Generator
     ) -> Array:
-        """Floors below the smallest loss, exponents from -1 to -0.02, and the scale they imply."""
-        target = np.exp(log_target)
+        """Floors below the smallest loss, with the straight line in (ln C, ln(L - floor)) of each.
+
+        A start off that line runs off to a floor of 0, from where the way back is long.
+        """
+        target, log_c = np.exp(log_target), np.log(inputs["compute"])
         floor = target.min() * np.exp(-generator.exponential(0.5, count) - 0.01)
-        exponent = -np.exp(generator.uniform(np.log(0.02), 0.0, count))
-        rest = np.log(target.mean() - floor) - exponent * np.log(inputs["compute"]).mean()
-        return np.stack([np.log(floor), rest, exponent], axis=-1)
+        above = target - floor[:, None]
+        weight = (above / target) ** 2  # of ln(L - floor), so that errors are those of ln L
+        weight /= weight.sum(axis=1, keepdims=True)
+        height, middle = (weight * np.log(above)).sum(axis=1), weight @ log_c
+        aside = log_c - middle[:, None]
+        exponent = (weight * aside * np.log(above)).sum(axis=1) / (weight * aside**2).sum(axis=1)
+        return np.stack([np.log(floor), height - exponent * middle, exponent], axis=-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,15 +281,15 @@ def _published_warnings(found: Findings) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """Nested plain Python values; a number that is not finite becomes None."""
+    if isinstance(value, float):  # first, as most are
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+    if isinstance(value, Sequence | np.ndarray):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return _plain(value.item()) if isinstance(value, np.generic) else value
 
 
 def _section(title: str, content: str) -> str:
