@@ -11,7 +11,7 @@ import pytest
 
 from moe_leverage.analysis.findings import examine
 from moe_leverage.theory.rivals import FlooredPowerLaw
-from moe_leverage.your_runs import drawing, report
+from moe_leverage.your_runs import document, drawing, report
 from moe_leverage.your_runs.reading import read_runs
 
 DENSE = FlooredPowerLaw(1.6, 330.0, -0.19)
@@ -37,7 +37,7 @@ def page(tmp_path, table, title="Leverage"):
     table.to_csv(path, index=False)
     read = read_runs(path)
     found = examine(read.runs, resamples=100)
-    return report.page(title, found, report.summary(read, found))
+    return document.page(title, found, report.summary(read, found))
 
 
 def test_bounds_and_open_ends_are_drawn_and_said(tmp_path):
@@ -63,9 +63,9 @@ def test_other_readings_of_leverage_stand_beside_it(tmp_path):
     read = read_runs(path)
     found = examine(read.runs, resamples=20)
     record = report.summary(read, found)
-    assert "with outliers" not in report.page("Leverage", found, record)
+    assert "with outliers" not in document.page("Leverage", found, record)
     record["leverage"][0]["with_outliers"] = 6.125
-    text = report.page("Leverage", found, record)
+    text = document.page("Leverage", found, record)
     assert "with outliers</th>" in text
     assert "<td>6.125</td>" in text
     assert "over optimum" not in text
@@ -79,7 +79,7 @@ def test_an_answer_and_a_reason_that_hold_markup_are_text(tmp_path):
     record = report.summary(read, found) | {"answer": [HOSTILE]}
     bare = replace(found, leverage=None, skipped={"leverage": HOSTILE})
     for own in (record, record | {"answer": ["none"], "skipped": {}}):
-        text = report.page("Leverage", bare, own)
+        text = document.page("Leverage", bare, own)
         assert "<img" not in text
         assert "&lt;img" in text
 
@@ -95,6 +95,33 @@ def test_only_powers_of_ten_are_labelled_where_there_is_one(high, between):
     minor = [text.get_text() for text in ax.get_xticklabels(minor=True) if text.get_text()]
     assert bool(minor) == between
     plt.close(ax.figure)
+
+
+def test_mixtures_of_one_budget_stand_side_by_side():
+    """Their intervals would hide each other; no family reaches the place of the next budget."""
+    budgets = [1e18, 1e19, 3e19]
+    groups = [pd.DataFrame({"compute": budgets}) for _ in range(5)]
+    shifts = drawing._side_by_side(groups)
+    assert len(np.unique(shifts)) == 5
+    places = np.outer(shifts, budgets)
+    assert (places.max(axis=0)[:-1] < places.min(axis=0)[1:]).all()
+    alone = [pd.DataFrame({"compute": [budget]}) for budget in budgets]
+    assert (drawing._side_by_side(alone) == 1).all()
+
+
+@pytest.mark.skipif(browsing.program() is None, reason="no browser is installed")
+def test_the_answer_of_each_row_is_on_a_phone_without_scrolling(tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(page(tmp_path, runs(families=3)), "utf-8")
+    with browsing.launched() as browser:
+        view = browser.new_page(viewport={"width": WIDTH, "height": 844})
+        view.goto(file.as_uri())
+        ends = view.evaluate(
+            "[...document.querySelector('table').querySelectorAll('th')]"
+            ".map(h => [h.textContent, h.getBoundingClientRect().right])"
+        )
+    seen = [name for name, end in ends if end <= WIDTH]
+    assert seen[:5] == ["A", "G", "C, FLOPs", "EL", "90% interval"]
 
 
 @pytest.mark.skipif(browsing.program() is None, reason="no browser is installed")

@@ -86,8 +86,10 @@ def fit(
     found = findings.examine(table.runs, floor=floor)
     record = reports.summary(table, found)
     if report is not None:
+        from moe_leverage.your_runs import document  # what draws takes a second to load
+
         title = printable(f"Efficiency leverage of {', '.join(path.name for path in runs)}")
-        paths.write_atomically(report, reports.page(title, found, record))
+        paths.write_atomically(report, document.page(title, found, record))
     if save is not None:
         saved.save(save, found)
     if as_json:

@@ -28,6 +28,7 @@ MOST_FAMILIES = 12  # drawn; more would not be told apart
 MARKERS = "o^Dv<>Ph"  # of granularity, the smallest first
 SIZE_INCHES = (5.0, 5.2)
 GRID_POINTS = 60
+BESIDE = 0.6  # of the way to the next budget, over which the families of one are spread
 ARROW_POINTS = 14  # length of the arrow of a bound or of an end that is open
 TITLES = {"leverage": "Efficiency leverage against compute", "losses": "Loss against compute"}
 
@@ -43,8 +44,9 @@ def leverage_figure(found: Findings) -> str:
     joint = found.fits.get("joint")
     with theme.themed("leverage"):
         fig, ax = plt.subplots(figsize=SIZE_INCHES)
-        for family, group, look in drawn:
-            _draw_leverage(ax, group, look)
+        shifts = _side_by_side([group for _, group, _ in drawn])
+        for (family, group, look), shift in zip(drawn, shifts, strict=True):
+            _draw_leverage(ax, group.assign(compute=group["compute"] * shift), look)
             if joint is not None and not math.isnan(family["granularity"]):
                 axes = {name: family[name] for name in ("activation_ratio", "granularity")}
                 grid = _grid(group)
@@ -59,9 +61,21 @@ def leverage_figure(found: Findings) -> str:
         said.append("a hollow mark with an arrow is a bound: the leverage lies beyond it")
     if np.isinf(frontier["high"]).any() or (frontier["low"] == 0).any():
         said.append("an arrow on an interval says that this end is open")
+    if np.ptp(shifts) > 0:
+        said.append("mixtures of one budget stand side by side")
     if joint is not None:
         said.append("lines are the joint law fitted to these points")
     return _svg(fig, "leverage", said)
+
+
+def _side_by_side(groups: list[pd.DataFrame]) -> Array:
+    """By what the compute of each family is multiplied, so that no interval hides another."""
+    budgets = [np.unique(np.log(group["compute"].to_numpy(float)).round(1)) for group in groups]
+    places, counts = np.unique(np.concatenate(budgets), return_counts=True)
+    if counts.max() == 1:
+        return np.ones(len(groups))
+    room = BESIDE * float(np.diff(places).min(initial=1.0))
+    return np.exp(np.linspace(-room / 2, room / 2, len(groups)))
 
 
 def _draw_leverage(ax: Axes, group: pd.DataFrame, look: dict[str, Any]) -> None:
@@ -175,7 +189,5 @@ def _svg(figure: Figure, name: str, said: list[str]) -> str:
     text = text.replace("<svg ", f'<svg role="img" aria-label="{TITLES[name]}" ', 1)
     caption = "; ".join(said)
     words = f"{TITLES[name]}: {caption}." if caption else f"{TITLES[name]}."
-    return (
-        f"<figure>{theme.as_variables(text)}<figcaption>{html.escape(words)}</figcaption>"
-        "</figure>\n"
-    )
+    said_below = f"<figcaption>{html.escape(words)}</figcaption>"
+    return f'<figure class="picture">{theme.as_variables(text)}{said_below}</figure>\n'

@@ -1,11 +1,7 @@
-"""What a reader's table of runs shows, as plain values and as a self-contained page.
-
-The page holds its style and its pictures; it loads nothing and can be mailed.
-"""
+"""What a reader's table of runs shows, as plain values."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,43 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.analysis.diagnose import Profile, profile
 from moe_leverage.analysis.findings import Findings, published_leverage
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
 from moe_leverage.analysis.leverage import Leverage
-from moe_leverage.analysis.points import FAMILY
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.your_runs import advice, answer
 from moe_leverage.your_runs.reading import RunsTable
 
-DEFINITION = (
-    "EL, the efficiency leverage, is the dense compute over the mixture's compute at equal loss; "
-    "A is the share of experts that a token activates, G is 2 d_model / d_expert, S the shared "
-    "experts' share of the active ones, C the training compute in FLOPs."
-)
 BESIDE = {  # other readings of EL, shown where a row has one
     "over_optimum": "over optimum",
     "with_outliers": "with outliers",
     "same_convention": "FLOPs alike",
 }
-STYLE = """
-body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif;
-  color: var(--fig-ink); background: var(--fig-surface); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--fig-grid); text-align: right; }
-th:first-child, td:first-child, td.words { text-align: left; }
-caption { text-align: left; color: var(--fig-muted); padding: .3rem 0; }
-figure { margin: 1rem 0; max-width: 38rem; }
-svg { width: 100%; height: auto; }
-figcaption { color: var(--fig-muted); font-size: .9rem; }
-ul { padding-left: 1.2rem; }
-p, li, td.words { overflow-wrap: anywhere; }
-td.words { min-width: 8rem; }
-"""
 
 
 def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
@@ -84,35 +58,6 @@ def summary(table: RunsTable, found: Findings) -> dict[str, Any]:
 def beside(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Which of the other readings of EL any row has, and what heads their columns."""
     return {key: name for key, name in BESIDE.items() if any(row[key] is not None for row in rows)}
-
-
-def page(title: str, found: Findings, record: Mapping[str, Any]) -> str:
-    """The report as one HTML document; `record` is the `summary` of the same findings."""
-    from moe_leverage.page import theme  # what draws takes a second to load: only who asks waits
-
-    counts = f"{record['num_runs']} runs: {record['num_dense']} dense, {record['num_moe']} MoE."
-    light = "".join(f"{name}:{pair[0]};" for name, pair in theme.variables().items())
-    dark = "".join(f"{name}:{pair[1]};" for name, pair in theme.variables().items())
-    colours = f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        "".join(f"<p><strong>{html.escape(entry)}</strong></p>" for entry in record["answer"]),
-        f"<p>{counts} {html.escape(DEFINITION)}</p>",
-        _section("Warnings", _list(record["warnings"])),
-        _section("Efficiency leverage", _leverage_part(found, record)),
-        _section("The ways of reading, side by side", _estimators_part(record)),
-        _section("Loss against compute", _curves_part(found)),
-        _section("Fitted laws", _fits_part(record)),
-        _section("Rivals of the joint law", _rivals_part(record)),
-        _section("What could not be fitted, and why", _skipped_part(record)),
-        _section("What to train next", _list(record["next"])),
-        _section("How the file was read", _list(record["notes"])),
-    ]
-    head = f"<title>{html.escape(title)}</title><style>{colours}{STYLE}</style>"
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    body = "\n".join(part for part in parts if part)
-    top = f'<!DOCTYPE html>\n<html lang="en"><head>{meta}{head}</head>'
-    return f"{top}\n<body>\n{body}\n</body></html>\n"
 
 
 def _leverage_rows(found: Findings, gap: float) -> list[dict[str, Any]]:
@@ -290,109 +235,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence | np.ndarray):
         return [_plain(item) for item in value]
     return _plain(value.item()) if isinstance(value, np.generic) else value
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{title}</h2>\n{content}" if content else ""
-
-
-def _list(items: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(i)}</li>' for i in items)}</ul>" if items else ""
-
-
-def _table(caption: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in headers)
-    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>\n" for row in rows)
-    named = f"<caption>{html.escape(caption)}</caption>"
-    head = f"<thead><tr>{head}</tr></thead>"
-    return f'<div class="wide"><table>{named}{head}\n<tbody>{body}</tbody></table></div>\n'
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return f'<td class="words">{html.escape(value)}</td>'
-    if isinstance(value, list):
-        ends = ("unbounded" if end is None else f"{end:.3g}" for end in value)
-        return f"<td>{' to '.join(ends)}</td>"
-    text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<td>{text}</td>"
-
-
-def _leverage_part(found: Findings, record: Mapping[str, Any]) -> str:
-    if found.leverage is None:
-        return f"<p>{html.escape(found.skipped['leverage'])}</p>"
-    more = beside(record["leverage"])
-    has_variants = any(r["variant"] for r in record["leverage"])
-    rows = [
-        [*([r["variant"] or "plain"] if has_variants else []),
-         r["activation_ratio"], r["granularity"], r["compute"], r["loss"], r["efficiency_leverage"],
-         r["interval"], _bound(r["bound"]), *(r[name] for name in more), r["published"]]
-        for r in record["leverage"]
-    ]  # fmt: skip
-    headers = ["A", "G", "C, FLOPs", "loss, nats", "EL", f"{LEVEL:.0%} interval", "bound",
-               *more.values(),
-               "EL, published law"]  # fmt: skip
-    headers = ["variant", *headers] if has_variants else headers
-    caption = "Leverage by the dense frontier; a bound where the frontier does not reach."
-    from moe_leverage.your_runs import drawing
-
-    return drawing.leverage_figure(found) + _table(caption, headers, rows)
-
-
-def _estimators_part(record: Mapping[str, Any]) -> str:
-    """EL by every estimator, and whether their intervals overlap."""
-    rows = record["estimators"]
-    axes = {"activation_ratio": "A", "granularity": "G", "compute": "C, FLOPs"}
-    ways = [name for name in rows[0] if name not in (*FAMILY, "compute", "agree")] if rows else []
-    if len(ways) < 2:
-        return ""
-    headers = [*axes.values(), *ways, "agree"]
-    told = [
-        [*(row[name] for name in (*axes, *ways)), "yes" if row["agree"] else "no"] for row in rows
-    ]
-    return _table("EL by each way of reading; they agree where all intervals meet.", headers, told)
-
-
-def _bound(bound: Mapping[str, float] | None) -> str | None:
-    if not bound:
-        return None
-    (name, value), *_ = bound.items()
-    return f"{name.replace('_', ' ')} {value:.3g}"
-
-
-def _curves_part(found: Findings) -> str:
-    from moe_leverage.your_runs import drawing
-
-    return "" if found.leverage is None else drawing.loss_figure(found)
-
-
-def _fits_part(record: Mapping[str, Any]) -> str:
-    rows = []
-    for name, fitted in record["fits"].items():
-        for key, value in fitted["coefficients"].items():
-            verdict = fitted["identified"].get(key)
-            value = None if verdict == NOT_IDENTIFIED else value
-            printed = (fitted["published"] or {}).get(key)
-            ends = fitted["interval"][key]
-            both = (fitted["with_outliers"] or {}).get(key)
-            rows.append([name, fitted["equation"], key, value, ends, verdict, printed, both])
-    headers = ["fit", "equation", "coefficient", "value", f"{LEVEL:.0%} interval",
-               "profile likelihood", "published", "with outliers"]  # fmt: skip
-    if all(row[-1] is None for row in rows):
-        headers, rows = headers[:-1], [row[:-1] for row in rows]
-    return _table("Coefficients of every law that the table identifies.", headers, rows)
-
-
-def _rivals_part(record: Mapping[str, Any]) -> str:
-    headers = ["law", "coefficients", "error of ln EL", "held-out error", "AIC", "BIC"]
-    names = ("law", "num_coefficients", "error", "held_out_error", "aic", "bic")
-    return "".join(
-        _table(f"Test: {test}.", headers, [[score[name] for name in names] for score in scores])
-        for test, scores in record["rivals"].items()
-    )
-
-
-def _skipped_part(record: Mapping[str, Any]) -> str:
-    return _table("", ["law", "reason"], list(record["skipped"].items()))
