@@ -324,7 +324,8 @@ def test_all_seeds_of_an_outlier_are_kept_from_every_law():
 def test_only_what_a_table_cannot_tell_is_skipped(fault):
     """A value that no run can have is an error of whoever passes it, screened or not."""
     runs = all_runs()
-    assert set(joint_law(runs[runs["is_moe"]], resamples=5).skipped) == {"leverage"}
+    for few in (runs[runs["is_moe"]], runs[~runs["is_moe"]], runs[:0]):
+        assert set(joint_law(few, resamples=5).skipped) == {"leverage"}
     for screen in (False, True):
         with pytest.raises(ValueError, match="must be positive and finite"):
             joint_law(runs.assign(**fault), resamples=5, screen=screen)

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.analysis.reductions import budgets, seed_noise
-from moe_leverage.rules import require
+from moe_leverage.rules import refuse, require
 from moe_leverage.theory.law import Array
 
 REQUIRED = ("is_moe", "activation_ratio", "granularity", "shared_ratio", "compute", "loss")
@@ -115,10 +115,10 @@ def prepared(table: pd.DataFrame) -> pd.DataFrame:
             f"is not a column of the table ({', '.join(map(str, table))})",
         )
     for name in ("compute", "loss"):
-        bad = ~(table[name].to_numpy(dtype=float) > 0) | ~np.isfinite(table[name].to_numpy(float))
-        row = int(bad.argmax())
-        value = float(table[name].iloc[row])
-        require(not bad.any(), f"{name}, row {row}", value, "must be positive and finite")
+        values = table[name].to_numpy(dtype=float)
+        bad = np.flatnonzero(~((values > 0) & (values < np.inf)))
+        if len(bad):
+            refuse(f"{name}, row {bad[0]}", float(values[bad[0]]), "must be positive and finite")
     known = {name: table.get(name, 0.0) for name in SIZES if name != "configuration"}
     table = table.assign(**known, variant=table.get("variant", ""))
     for name in ("activation_ratio", "granularity", "shared_ratio"):

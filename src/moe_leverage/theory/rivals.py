@@ -22,6 +22,8 @@ from moe_leverage.theory.laws import SaturatedActivationLaw
 from moe_leverage.theory.saturation import START_BOX
 
 MOST_APART = 700.0  # ln of two terms of a loss: beyond, floats overflow
+FLOORS = 16  # that are tried: a fit is told by its floor alone
+NO_FLOOR = 1e-12  # of the smallest loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ class FlooredPowerLaw(Law):
     def starts(
         cls, inputs: Inputs, log_target: Array, count: int, generator: np.random.Generator
     ) -> Array:
-        """Floors below the smallest loss, with the straight line in (ln C, ln(L - floor)) of each.
+        """None and floors below the smallest loss, each with its line in (ln C, ln(L - floor)).
 
-        A start off that line runs off to a floor of 0, from where the way back is long.
+        A start off its line runs off to a floor of 0, from where the way back is long; so is the
+        way there, where a power law alone is best.
         """
         target, log_c = np.exp(log_target), np.log(inputs["compute"])
-        floor = target.min() * np.exp(-generator.exponential(0.5, count) - 0.01)
+        drawn = generator.exponential(0.5, min(count, FLOORS) - 1)
+        floor = target.min() * np.exp(np.append(np.log(NO_FLOOR), -drawn - 0.01))
         above = target - floor[:, None]
         weight = (above / target) ** 2  # of ln(L - floor), so that errors are those of ln L
         weight /= weight.sum(axis=1, keepdims=True)
