@@ -130,6 +130,25 @@ def test_infeasible_and_far_starts_do_not_spoil_the_others():
     np.testing.assert_allclose(solved.theta[1], minimise(problem, good[None]).theta[0])
 
 
+@pytest.mark.parametrize("most", [3, 4])
+def test_a_problem_that_is_not_done_in_time_keeps_what_it_gained(most):
+    problem = noisy_problem(JointLaw)
+    begin = np.array(THETAS["JointLaw"])[None] + 0.3
+    solved = minimise(problem, begin, most=most)
+    assert (solved.converged.tolist(), solved.iterations.tolist()) == ([False], [most])
+    assert solved.objective[0] == pytest.approx(huber_sum(problem, solved.theta[0]))
+    assert solved.objective[0] < huber_sum(problem, begin[0])
+
+
+def test_resamples_that_start_from_one_fit_may_fail_at_their_first_step():
+    problem = noisy_problem(JointLaw)
+    begin = np.repeat(np.array(THETAS["JointLaw"])[None] + 1.5, 40, axis=0)
+    weights = np.random.default_rng(0).poisson(1.0, (40, 60)).astype(float)
+    together = minimise(problem, begin, weights=weights)
+    alone = [minimise(problem, begin[:1], weights=own[None]).objective[0] for own in weights]
+    np.testing.assert_allclose(together.objective, alone, rtol=1e-6)
+
+
 def test_unidentified_coefficient_stays_finite():
     """A_max of Table 2 is 5e16: flat. It must not run away."""
     inputs = draw_inputs(JointLaw, 200)

@@ -89,6 +89,18 @@ REFUSED = {
     "a path": (('"two-routers"', '"../x"'), "name = '../x': letters, digits"),
     "not TOML": (("name =", "name"), "study = 'mine.toml': is not TOML"),
     "corpus": (('"smoke"', '"large"'), "tier = 'large'|corpus = 'large'"),
+    "an axis of letters": (
+        ("[base]", '[axes]\ngranularity = "24"\n[base]'), "axes.granularity = '24': an axis is",
+    ),
+    "an axis of nothing": (("[base]", "[axes]\ngranularity = []\n[base]"), "axes.granularity = "),
+    "a budget in quotes": (("[3e10, 1e11]", '[3e10, "1e11"]'), "budgets_flops = '1e11': must be"),
+    "a budget of true": (("[3e10, 1e11]", "[3e10, true]"), "budgets_flops = True: must be"),
+    "seeds in quotes": (("[0, 1, 2]", '"12"'), "seeds = '12': must be a list"),
+    "no seeds": (("[0, 1, 2]", "[]"), "seeds = .*: must be a list"),
+    "seeds twice": (("[0, 1, 2]", "[1, 1]"), "seeds = .*each once"),
+    "runs too many by those that reach": (
+        ("[0, 1, 2]", str(list(range(yours.MOST_RUNS // 5 + 1)))), "runs = [0-9]+: a study has",
+    ),
     "no table": (("[designs.sigmoid]\nbias_routing = true", "[designs]\nsigmoid = 1"), "designs"),
 }  # fmt: skip
 
