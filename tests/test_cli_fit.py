@@ -139,6 +139,13 @@ def test_a_saved_fit_answers_predictions(run, tmp_path):
     told = json.loads(done.stdout)["joint"]
     assert told["value"] == pytest.approx(JOINT(**point), rel=0.1)
     assert told["interval"][0] < told["value"] < told["interval"][1]
+    axes = ["--activation-ratio=0.033766233766233764", "--granularity=10.666666666666666"]
+    of_model = run("predict", "Ling-mini-beta", "--compute=5e12", "--from", kept, "--json")
+    at_its_axes = run("predict", *axes, "--compute=5e12", "--from", kept, "--json")
+    assert of_model.stdout == at_its_axes.stdout != done.stdout
+    printed = run("predict", *options, "--from", kept, "--law", "all")
+    assert (printed.returncode, printed.stdout) == (2, "")
+    assert "law = 'all': is a printed law; --from keeps laws of its own" in printed.stderr
     (tmp_path / "other.json").write_text("[]")
     refused = run("predict", *options, "--from", tmp_path / "other.json")
     assert refused.returncode == 2
@@ -273,7 +280,7 @@ def test_one_budget_gives_reasons_and_no_fits(run, tmp_path):
 @pytest.mark.parametrize(
     ("report", "reason"),
     [
-        ("runs.csv", "is an input; name another file"),
+        ("runs.csv", "is an input or another output; name another file"),
         ("linked.csv", "is a link, and would be replaced by a file"),
         ("same.csv", "is an input"),
         (".", "is a directory"),

@@ -314,6 +314,17 @@ def test_every_design_says_what_would_check_it(tmp_path, monkeypatch, capsys):
     assert spent == pytest.approx(likeness.total_flops(len(written.designs) - 1))
 
 
+def test_two_outputs_are_two_files(tmp_path, monkeypatch, capsys):
+    path, again = tmp_path / "one", tmp_path / "." / "one"
+    both = ["--hf", str(path), "--study", str(again)]
+    monkeypatch.setattr(sys, "argv", ["moe-leverage", "design", "--compute", "1e22", *both])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "is an input or another output; name another file" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_designs_that_are_alike_when_small_are_one_and_none_is_refused():
     point = likeness.likeness(0.0117, 12)
     assert point.granularity < 12

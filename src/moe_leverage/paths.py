@@ -58,10 +58,11 @@ def require_posix(what: str) -> None:
     require(sys.platform != "win32", "system", sys.platform, rule)
 
 
-def require_output(name: str, path: Path, *inputs: Path | None) -> Path:
+def require_output(name: str, path: Path, *others: Path | None) -> Path:
     """Refuse a place that cannot be written before the work whose result goes there.
 
-    An output is a new name in a folder that is there, or a regular file, and none of the inputs.
+    An output is a new name in a folder that is there, or a regular file, and none of the inputs
+    and outputs beside it.
 
     >>> require_output("report", Path("nowhere") / "report.html")
     Traceback (most recent call last):
@@ -72,9 +73,13 @@ def require_output(name: str, path: Path, *inputs: Path | None) -> Path:
     folder = path.parent
     require(folder.is_dir(), name, text, f"its folder {shown(str(folder))[1:-1]} is not there")
     _require_regular(name, path)
-    for given in inputs:
-        is_same = given is not None and given.exists() and path.exists() and path.samefile(given)
-        require(not is_same, name, text, "is an input; name another file")
+    for given in others:
+        is_same = given is not None and (
+            path.samefile(given)
+            if path.exists() and given.exists()
+            else path.resolve() == given.resolve()
+        )
+        require(not is_same, name, text, "is an input or another output; name another file")
     can_write = os.access(folder, os.W_OK | os.X_OK) and (
         not path.exists() or os.access(path, os.W_OK)
     )

@@ -83,9 +83,9 @@ def design(
     from moe_leverage.design.limits import Limits
     from moe_leverage.studies import likeness
 
-    for name, path in (("hf", hf), ("study", study)):
+    for name, path, other in (("hf", hf, None), ("study", study, hf)):
         if path is not None:
-            paths.require_output(name, path)
+            paths.require_output(name, path, other)
     limits = Limits(
         compute=compute,
         tokens=tokens,

@@ -126,16 +126,24 @@ def predict(
     from moe_leverage.design import designer, huggingface, prediction
     from moe_leverage.rules import require
 
+    rule = "is a printed law; --from keeps laws of its own"
+    require(not law or from_file is None, "law", law, rule)
+    point: dict[str, float | None] = {
+        "activation_ratio": activation_ratio, "granularity": granularity, "compute": compute
+    }  # fmt: skip
     if config:
-        for name, given in (("activation-ratio", activation_ratio), ("granularity", granularity)):
-            require(given is None, name, given, "is that of the model; give one of them")
+        for name in ("activation_ratio", "granularity"):
+            option = name.replace("_", "-")
+            require(point[name] is None, option, point[name], "is that of the model; give one")
         model = designer.explain(huggingface.load(config), compute=compute, tokens=tokens)
-        printed.say(printed.asked_of(model, law or "all"), model.name, model.compute, as_json)
-        if not as_json:
-            print_notes((), model.assumptions)
-        return
-    require(tokens is None, "tokens", tokens, "need a MODEL; a point has a compute")
-    point = {"activation_ratio": activation_ratio, "granularity": granularity, "compute": compute}
+        if from_file is None:
+            printed.say(printed.asked_of(model, law or "all"), model.name, model.compute, as_json)
+            if not as_json:
+                print_notes((), model.assumptions)
+            return
+        point = {name: getattr(model, name) for name in point}
+    else:
+        require(tokens is None, "tokens", tokens, "need a MODEL; a point has a compute")
     for name, given in point.items():
         option = f"--{name.replace('_', '-')}"
         require(given is not None, option, None, "is required without a MODEL")

@@ -54,9 +54,9 @@ def fit(
     from moe_leverage import paths
     from moe_leverage.rules import printable, require
 
-    for name, output in (("report", report), ("save", save)):
+    for name, output, other in (("report", report, None), ("save", save, report)):
         if output is not None:
-            paths.require_output(name, output, *runs, column_map)
+            paths.require_output(name, output, other, *runs, column_map)
 
     from moe_leverage.your_runs.reading import Choice, read_runs
 
