@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moe_leverage.analysis.bootstrap import NORMAL_95
+from moe_leverage.analysis.bootstrap import LEVEL, NORMAL_95, student_quantile
 from moe_leverage.analysis.findings import allocation
 from moe_leverage.analysis.fitting import fit
 from moe_leverage.analysis.reductions import (
@@ -12,6 +12,7 @@ from moe_leverage.analysis.reductions import (
     isoflop_optima,
     mean_over_seeds,
     near_optimal,
+    noise_near,
     redrawn_optima,
 )
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
@@ -70,6 +71,27 @@ def test_a_parabola_that_misses_its_points_knows_its_bottom_less():
     bent = runs.assign(loss=np.where(steep, 1.1 * runs["loss"], runs["loss"]))
     plain, poor = (isoflop_optima(table)["log_loss_error"] for table in (runs, bent))
     assert (poor > 5 * plain).all()
+
+
+def test_the_slope_at_the_ends_of_an_interval_is_as_far_from_zero_as_the_interval_says():
+    runs = isoflop_runs(PowerLaw(0.0264, 0.6), sigma=0.0005, sizes=8, offset=0.2)
+    found = isoflop_optima(runs).set_index("compute")
+    for compute, row in found.iterrows():
+        one = runs[runs["compute"] == compute]
+        x = np.log(one["flops_per_token"]).to_numpy()
+        (c, b, _), spread = np.polyfit(x, np.log(one["loss"]), 2, cov=True)  # highest first
+        ends = np.log(row[["flops_per_token_low", "flops_per_token_high"]].to_numpy(dtype=float))
+        slopes = b + 2 * c * ends
+        errors = np.sqrt(spread[1, 1] + 4 * ends * spread[0, 1] + 4 * ends**2 * spread[0, 0])
+        limit = student_quantile(len(x) - 3, LEVEL)
+        np.testing.assert_allclose(slopes / errors, [-limit, limit], rtol=1e-4)
+
+
+def test_the_noise_of_the_nearest_budget_that_knows_it_is_taken():
+    rungs = {1e10: [3.0], 1e11: [3.0, 3.1, 3.2], 1e13: [2.0, 2.5, 3.0]}
+    rows = [(rung, f"{rung}", loss) for rung, losses in rungs.items() for loss in losses]
+    runs = pd.DataFrame(rows, columns=["budget_flops", "config_id", "loss_nats"])
+    assert [noise_near(runs, budget)[1] for budget in (1e10, 9e11, 2e12)] == [1e11, 1e11, 1e13]
 
 
 def test_a_lucky_seed_moves_no_optimum():
