@@ -117,6 +117,16 @@ def test_fixed_coefficient_stays():
     assert held.objective[1] == pytest.approx(best.fun, rel=1e-6)
 
 
+def test_without_a_threshold_it_is_weighted_least_squares():
+    problem = noisy_problem(PowerLaw, delta=np.inf)
+    weights = np.random.default_rng(0).uniform(0.1, 4.0, 60)
+    solved = minimise(problem, np.zeros((1, 2)), weights=weights[None]).theta[0]
+    log_compute = np.log(problem.inputs["compute"])
+    line = np.polyfit(log_compute, problem.log_target, 1, w=np.sqrt(weights))
+    missed = np.polyval(line, log_compute) - problem.log_target
+    np.testing.assert_allclose(problem.residuals(solved), missed, atol=1e-6)
+
+
 def test_infeasible_and_far_starts_do_not_spoil_the_others():
     problem = noisy_problem(JointLaw)
     good = np.array(THETAS["JointLaw"])

@@ -74,7 +74,8 @@ def test_a_parabola_that_misses_its_points_knows_its_bottom_less():
 
 
 def test_the_slope_at_the_ends_of_an_interval_is_as_far_from_zero_as_the_interval_says():
-    runs = isoflop_runs(PowerLaw(0.0264, 0.6), sigma=0.0005, sizes=8, offset=0.2)
+    runs = isoflop_runs(PowerLaw(0.0264, 0.6), sigma=0.0005, sizes=10, offset=0.2)
+    runs = runs[~runs.index.isin([*range(1, 40, 10), *range(2, 40, 10)])]  # unevenly spaced
     found = isoflop_optima(runs).set_index("compute")
     for compute, row in found.iterrows():
         one = runs[runs["compute"] == compute]
