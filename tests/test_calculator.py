@@ -180,10 +180,9 @@ def test_a_measured_law_stands_beside_the_published_one_near_its_runs_and_not_fa
         for found in in_javascript(ROWS, [{"A": 0.0461, "G": 4, "C": c} for c in (1e12, 1e22)])
     )
     for name, (published, measured) in near.items():
-        if name != "Granularity of highest EL":  # 1.25, where our runs say nothing
+        if name != "Granularity of highest EL":  # it may lie where our runs say nothing
             assert measured["value"] > 0, name
         assert published["value"] > 0, name
-    assert near["Granularity of highest EL"][1]["value"] is None
     other = [name for name in far if name != "Break-even compute, FLOPs"]  # of another C
     assert all(far[name][1]["value"] is None for name in other)
     assert all(far[name][0]["value"] > 0 for name in far)
@@ -262,21 +261,24 @@ WORDS = """values.map((m) => {
 
 def test_the_page_says_in_words_how_far_each_law_goes():
     baseline = {"A": 0.0461, "G": 2, "C": 1e12}
-    changes = ({}, {"C": 5e12}, {"C": 1e20}, {"G": 1}, {"A": 1, "C": 1e22})
+    top = calculator.payload()["measured"]["domain"]["compute"][1]
+    changes = ({}, {"C": 5 * top}, {"C": 1e20}, {"G": 0.1}, {"A": 1, "C": 1e22})
     points = [baseline | change for change in changes]
     near, further, far, coarse, dense = in_javascript(WORDS, points)
     assert near[0].startswith(
         "EL = 0.55 (0.54 to 0.56) by the published law: a dense model reaches"
     )
-    assert "Our own law says EL = 1.15 (" in near[0]
+    ours = [predict(activation_ratio=point["A"], granularity=point["G"], compute=point["C"])
+            for point in points]  # fmt: skip
+    assert f"Our own law says EL = {ours[0].measured.value:.2f} (" in near[0]
     assert near[1].startswith("extrapolated, C =")
     assert near[2] == "inside the range of its runs."
-    assert "Our own law, extrapolated, says EL = 1.31" in further[0]
+    assert f"Our own law, extrapolated, says EL = {ours[1].measured.value:.2f}" in further[0]
     assert far[0].endswith("Our own law says nothing at this scale.")
     assert far[1] == "inside the range of its runs."
     assert far[2].startswith("not at this scale: C = ")
     assert far[2].endswith("by more than 10 times.")
-    assert coarse[2].startswith("not at this scale: G = 1 outside 2 to 16, an axis along which")
+    assert coarse[2].startswith("not at this scale: G = 0.1 outside 2 to 16")
     assert dense[0] == "A dense model: EL = 1 by definition."
 
 
