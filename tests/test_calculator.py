@@ -151,7 +151,7 @@ def test_the_page_says_of_a_point_what_the_package_says(tmp_path, are_ours):
 
 
 def test_the_page_s_measured_interval_is_that_of_its_samples():
-    """To rounding it is that of the samples sent; they are a sixth of those the package has."""
+    """To rounding it is that of the samples sent; they are a seventh of those the package has."""
     samples = np.array(calculator.payload()["measured"]["samples"])
     laws = [JointLaw.from_coefficients(row) for row in samples]
     for point, (_, measured) in zip(POINTS, in_javascript(BOTH, POINTS), strict=True):
@@ -161,7 +161,10 @@ def test_the_page_s_measured_interval_is_that_of_its_samples():
         drawn = np.array([[law(**axes)] for law in laws])
         wanted = central_interval(drawn, 0.9)[0]
         np.testing.assert_allclose(measured["interval"], wanted, rtol=RELATIVE)
-        np.testing.assert_allclose(measured["interval"], at(point).measured.interval, rtol=0.05)
+        whole = at(point).measured.interval  # its ends are quantiles of more draws
+        np.testing.assert_allclose(
+            measured["interval"], whole, rtol=0.02, atol=0.2 * (whole[1] - whole[0])
+        )
         assert measured["interval"][0] < measured["value"] < measured["interval"][1]
 
 
@@ -183,8 +186,8 @@ def test_a_measured_law_stands_beside_the_published_one_near_its_runs_and_not_fa
         if name != "Granularity of highest EL":  # it may lie where our runs say nothing
             assert measured["value"] > 0, name
         assert published["value"] > 0, name
-    other = [name for name in far if name != "Break-even compute, FLOPs"]  # of another C
-    assert all(far[name][1]["value"] is None for name in other)
+    of_any_compute = {"Break-even compute, FLOPs", "Granularity of highest EL"}
+    assert all(far[name][1]["value"] is None for name in set(far) - of_any_compute)
     assert all(far[name][0]["value"] > 0 for name in far)
     leverage, compute = (near[n][0] for n in ("Efficiency leverage EL", *list(near)[1:2]))
     np.testing.assert_allclose(compute["range"], np.multiply(leverage["range"], 1e12))

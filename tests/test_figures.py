@@ -664,6 +664,21 @@ def test_the_law_far_below_its_runs_is_held_against_our_designs_for_each_outcome
     assert "gates of our runs fail: sized" in silent
 
 
+def test_fine_experts_are_held_against_coarse_ones_for_each_outcome():
+    at = {"budget_flops": 1e13, "seed": [0, 1, 2, 0, 1, 2, 0, 1, 2]}
+    runs = pd.DataFrame({**at, "granularity": [2.0] * 3 + [8.0] * 3 + [16.0] * 3,
+                         "loss_nats": [2.5, 2.6, 2.4, 2.55, 2.66, 2.44, 9, 9, 9]})  # fmt: skip
+    worse = granularity.fine_against_coarse(runs, PUBLISHED.joint)
+    assert "end +0.050 nats away (+0.033 to +0.067, 3 pairs)" in worse
+    assert worse.endswith("finer experts cost more than they give.")
+    better = runs.assign(loss_nats=-runs["loss_nats"])
+    assert "finer experts pay" in granularity.fine_against_coarse(better, PUBLISHED.joint)
+    even = runs.assign(loss_nats=[2.5, 2.6, 2.4, 2.55, 2.66, 2.24, 9, 9, 9])
+    assert "cannot be told" in granularity.fine_against_coarse(even, PUBLISHED.joint)
+    assert granularity.fine_against_coarse(runs[runs["seed"] < 2], PUBLISHED.joint) == ""
+    assert "fail: sized" in granularity.fine_against_coarse(runs, PUBLISHED.joint, ["sized"])
+
+
 def test_while_a_gate_fails_no_arrow_of_leverage_is_drawn():
     told = draw("two-frontiers", best_sizes(), baseline())
     silent = draw("two-frontiers", best_sizes(), baseline(), failing=("balanced",))

@@ -8,9 +8,12 @@ EL   efficiency leverage
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from moe_leverage import ledger
 from moe_leverage.page import sweeps, theme
@@ -35,6 +38,8 @@ TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 TABLE_8_ACTIVATION = 3 / 65  # E = 64, E_a = 2, E_s = 1, and the same for finer experts
 BEST_RANGE = (8.0, 12.0)  # Section 1, second finding
 BEST_RANGE_WEAK_BALANCE = (6.0, 8.0)  # Appendix D, Figure 12
+COARSE = 2.0  # experts as wide as the model
+LEAST_PAIRS = 3
 BALANCE_ROLES = ("measured", "accent")  # inks of the ladder's own balance loss and of a weak one
 OPTIMUM_COLUMNS = ("training_flops", "granularity", "balance_coefficient")
 
@@ -186,6 +191,37 @@ def protocol(full: pd.DataFrame, weak: pd.DataFrame) -> str:
         f"{grains[-1]:g} {_where(full)}{repeats}. Every other setting is that of "
         "{doc}`what-we-trained`."
     )
+
+
+def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str] = ()) -> str:
+    """Losses of the best range of G less those of G = 2, at equal budget and seed, in words.
+
+    The 90 % interval is Student's, over the pairs of all budgets; it says nothing while a gate
+    fails, nor without three pairs.
+    """
+    if failing:
+        return f"Nothing is said of it while gates of our runs fail: {', '.join(failing)}."
+    at = ["budget_flops", "seed"]
+    fine = runs[runs["granularity"].between(*BEST_RANGE)].groupby(at)["loss_nats"].mean()
+    coarse = runs[runs["granularity"].round() == COARSE].groupby(at)["loss_nats"].mean()
+    gaps = (fine - coarse).dropna().to_numpy(float)
+    if len(gaps) < LEAST_PAIRS:
+        return ""
+    mean = float(gaps.mean())
+    wide = float(stdtrit(len(gaps) - 1, 0.95) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": STUDY_BUDGETS_FLOPS[0]}
+    saved = law(**fixed, granularity=BEST_RANGE[0]) / law(**fixed, granularity=COARSE) - 1
+    start = (
+        f"Held against experts as wide as the model (G = {COARSE:g}) at equal budget and seed, "
+        f"those of the paper's best range (G = {BEST_RANGE[0]:g} to {BEST_RANGE[1]:g}) end "
+        f"{mean:+.3f} nats away ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} pairs), "
+        f"where by the law they have at least {saved:.0%} more leverage"
+    )
+    if mean - wide > 0:
+        return f"{start}: in models this small finer experts cost more than they give."
+    if mean + wide < 0:
+        return f"{start}: finer experts pay in small models too."
+    return f"{start}: which of the two is better cannot be told."
 
 
 def _where(runs: pd.DataFrame) -> str:
