@@ -12,6 +12,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,8 @@ from moe_leverage.studies.place import Place
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "LICENSE-DATA", "src", "data")
+SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "LICENSE-DATA")
+SOURCES += ("src", "data")
 REMNANTS = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.lock", ".*")
 EXTRAS = ("notebooks",)  # of the package, which the links at the head of a chapter install
 # the chapters that a link opens: all would take minutes, and the first cells of all show most
@@ -159,9 +161,13 @@ def test_every_file_of_every_room_and_all_data_are_in_the_wheel(
 def test_the_source_archive_gives_the_same_wheel(
     checkout: Path, wheel: Path, tmp_path: Path
 ) -> None:
+    (checkout / "tests").mkdir()
+    (checkout / "tests" / "test_ledger.py").touch()
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=checkout, check=True, capture_output=True)
     (archive,) = tmp_path.glob("moe_leverage-*.tar.gz")
+    with tarfile.open(archive) as packed:  # tests without what they need would not run
+        assert [name for name in packed.getnames() if Path(name).name.startswith("test")] == []
     assert names_in(wheel_of(archive, tmp_path)) == names_in(wheel)
 
 

@@ -11,7 +11,7 @@ from test_studies import synthetic
 
 from moe_leverage import cli, ledger
 from moe_leverage.analysis.comparison import compare, seeds_needed
-from moe_leverage.studies import catalogue, yours
+from moe_leverage.studies import catalogue, status, yours
 from moe_leverage.studies.catalogue import cells
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "studies" / "example.toml"
@@ -101,6 +101,19 @@ REFUSED = {
     "runs too many by those that reach": (
         ("[0, 1, 2]", str(list(range(yours.MOST_RUNS // 5 + 1)))), "runs = [0-9]+: a study has",
     ),
+    "a text for a number": (
+        ("bias_routing = true", 'learning_rate = "x"'),
+        "designs.sigmoid.learning_rate = 'x': must be of type float",
+    ),
+    "a list for a switch": (
+        ("bias_routing = true", "bias_routing = [true]"),
+        "designs.sigmoid.bias_routing = .*: must be of type bool",
+    ),
+    "a date among numbers": (
+        ("[base]", "[axes]\ngranularity = [2, 2020-01-01]\n[base]"),
+        "axes.granularity = datetime.*: must be of type float",
+    ),
+    "settings": (("bias_routing = true", "settings = {}"), "designs.sigmoid.settings = "),
     "no table": (("[designs.sigmoid]\nbias_routing = true", "[designs]\nsigmoid = 1"), "designs"),
 }  # fmt: skip
 
@@ -114,6 +127,30 @@ def test_what_would_compare_nothing_is_refused_by_key_value_and_rule(file, name,
         yours.load(file(change=change))
     assert "\n" not in str(error.value)
     assert "two-routers" not in catalogue.STUDIES
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\n", b"a note\n"])
+def test_records_that_are_none_are_told_before_anything_is_loaded(file, content):
+    path = file()
+    folder = path.with_suffix("")
+    if content is None:
+        folder.write_text("a note")
+    else:
+        folder.mkdir()
+        (folder / "two-routers.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^(study|ledger) = "):
+        yours.load(path)
+
+
+def test_a_record_without_a_config_is_named(file):
+    path = file()
+    path.with_suffix("").mkdir()
+    (path.with_suffix("") / "two-routers.jsonl").write_text('{"schema": 1, "run_id": "x"}\n')
+    found = yours.load(path)
+    with pytest.raises(ValueError, match=r"^ledger = 'two-routers.jsonl': a record has no config"):
+        yours.runs(found)
+    with pytest.raises(ValueError, match=r"^ledger = 'two-routers.jsonl': a record has no config"):
+        status.predicted_seconds(list(cells(found.study)), found.place)
 
 
 def losses(advantage, noise, *, budgets=(1e10, 3e10, 1e11), reach=(3e11, 1e12), seed=0):

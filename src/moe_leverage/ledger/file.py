@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import typing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -142,6 +143,19 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             place = f"{path.name}:{number}"
             if line.endswith(b"\n") or _is_whole(line):
                 yield _record(line, place)
+
+
+def config_of(record: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The config in a record, with its model; ValueError naming the file where it has none.
+
+    >>> config_of({"schema": 1}, "toy.jsonl")
+    Traceback (most recent call last):
+    ValueError: ledger = 'toy.jsonl': a record has no config of a run and its model
+    """
+    config = record.get("config")
+    is_config = isinstance(config, dict) and isinstance(config.get("model"), dict)
+    require(is_config, "ledger", place, "a record has no config of a run and its model")
+    return dict(typing.cast(dict[str, Any], config))
 
 
 def statuses(path: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe_leverage.config import RunConfig
-from moe_leverage.ledger.file import DIRECTORY, PLANS, plans, records
+from moe_leverage.ledger.file import DIRECTORY, PLANS, config_of, plans, records
 from moe_leverage.modules import collector_paused
 from moe_leverage.rules import require
 
@@ -114,7 +114,8 @@ def _read(directory: Path, _: Stamp) -> pd.DataFrame:
 
 def _named(record: dict[str, Any], study: str) -> dict[str, Any]:
     """The record with its study, its config's identity and its protocol in their places."""
-    seedless = {k: v for k, v in record["config"].items() if k not in ("seed", "order_seed")}
+    config = config_of(record, f"{study}.jsonl")
+    seedless = {k: v for k, v in config.items() if k not in ("seed", "order_seed")}
     return {
         **record,
         "study": study,

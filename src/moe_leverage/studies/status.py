@@ -147,7 +147,7 @@ def _speeds(directory: Path) -> dict[tuple[int, bool], list[float]]:
     found: dict[tuple[int, bool], list[float]] = {}
     for path in sorted(directory.glob("*.jsonl")):
         for record in ledger.records(path):
-            model, speed = record["config"]["model"], record["flops_per_second"]
+            model, speed = ledger.config_of(record, path.name)["model"], record["flops_per_second"]
             if speed and speed > 0:
                 size = (model["d_model"], model["num_experts"] > 0)
                 found.setdefault(size, []).append(speed)

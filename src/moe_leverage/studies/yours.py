@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_leverage import corpus, ledger
+from moe_leverage.config import ModelConfig, RoutingConfig, RunConfig
+from moe_leverage.record import converted, field_types
 from moe_leverage.rules import one_of, refuse, require
 from moe_leverage.studies.catalogue import cells, register
 from moe_leverage.studies.place import Place
@@ -50,6 +53,11 @@ SIZES = ("starting", "allocation", "isoflop")
 RATES = ("published", "hyperparameters", "tuning")
 WITHOUT_A_LAW = ("starting", "published")
 BY_OWN_KEYS = ("seed", "budget_flops")  # fields of a point that the file sets by keys of its own
+TYPES = {  # of what a design may set
+    name: hint
+    for part in (RoutingConfig, ModelConfig, RunConfig, Point)
+    for name, hint in field_types(part).items()
+}
 YOURS = 0  # the protocol of records that belong to no ladder
 MOST_RUNS = 10_000  # of a study: each is planned before any is trained
 LEAST_FLOPS, MOST_FLOPS = 1e8, 1e20
@@ -96,13 +104,17 @@ def load(path: Path) -> YourStudy:
         )
         for design, changes in designs.items()
     )
+    folder = path.with_suffix("")
+    rule = "is where its records belong, and is no folder"
+    require(folder.is_dir() or not os.path.lexists(folder), "study", str(folder), rule)
+    ledger.statuses(folder / f"{name}.jsonl")  # what is no ledger is told before anything is loaded
     study = Study(
         name=name, answers=_text(values, "answers"), sweeps=sweeps, needs=_needs(values),
         protocol=YOURS, role="plain",
     )  # fmt: skip
     found = YourStudy(
         study=study, against=against, designs=tuple(designs), budgets_flops=budgets, seeds=seeds,
-        place=Place(ledger=path.with_suffix("")),
+        place=Place(ledger=folder),
     )  # fmt: skip
     _require_trainable(found)
     register(study)
@@ -153,7 +165,8 @@ def _designs(values: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for axis, entries in axes.items():
         is_list = isinstance(entries, list) and len(entries) > 0
         require(is_list, f"axes.{axis}", entries, "an axis is a list of values")
-        _require_field(f"axes.{axis}", axis, entries[0])
+        for entry in entries:
+            _require_field(f"axes.{axis}", axis, entry)
     for name, changes in designs.items():
         require(isinstance(changes, dict), f"designs.{name}", changes, "must be a table")
         require(name.isprintable(), "designs", name, "must be named in letters that can be printed")
@@ -177,6 +190,8 @@ def _require_field(key: str, field: str, value: Any) -> None:
         require_axis(field, value)
     except ValueError as error:
         raise ValueError(f"{key.rpartition('.')[0]}.{error}") from None
+    require(field != "settings", key, value, "has fields that are named without it")
+    converted(key, value, TYPES[field])
 
 
 def _needs(values: Mapping[str, Any]) -> tuple[str, ...]:
