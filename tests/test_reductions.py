@@ -80,7 +80,9 @@ def test_the_slope_at_the_ends_of_an_interval_is_as_far_from_zero_as_the_interva
     for compute, row in found.iterrows():
         one = runs[runs["compute"] == compute]
         x = np.log(one["flops_per_token"]).to_numpy()
-        (c, b, _), spread = np.polyfit(x, np.log(one["loss"]), 2, cov=True)  # highest first
+        curve, spread = np.polyfit(x, np.log(one["loss"]), 2, cov=True)  # highest power first
+        c, b = curve[:2]
+        assert np.log(row["loss"]) == pytest.approx(np.polyval(curve, -b / (2 * c)), rel=1e-6)
         ends = np.log(row[["flops_per_token_low", "flops_per_token_high"]].to_numpy(dtype=float))
         slopes = b + 2 * c * ends
         errors = np.sqrt(spread[1, 1] + 4 * ends * spread[0, 1] + 4 * ends**2 * spread[0, 0])
