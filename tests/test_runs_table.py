@@ -143,9 +143,9 @@ def test_a_loss_in_bits_among_nats_is_warned_of(tmp_path):
         (HEADER + ROWS + "inf,1e9,1e18,.1,4\n", "row 4, loss = inf: no loss"),
         (HEADER + ROWS + "abc,1e9,1e18,.1,4\n", "row 4, loss = 'abc': is not a number"),
         (HEADER.replace(",", ";") + "3,0;1e9;1e18;1;2\n", "'3,0': is not a number; decimals"),
-        (HEADER + "3.0,1,1e18,1,2\n", r"row 2, num_tokens = 1\.0: .* in millions or billions\?"),
+        (HEADER + "3.0,1,1e18,1,2\n", r"row 2, num_tokens \(column tokens\) = 1: .* billions\?"),
         (HEADER + ROWS + "2.8,1,1e18,1,2\n", "row 4, num_tokens"),
-        (HEADER + "3.0,1e9,1e18,100,2\n", r"row 2, activation_ratio = 100\.0: .*in percent\?"),
+        (HEADER + "3.0,1e9,1e18,100,2\n", r"row 2, activation_ratio .* = 100: .*percent\?"),
         (HEADER + ROWS + "1,2,3,4,5,6,7\n", "row 4 = '7 cells': the header has 5"),
         (HEADER + ROWS + "2.8,1e9\n", "row 4 = '2 cells': the header has 5"),
         (HEADER + "2.8,1e9,1e18,0.1,\n" + ROWS, "row 2, granularity = nan: an MoE row needs it"),
@@ -188,7 +188,10 @@ def test_compute_in_another_convention_than_said_is_refused(tmp_path, flops, rea
     [
         (SHAPE_ROWS[1].replace(",64,2,64", ",4,8,64"), "num_active_experts = 8.0: exceeds"),
         (SHAPE_ROWS[1].replace("64,4,4", "62,4,4"), "row 2, d_model = 62"),
-        (SHAPE_ROWS[1].replace("64,4,4", "64.5,4,4"), r"row 2, d_model = 64\.5: must be a whole"),
+        (
+            SHAPE_ROWS[1].replace("64,4,4", "64.5,4,4"),
+            r"row 2, d_model \(column hidden_size\) = 64\.5: must be a whole",
+        ),
         (SHAPE_ROWS[1].replace("4.9", "7.9"), r"row 2, loss = 7\.9: exceeds ln\(vocabulary\)"),
     ],
 )

@@ -13,6 +13,7 @@ import pandas as pd
 from moe_leverage.rules import refuse, require
 from moe_leverage.your_runs.columns import ColumnMap
 from moe_leverage.your_runs.settings import row_names
+from moe_leverage.your_runs.values import numbers
 
 WHOLE = (
     "num_experts", "num_active_experts", "num_shared_experts", "d_model", "d_expert", "d_ffn",
@@ -47,8 +48,11 @@ UNIFORM_MARGIN = 1.05  # over ln(vocabulary), which no trained model exceeds in 
 MOST_PERPLEXITY = 12.0  # median "loss" that is none in nats: over ln of a vocabulary of 160,000
 
 
-def check_range(frame: pd.DataFrame, name: str) -> None:
-    """The first value of a column that is missing, out of range or not whole is an error."""
+def check_range(frame: pd.DataFrame, name: str, written: pd.Series, theirs: str) -> None:
+    """The first value of a column that is missing, out of range or not whole is an error.
+
+    It is shown as `written` in the file, under its name there.
+    """
     column = frame[name]
     low, high, what = PLAUSIBLE.get(name, (0.0, np.inf, "a positive number"))
     outside = ~column.between(low, high) | (column <= 0 if name not in MAY_BE_ZERO else False)
@@ -61,8 +65,14 @@ def check_range(frame: pd.DataFrame, name: str) -> None:
     rule = f"between {low:g} and {high:g}: {what}" if name in PLAUSIBLE else what
     if name == "loss":
         absent = "no loss; leave the row out, or mark it in a column of status"
-        refuse_row(missing | np.isinf(column), name, column, absent)
-    refuse_row(bad, name, column, f"must be {rule}")
+        refuse_row(missing | np.isinf(column), name, column, absent, theirs)
+
+    def told(place: int) -> str:
+        value = column.iloc[place]
+        is_same = numbers(written.iloc[[place]]).value.iloc[0] == value
+        return f"must be {rule}" if is_same else f"must be {rule}; it is read as {value:.4g}"
+
+    refuse_row(bad, name, written, told, theirs)
 
 
 def check_loss_unit(frame: pd.DataFrame, mapping: ColumnMap, warnings: list[str]) -> None:
@@ -93,6 +103,6 @@ def refuse_row(
     place = int(bad.to_numpy(dtype=bool).argmax())
     value = values.iloc[place]
     text = rule if isinstance(rule, str) else rule(place)
-    shown = float(value) if isinstance(value, float) else value
+    shown = value.item() if isinstance(value, np.generic) else value
     theirs = f" (column {column})" if column and column != name else ""
     refuse(f"row {bad.index[place]}, {name}{theirs}", shown, text)

@@ -146,9 +146,9 @@ def _read_one(
     log.notes += mapping.notes
     cells, frame = _drop_unfinished(cells, mapping, log.warnings)
     frame = _in_our_units(cells, frame, mapping)
-    for name in mapping.columns:
+    for name, theirs in mapping.columns.items():
         if name not in TEXTS and name != "seed":
-            check_range(frame, name)
+            check_range(frame, name, cells[theirs], theirs)
     settings = setting_columns(cells, list(mapping.columns.values()))
     if several:
         frame.index = settings.index = pd.Index([f"{label}:{row}" for row in frame.index])
