@@ -289,6 +289,23 @@ def test_what_an_outlying_mixture_moves_is_given_with_and_without(tmp_path):
     assert "frontier, with outliers" not in top or top["frontier, with outliers"] is None
 
 
+@pytest.mark.parametrize("factor", [1.15, 0.9])
+def test_one_of_five_mixtures_is_told_by_the_floor_of_the_dense_runs(factor):
+    """Five points tell no floor of their own, and a straight line through them bends too much."""
+    dense = pd.DataFrame({"is_moe": False, "compute": np.geomspace(1e18, 1e21, 8)})
+    moe = pd.DataFrame({"is_moe": True, "compute": np.geomspace(2e18, 2e20, 5)})
+    runs = pd.concat([dense, moe], ignore_index=True)
+    equal = runs["compute"] * np.where(runs["is_moe"], 3.0, 1.0)
+    noise = np.exp(0.003 * np.random.default_rng(2).standard_normal(len(runs)))
+    runs = runs.assign(
+        activation_ratio=np.where(runs["is_moe"], 0.03, 1.0), granularity=4.0, shared_ratio=0.0,
+        loss=(1.7 + 1650 * equal**-0.19) * noise,
+    )  # fmt: skip
+    assert find_outliers(best_runs(runs)).empty
+    odd = find_outliers(best_runs(with_fault(runs, 10, factor)))
+    assert odd["compute"].tolist() == [runs.loc[10, "compute"]]
+
+
 def test_an_outlier_of_dense_runs_alone_is_named_and_kept_from_their_curve(tmp_path):
     runs = small_families()
     runs = runs[runs["kind"] == "dense"].reset_index(drop=True)

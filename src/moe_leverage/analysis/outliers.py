@@ -26,24 +26,30 @@ SCREEN_STARTS = 8
 MOST_LEFT_OUT = 60  # points of a family that are left out in turn; among more, one moves no curve
 LEAST_OUTLYING = 0.02  # ln loss: nothing nearer is an outlier, however well the others lie
 MIN_FREEDOM = 3  # degrees of it, with which a joint law can tell a mixture as an outlier
+NEAREST_FLOOR = (
+    0.95  # of the smallest loss, above which a floor of other runs says nothing of these
+)
 MOST_OUTLYING = 0.25  # share of a family; more are no outliers but another curve
 
 
 def find_outliers(best: pd.DataFrame) -> pd.DataFrame:
     """Points that the curve of the others of their family misses by many standard deviations."""
     odd: list[Any] = []
-    for _, runs in best.groupby(FAMILY, dropna=False):
+    floor = 0.0
+    for family, runs in best.groupby(FAMILY, dropna=False):  # the dense one first
         limit = int(MOST_OUTLYING * len(runs))
         if len(runs) > MOST_LEFT_OUT:
             odd += _far_points(runs)[:limit]
-            continue
+            continue  # a family of so many has a floor of its own
         left = runs
         while len(runs) - len(left) < limit and len(left) >= MIN_SCREENED:
-            worst = _worst_point(left)
+            worst = _worst_point(left, floor)
             if worst is None:
                 break
             left = left.drop(index=worst)
             odd.append(worst)
+        if not family[0] and len(left) > MIN_SCREENED:
+            floor = _floor(left)
     return best.loc[odd].assign(missed_by="the curve of its family")
 
 
@@ -97,17 +103,33 @@ def _far_points(runs: pd.DataFrame) -> list[Any]:
     return list(runs.index[far[np.argsort(-missed[far])]])
 
 
-def _worst_point(runs: pd.DataFrame) -> Any:
-    """The index of the point farthest from the curve of all others, if that is an outlier."""
+def _floor(runs: pd.DataFrame) -> float:
+    """The floor of the curve through a family's points."""
+    inputs = {"compute": runs["compute"].to_numpy(float)}
+    log_loss = np.log(runs["loss"].to_numpy(float))
+    problem = Problem(law=FlooredPowerLaw, inputs=inputs, log_target=log_loss, delta=np.inf)
+    starts = FlooredPowerLaw.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
+    return float(np.exp(_lowest(problem, starts)[0]))
+
+
+def _worst_point(runs: pd.DataFrame, floor: float) -> Any:
+    """The index of the point farthest from the curve of all others, if that is an outlier.
+
+    A family too small to tell a floor of its own has that of the dense runs.
+    """
     law: type[Law] = FlooredPowerLaw if len(runs) > MIN_SCREENED else PowerLaw
     if runs["compute"].nunique() <= len(law.coefficient_names) + 1:
         return None
     inputs = {"compute": runs["compute"].to_numpy(float)}
-    log_loss, count = np.log(runs["loss"].to_numpy(float)), len(runs)
+    loss, count = runs["loss"].to_numpy(float), len(runs)
+    lowered = 0.0 if law is FlooredPowerLaw else min(floor, NEAREST_FLOOR * float(loss.min()))
+    log_loss = np.log(loss - lowered)
+    share = lowered / loss
     problem = Problem(law=law, inputs=inputs, log_target=log_loss, delta=np.inf)
     starts = law.starts(inputs, log_loss, SCREEN_STARTS, np.random.default_rng(0))
     freedom = count - 1 - len(law.coefficient_names)
-    if _all_are_near(problem, starts, freedom):
+    # under a floor of other runs least squares are not those of ln L, which this rests on
+    if lowered == 0.0 and _all_are_near(problem, starts, freedom):
         return None
     weights = 1.0 - np.eye(count)  # each point left out in turn
     tried = minimise(
@@ -116,12 +138,13 @@ def _worst_point(runs: pd.DataFrame) -> Any:
     )  # fmt: skip
     lowest = tried.objective.reshape(len(starts), count).argmin(axis=0)
     begin = tried.theta.reshape(len(starts), count, -1)[lowest, np.arange(count)]
-    spread = problem.residuals(minimise(problem, begin, weights=weights).theta)
+    ended = minimise(problem, begin, weights=weights).theta
+    spread = _in_log_loss(problem.residuals(ended), share)
     missed = np.abs(np.diag(spread))
     sigma = np.sqrt(((spread**2).sum(axis=1) - missed**2) / freedom)
-    share = missed / np.maximum(sigma, LEAST_OUTLYING / OUTLYING)
-    place = int(share.argmax())
-    is_far = share[place] > OUTLYING * student_ratio(freedom) and missed[place] > LEAST_OUTLYING
+    times = missed / np.maximum(sigma, LEAST_OUTLYING / OUTLYING)
+    place = int(times.argmax())
+    is_far = times[place] > OUTLYING * student_ratio(freedom) and missed[place] > LEAST_OUTLYING
     return runs.index[place] if is_far else None
 
 
@@ -143,6 +166,11 @@ def _all_are_near(problem: Problem, starts: Array, freedom: int) -> bool:
         missed < OUTLYING / 2 * student_ratio(freedom) * sigma
     )
     return bool(is_near.all())
+
+
+def _in_log_loss(residuals: Array, share: Array) -> Array:
+    """Residuals of ln(L - floor) as those of ln L; the floor is a share of each loss."""
+    return np.asarray(np.log(share + (1 - share) * np.exp(residuals)))
 
 
 def _lowest(problem: Problem, starts: Array) -> Array:

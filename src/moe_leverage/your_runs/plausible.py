@@ -69,7 +69,7 @@ def check_range(frame: pd.DataFrame, name: str, written: pd.Series, theirs: str)
 
     def told(place: int) -> str:
         value = column.iloc[place]
-        is_same = numbers(written.iloc[[place]]).value.iloc[0] == value
+        is_same = missing.iloc[place] or numbers(written.iloc[[place]]).value.iloc[0] == value
         return f"must be {rule}" if is_same else f"must be {rule}; it is read as {value:.4g}"
 
     refuse_row(bad, name, written, told, theirs)
