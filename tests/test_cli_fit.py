@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import JOINT, all_runs
 
+from moe_leverage import paths
 from moe_leverage.analysis import findings
 from moe_leverage.cli import main
 from moe_leverage.theory.rivals import ChinchillaLaw
@@ -150,6 +151,35 @@ def test_a_saved_fit_answers_predictions(run, tmp_path):
     refused = run("predict", *options, "--from", tmp_path / "other.json")
     assert refused.returncode == 2
     assert "is no file that fit --save wrote" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("theta", ["a"] * 6), ("samples", [[1, 2], [3]]), ("covariance", "x"), ("delta", "x"),
+        ("inputs", {}), ("convergence", {"a": 1}), ("clusters", None),
+    ],
+)  # fmt: skip
+def test_a_damaged_fit_is_named(run, tmp_path, field, value):
+    joint = json.loads((paths.FITS / "joint.json").read_text("utf-8"))
+    kept = tmp_path / "fit.json"
+    kept.write_text(json.dumps({"format": 1, "fits": {"joint": joint | {field: value}}}))
+    point = ["--activation-ratio=0.05", "--granularity=4", "--compute=5e12"]
+    done = run("predict", *point, "--from", kept)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("moe-leverage: fit.json: not a saved fit (")
+
+
+def test_what_a_saved_fit_calls_itself_commands_no_terminal(run, tmp_path):
+    joint = json.loads((paths.FITS / "joint.json").read_text("utf-8"))
+    kept = tmp_path / "fit.json"
+    named = {"\x1b[2J": joint | {"target": "EL\x1b[31m"}}
+    kept.write_text(json.dumps({"format": 1, "fits": named}))
+    point = ["--activation-ratio=0.05", "--granularity=4", "--compute=5e12"]
+    done = run("predict", *point, "--from", kept)
+    assert done.stdout.startswith(
+        "\N{REPLACEMENT CHARACTER}[2J: EL\N{REPLACEMENT CHARACTER}[31m = "
+    )
 
 
 def test_several_files_and_formats_are_one_table(run, tmp_path):

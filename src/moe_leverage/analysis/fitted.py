@@ -220,9 +220,9 @@ class Fit:
                 log_target=log_target,
                 clusters=clusters,
                 theta=theta,
-                covariance=np.array(record["covariance"], dtype=float),
+                covariance=_array(record["covariance"]),
                 samples=samples,
-                delta=float(record["delta"]),
+                delta=float(_numbers(record["delta"], 0)),
                 convergence=Convergence(**record["convergence"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, json.JSONDecodeError) as error:
@@ -240,10 +240,18 @@ def described(fitted: Fit, kind: str, family: Family = "", note: str = "") -> Fi
 
 def _numbers(values: Any, axes: int) -> Array:
     """An array of finite numbers with so many axes; TypeError where a file holds another thing."""
-    array = np.array(values, dtype=float)
+    array = _array(values)
     if array.ndim != axes or not np.isfinite(array).all():
         raise TypeError(f"{len(np.shape(values))} axes or a number that is not finite")
     return array
+
+
+def _array(values: Any) -> Array:
+    """An array of numbers; TypeError where a file holds text or rows of unequal length."""
+    try:
+        return np.array(values, dtype=float)
+    except ValueError as error:
+        raise TypeError(str(error)) from None
 
 
 def _rounded(values: ArrayLike) -> Any:

@@ -151,8 +151,10 @@ def predict(
         from moe_leverage.your_runs import saved
 
         answers = saved.predict(from_file, point)  # type: ignore[arg-type]  # none is None
-        lines = [saved.sentence(name, answer) for name, answer in answers.items()]
-        typer.echo(json.dumps(answers, indent=2) if as_json else "\n".join(lines))
+        if as_json:
+            typer.echo(json.dumps(answers, indent=2))
+        for name, answer in () if as_json else answers.items():
+            say(saved.sentence(name, answer))
         return
     found = prediction.predict(**point)  # type: ignore[arg-type]
     if law:
