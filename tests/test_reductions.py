@@ -90,6 +90,24 @@ def test_the_slope_at_the_ends_of_an_interval_is_as_far_from_zero_as_the_interva
         np.testing.assert_allclose(slopes / errors, [-limit, limit], rtol=1e-4)
 
 
+def test_tokens_at_an_optimum_are_those_that_spend_its_budget():
+    runs = isoflop_runs(PowerLaw(0.0264, 0.6), offset=0.2)
+    spent = np.random.default_rng(0).uniform(0.99, 1.01, len(runs))  # of the budget, in whole steps
+    runs = runs.assign(compute=runs["compute"] * spent, num_tokens=runs["num_tokens"] * spent)
+    found = isoflop_optima(runs)
+    expected = found["compute"] / (3 * found["flops_per_token"])
+    np.testing.assert_allclose(found["num_tokens"], expected, rtol=1e-6)
+
+
+def test_an_optimum_whose_parabola_may_be_flat_lies_anywhere_among_the_scales_tried():
+    runs = isoflop_runs(PowerLaw(0.0264, 0.6), sizes=5)
+    runs = runs.assign(loss=np.tile([3.0, 2.96, 3.01, 2.97, 3.02], len(BUDGETS)))
+    found = isoflop_optima(runs)
+    ends = runs.groupby("compute")["flops_per_token"].agg(["min", "max"])
+    np.testing.assert_allclose(found["flops_per_token_low"], ends["min"])
+    np.testing.assert_allclose(found["flops_per_token_high"], ends["max"])
+
+
 def test_the_noise_of_the_nearest_budget_that_knows_it_is_taken():
     rungs = {1e10: [3.0], 1e11: [3.0, 3.1, 3.2], 1e13: [2.0, 2.5, 3.0]}
     rows = [(rung, f"{rung}", loss) for rung, losses in rungs.items() for loss in losses]
