@@ -92,10 +92,13 @@ def leverage(
 ) -> Drawing:
     """Both ranges of compute side by side; measured points and our own fit on the right.
 
-    While gates of our runs are `failing` nothing is said of the points.
+    A budget with a single design beside others with several is left out. While gates of our runs
+    are `failing` nothing is said of the points.
     """
     runs = points(measured)
     runs = runs.assign(budget=runs["training_flops"].map(ledger.rung))
+    several = runs.groupby("budget")["activation_ratio"].transform("nunique") > 1
+    runs = runs[several] if several.any() else runs
     ours = sorted(set(runs["budget"])) if len(runs) else list(BUDGETS)
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.45, 4.4))
     tables = [
