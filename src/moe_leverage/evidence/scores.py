@@ -36,11 +36,12 @@ OURS = "this-book"
 DRAWS = 2_000
 SEED = 0
 PUBLIC = "public runs"
+BETWEEN = 1e15  # FLOPs: below lie this book's runs, above the public ones
 RANGES = (  # of training compute, FLOPs
-    ("this book, below 1e13", 0.0, 1e13),
+    ("this book", 0.0, BETWEEN),
     ("1e17 to 1e19", 1e17, 1e19),
     ("1e19 to 3e20", 1e19, 3e20),
-    (PUBLIC, 1e13, math.inf),
+    (PUBLIC, BETWEEN, math.inf),
     ("all", 0.0, math.inf),
 )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -74,7 +75,14 @@ def draw(
         shown[-1].tick_params(labelbottom=True)
     if len(series) > 1 or axis.band:
         above = (0.0, 1.1)  # the title too: inside, it would hide intervals
-        panels[0].legend(fontsize=8.5, loc="lower left", bbox_to_anchor=above, ncols=3)
+        keys: dict[str, Any] = {}  # a series may be missing at the first budget
+        for panel in panels:
+            handles, labels = panel.get_legend_handles_labels()
+            keys |= {label: handle for handle, label in zip(handles, labels, strict=True)}
+        panels[0].legend(
+            list(keys.values()), list(keys), fontsize=8.5, loc="lower left", bbox_to_anchor=above,
+            ncols=3,
+        )  # fmt: skip
     note(fig, "Ours alone: the paper prints none of its losses.")
     return Drawing(fig, runs, finding(runs, axis, series))
 
