@@ -153,6 +153,22 @@ def test_a_budget_with_one_value_has_no_slope_and_is_named(directory: Path) -> N
     )
 
 
+def test_what_the_published_law_says_below_its_runs_is_of_another_scale(
+    directory: Path,
+) -> None:
+    for budget in BUDGETS:
+        level = 4 - math.log(budget) / 40
+        record(directory, "isoflop", plan(DENSE, budget), level)
+        for experts in (8, 16, 32):
+            loss = level - math.log(experts) / 400
+            record(directory, "activation", plan(moe(experts), budget), loss)
+    asked = {"study": "activation", "statistic": "slope", "within": "none"}
+    found = measure(**asked, axis="published_leverage")
+    assert found.effect is not None
+    assert found.is_of_another_scale
+    assert not measure(**asked, axis="activation_ratio").is_of_another_scale
+
+
 def test_excluded_and_diverged_runs_are_left_out(directory: Path) -> None:
     run = plan(moe(), 1e12)
     record(directory, "activation", run, 3.0)

@@ -673,10 +673,23 @@ def test_fine_experts_are_held_against_coarse_ones_for_each_outcome():
     assert worse.endswith("finer experts cost more than they give.")
     better = runs.assign(loss_nats=-runs["loss_nats"])
     assert "finer experts pay" in granularity.fine_against_coarse(better, PUBLISHED.joint)
-    even = runs.assign(loss_nats=[2.5, 2.6, 2.4, 2.55, 2.66, 2.24, 9, 9, 9])
+    even = runs.assign(loss_nats=[2.5, 2.6, 2.4, 2.55, 2.66, 2.34, 9, 9, 9])  # above on average
     assert "cannot be told" in granularity.fine_against_coarse(even, PUBLISHED.joint)
     assert granularity.fine_against_coarse(runs[runs["seed"] < 2], PUBLISHED.joint) == ""
     assert "fail: sized" in granularity.fine_against_coarse(runs, PUBLISHED.joint, ["sized"])
+
+
+def test_a_series_that_begins_at_a_later_budget_has_its_place_in_the_legend():
+    cells = [(1e12, 0.1), (1e13, 0.1), (1e13, 0.001)]
+    runs = pd.DataFrame([
+        {"budget_flops": budget, "routing.balance_coefficient": loss, "granularity": grain,
+         "seed": 0, "loss_nats": 3.0, "status": "ok", "excluded": None, "run_id": f"{place}{grain}",
+         "config_id": f"{place}{grain}"}
+        for place, (budget, loss) in enumerate(cells) for grain in (2.0, 4.0, 8.0)
+    ])  # fmt: skip
+    drawn = granularity.losses(runs)
+    said = [text.get_text() for text in drawn.figure.axes[0].get_legend().get_texts()]
+    assert {"balance loss 0.1", "balance loss 0.001"} <= set(said)
 
 
 def test_while_a_gate_fails_no_arrow_of_leverage_is_drawn():

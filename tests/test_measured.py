@@ -139,6 +139,16 @@ def test_pages_read_the_baseline_off_the_one_table_of_leverage(frame, tmp_path):
     np.testing.assert_allclose(inside, truth, rtol=0.05)  # their noise is a hundredth of EL
 
 
+def test_a_law_of_leverage_rests_on_whole_studies_of_sizes_and_of_axes(frame):
+    nothing = Findings(fits={}, skipped={}, warnings=[])
+    parts = dict.fromkeys(measured.PARTS, nothing)
+    parts["leverage"] = dataclasses.replace(nothing, fits={"joint": None})
+    for study in ("isoflop", "granularity-second"):
+        assert measured.COMPLETE in measured.failing_gates(frame, parts, {study})["joint"]
+    for study in ("joint-second", "shared-second", "tuning"):
+        assert measured.COMPLETE not in measured.failing_gates(frame, parts, {study})["joint"]
+
+
 def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
     seen = {}
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from moe_leverage import ledger
+from moe_leverage.audit.pairs import mean_and_half_width
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
     STUDY_RANGE,
@@ -201,19 +201,18 @@ def protocol(full: pd.DataFrame, weak: pd.DataFrame) -> str:
 def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str] = ()) -> str:
     """Losses of the best range of G less those of G = 2, at equal budget and seed, in words.
 
-    The 90 % interval is Student's, over the pairs of all budgets; it says nothing while a gate
-    fails, nor without three pairs.
+    Mean and 90 % interval are those of `audit.pairs`. Nothing is said while a gate fails, nor
+    without three pairs.
     """
     if failing:
         return f"Nothing is said of it while gates of our runs fail: {', '.join(failing)}."
     at = ["budget_flops", "seed"]
     fine = runs[runs["granularity"].between(*BEST_RANGE)].groupby(at)["loss_nats"].mean()
     coarse = runs[runs["granularity"].round() == COARSE].groupby(at)["loss_nats"].mean()
-    gaps = (fine - coarse).dropna().to_numpy(float)
+    gaps = (fine - coarse).dropna().rename("nats").rename_axis(["budget", "seed"]).reset_index()
     if len(gaps) < LEAST_PAIRS:
         return ""
-    mean = float(gaps.mean())
-    wide = float(stdtrit(len(gaps) - 1, 0.95) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    mean, wide = mean_and_half_width(gaps)
     fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": STUDY_BUDGETS_FLOPS[0]}
     saved = law(**fixed, granularity=BEST_RANGE[0]) / law(**fixed, granularity=COARSE) - 1
     start = (

@@ -81,7 +81,7 @@ def draw(
             keys |= {label: handle for handle, label in zip(handles, labels, strict=True)}
         panels[0].legend(
             list(keys.values()), list(keys), fontsize=8.5, loc="lower left", bbox_to_anchor=above,
-            ncols=3,
+            ncols=2,  # three are wider than a panel, and would push the next one away
         )  # fmt: skip
     note(fig, "Ours alone: the paper prints none of its losses.")
     return Drawing(fig, runs, finding(runs, axis, series))
