@@ -26,8 +26,8 @@ from bench.bench_training import (
 )
 from moe_leverage.accounting import count_forward_flops
 from moe_leverage.config import ModelConfig
+from moe_leverage.studies.ladder import BASE
 from moe_leverage.studies.protocol import Laws, derive
-from moe_leverage.studies.second_ladder import SECOND_BASE
 from moe_leverage.studies.sweeps import DENSE, EXPERTS
 from moe_leverage.training.machine import Execution, machine_of
 
@@ -45,7 +45,7 @@ def run() -> list[dict[str, Any]]:
     for size, batch_tokens in BODIES:
         dense_seconds: list[float] = []
         for design in DESIGNS:
-            point = replace(SECOND_BASE, size=size, batch_tokens=batch_tokens, **design)
+            point = replace(BASE, size=size, batch_tokens=batch_tokens, **design)
             found, seconds = time_design(derive(point, Laws()).model, batch_tokens)
             rows += found
             if not dense_seconds:

@@ -14,20 +14,16 @@ DENSE = FlooredPowerLaw(1.6, 330.0, -0.19)
 JOINT = JointLaw(1.05, -0.11, 0.02, -0.13, 0.03, 4.0)
 RATE = PowerLaw(0.9, -0.19)
 BATCH = PowerLaw(0.0004, 0.54)
-MODEL = PowerLaw(0.0264, 0.6)
-BODY = PowerLaw(0.16, 0.5)  # of the second ladder, whose sizes are smaller
+BODY = PowerLaw(0.16, 0.5)
 RATES = {
     f"{family}_{name}": law
     for family in ("dense", "moe")
     for name, law in (("learning_rate", RATE), ("batch_tokens", BATCH))
 }
 ADOPTED = Laws(
-    first_hyperparameters=RATES,
-    hyperparameters=RATES,
-    allocation={"dense_model": MODEL, "moe_model": MODEL},
-    leverage=JOINT,
     tuning=RATES,
     isoflop={"dense_model": BODY, "moe_model": BODY},
+    leverage=JOINT,
 )
 SIGMA = 0.002
 
@@ -43,12 +39,11 @@ def loss_of(planned, axes, generator):
             compute=compute,
         )
     excess = 0.0
-    if planned.study in ("hparams", "hparams-second", "tuning"):
+    if planned.study == "tuning":
         excess += 0.01 * math.log(planned.run.learning_rate / RATE(compute)) ** 2
         excess += 0.01 * math.log(planned.run.batch_tokens / BATCH(compute)) ** 2
-    optimum = {"allocation": MODEL, "isoflop": BODY}.get(planned.study)
-    if optimum is not None:
-        excess += 0.02 * math.log(axes["flops_per_token"] / optimum(compute)) ** 2
+    if planned.study == "isoflop":
+        excess += 0.02 * math.log(axes["flops_per_token"] / BODY(compute)) ** 2
     return DENSE.evaluate(compute=reached) * math.exp(excess + SIGMA * generator.standard_normal())
 
 

@@ -86,7 +86,7 @@ def test_too_few_runs_is_said(directory: Path) -> None:
 def test_an_incomplete_study_decides_nothing_nor_one_whose_gates_fail(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator, study = np.random.default_rng(1), "activation-second"
+    generator, study = np.random.default_rng(1), "activation"
     for budget, experts in itertools.product(BUDGETS, (8, 16, 32, 64)):
         model = moe(experts)
         loss = 4 + 0.2 * math.log(model.activation_ratio) - 0.1 * math.log(budget / 3e11)
@@ -101,7 +101,7 @@ def test_an_incomplete_study_decides_nothing_nor_one_whose_gates_fail(
     plan_run(directory, study, "c0ffee")
     verdict = decide(claim)
     assert verdict.label == "measured: cannot tell"
-    assert verdict.detail == "decided when complete: activation-second: 16 of 17 runs"
+    assert verdict.detail == "decided when complete: activation: 16 of 17 runs"
     assert verdict.value is None
 
 
@@ -118,12 +118,15 @@ def test_the_frontier_is_that_of_whichever_study_is_of_the_baselines_recipe(
 ) -> None:
     for budget in BUDGETS:
         record(directory, "new-name", plan(DENSE, budget), 4 - math.log(budget) / 40)
-        record(directory, "another-ladder", plan(DENSE, budget), 1.0, protocol=2)
-    for name in ("new-name", "another-ladder"):
-        found = ledger.plans(directory)
-        ledger.write_plans({**found, name: found[name] | {"role": "plain"}}, directory)
+        record(directory, "of-another-kind", plan(DENSE, budget), 1.0)
+    found = ledger.plans(directory)
+    roles = {"new-name": "plain", "of-another-kind": "search"}
+    ledger.write_plans(
+        {name: found[name] | {"role": roles.get(name, found[name]["role"])} for name in found},
+        directory,
+    )
     record(directory, "attention", plan(moe(), 1e12), 4 - math.log(2e12) / 40)
-    assert evidence.frontier_studies(["attention"]) == ["new-name"]
+    assert evidence.frontier_studies() == ["new-name"]
     (leverage,) = evidence.with_response(evidence.runs(["attention"]), "log_leverage")["response"]
     assert math.exp(leverage) == pytest.approx(2, rel=0.02)
     plan_run(directory, "new-name", "c0ffee")
@@ -134,7 +137,7 @@ def test_the_sizes_of_a_ladder_carry_its_frontier(directory: Path) -> None:
     for budget in BUDGETS:
         record(directory, "isoflop", plan(DENSE, budget), 4 - math.log(budget) / 40)
     record(directory, "attention", plan(moe(), 1e12), 4 - math.log(2e12) / 40)
-    assert evidence.frontier_studies(["attention"]) == ["isoflop"]
+    assert evidence.frontier_studies() == ["isoflop"]
     (leverage,) = evidence.with_response(evidence.runs(["attention"]), "log_leverage")["response"]
     assert math.exp(leverage) == pytest.approx(2, rel=0.02)
 
@@ -252,13 +255,13 @@ def test_best_of_a_second_sweep_is_taken(directory: Path) -> None:
         place = math.log(2.0**-8) - 0.15 * math.log(budget / 1e12)
         loss = 3 + 0.1 * (math.log(rate) - place) ** 2 + 0.2 * abs(math.log(batch / 8))
         run = plan(moe(), budget, learning_rate=rate, batch_sequences=batch)
-        record(directory, "hparams", run, loss + noise(generator))
+        record(directory, "tuning", run, loss + noise(generator))
     found = measure(
-        study="hparams", statistic="drift", axis="learning_rate", by="training_flops",
+        study="tuning", statistic="drift", axis="learning_rate", by="training_flops",
         over="batch_tokens",
     )  # fmt: skip
     assert found.effect == pytest.approx(-0.15, abs=0.03)
-    assert found.detail.startswith("no gate judges these runs; 16 runs")
+    assert "; 16 runs of the study tuning" in found.detail
 
 
 def test_leverage_is_read_from_the_dense_frontier(directory: Path) -> None:
@@ -357,26 +360,26 @@ def test_a_fitted_coefficient_comes_with_its_interval(
 ) -> None:
     monkeypatch.setattr(measured, "FITS", tmp_path)
     monkeypatch.setattr(ledger, "DIRECTORY", tmp_path)
-    assert "hparams: 0 of" in fitted("learning_rate", "exponent", "hparams").detail
-    record(tmp_path, "hparams", plan(DENSE, 1e12), 3.0)
-    found = fitted("learning_rate", "exponent", "hparams")
+    assert "tuning: 0 of" in fitted("learning_rate", "exponent", "tuning").detail
+    record(tmp_path, "tuning", plan(DENSE, 1e12), 3.0)
+    found = fitted("learning_rate", "exponent", "tuning")
     assert found.detail == "no fit learning_rate of our runs yet"
     compute = np.geomspace(1e11, 1e14, 12)
     noisy = np.exp(np.random.default_rng(0).normal(scale=0.02, size=12))
     table = pd.DataFrame({"compute": compute, "value": 1.2 * compute**-0.15 * noisy})
     fit(PowerLaw, table, target="value").save(tmp_path / "learning_rate.json")
-    found = fitted("learning_rate", "exponent", "hparams")
+    found = fitted("learning_rate", "exponent", "tuning")
     assert found.effect == pytest.approx(-0.15, abs=0.01)
     assert found.low < found.effect < found.high
     with pytest.raises(ValueError, match="coefficient = 'slope': must be one of"):
-        fitted("learning_rate", "slope", "hparams")
+        fitted("learning_rate", "slope", "tuning")
     verdict = "learning_rate,exponent,not identified"
     (tmp_path / "profiles.csv").write_text(f"fit,coefficient,verdict\n{verdict}\n")
-    found = fitted("learning_rate", "exponent", "hparams")
+    found = fitted("learning_rate", "exponent", "tuning")
     assert (found.effect, found.detail.split(":")[0]) == (None, "the data do not identify it")
     (tmp_path / "profiles.csv").unlink()
-    plan_run(tmp_path, "hparams", "c0ffee")
-    assert fitted("learning_rate", "exponent", "hparams").effect is None
+    plan_run(tmp_path, "tuning", "c0ffee")
+    assert fitted("learning_rate", "exponent", "tuning").effect is None
 
 
 def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:

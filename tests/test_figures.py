@@ -295,12 +295,12 @@ INPUTS |= {  # figures of our own runs alone
     "law-against-points": ((EIGHT,), None),
     "estimators": ((WAYS,), None),
     "nano-beta-curves": ((PAIR,), None),
-    "pilot-gates": ((page.runs_of("pilot"),), None),
-    "pilot-rates": ((page.runs_of("pilot"),), None),
+    "pilot-gates": ((page.runs_of("pilot", directory=ledger.FIRST_LADDER),), None),
+    "pilot-rates": ((page.runs_of("pilot", directory=ledger.FIRST_LADDER),), None),
     "routing-pilot": ((second_pilot.routing_table(page.runs_of("routing-pilot")),), None),
     "noise-pilot": ((SPREADS,), None),
-    "seed-noise": ((limits.noise_of_ladders(ledger.table(directory=ledger.DIRECTORY)),), None),
-    "router-loads": ((trained.loads(ledger.table(directory=ledger.DIRECTORY)),), None),
+    "seed-noise": ((limits.noise_of_ladders(trained.ladders()),), None),
+    "router-loads": ((trained.loads(trained.ladders()),), None),
 }
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
 
@@ -554,7 +554,7 @@ def test_no_runs_give_empty_tables(tmp_path):
 
 
 def test_captions_know_the_ladder_that_is_trained():
-    assert "by 5 to 7 powers of ten" in ENTRIES["leverage-activation"].caption
+    assert "by 5 to 6 powers of ten" in ENTRIES["leverage-activation"].caption
 
 
 @pytest.mark.parametrize(

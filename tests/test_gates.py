@@ -27,7 +27,7 @@ NOISE = 0.002
 def row(study, role, budget, *, loss, is_moe=False, activation_ratio=1.0, seed=0, **more):
     layers, width = BODIES[budget]
     values = {
-        "protocol": 2, "study": study, "role": role, "status": "ok", "excluded": None,
+        "study": study, "role": role, "status": "ok", "excluded": None,
         "routing.balance_coefficient": 0.1,
         "budget_flops": budget, "training_flops": budget, "is_moe": is_moe,
         "activation_ratio": activation_ratio, "num_experts": 64 if is_moe else 0,
@@ -144,11 +144,11 @@ def test_each_gate_fails_when_its_own_thing_is_broken(name):
 def test_a_gate_that_fails_is_told_in_plain_words(name):
     assert set(trained.SHUT) == set(NAMES)
     table = broken(name)
-    told = trained.in_a_line(2, table, gates(table))
+    told = trained.in_a_line(table, gates(table))
     assert (
         f"decides nothing, since {trained.SHUT[name]}" in told or f"; {trained.SHUT[name]}" in told
     )
-    assert "passes every gate" in trained.in_a_line(2, sound(), gates(sound()))
+    assert "passes every gate" in trained.in_a_line(sound(), gates(sound()))
 
 
 def test_a_parabola_that_misses_its_points_condemns_no_run():
@@ -207,15 +207,6 @@ def test_a_run_that_records_no_load_holds_no_balance():
     assert {gate.name for gate in gates(lacking) if not gate.holds} == {"no expert idle"}
 
 
-def test_each_ladder_is_judged_by_itself():
-    table = sound()
-    first = broken("balanced").assign(protocol=1)
-    first["study"] = "first " + first["study"]
-    found = gates(pd.concat([first, table], ignore_index=True))
-    assert [gate for gate in found if not gate.study.startswith("first")] == gates(table)
-    assert {gate.name for gate in found if not gate.holds} == {"balanced"}
-
-
 def test_a_budget_that_lies_wholly_beyond_the_dense_models_gives_bounds_and_breaks_nothing():
     table = sound()
     mixtures = (table["study"] == "activation") & table["is_moe"]
@@ -237,13 +228,11 @@ def test_losses_beside_each_other_need_no_dense_frontier():
     assert of_losses == tuple(n for n in failing(table, ["activation"], found) if n != "covered")
 
 
-def test_a_claim_rests_on_the_gates_of_its_study_and_of_the_searches_of_its_ladder():
-    first = sound().assign(protocol=1)
-    first["study"] = "first " + first["study"]
-    both = pd.concat([first, sound()], ignore_index=True)
-    assert rests_on(both, ["activation"]) == {"activation", "tuning", "allocation"}
-    assert rests_on(both, ["first tuning"]) == {"first tuning", "first allocation"}
-    assert rests_on(both, ["none such"]) == rests_on(sound().head(0), ["activation"]) == set()
+def test_a_claim_rests_on_the_gates_of_its_study_and_of_the_searches_beside_it():
+    table = sound()
+    assert rests_on(table, ["activation"]) == {"activation", "tuning", "allocation"}
+    assert rests_on(table, ["tuning"]) == {"tuning", "allocation"}
+    assert rests_on(table, ["none such"]) == rests_on(table.head(0), ["activation"]) == set()
 
 
 def test_runs_with_another_balance_loss_are_there_to_study_balance():
@@ -272,7 +261,7 @@ def test_the_ledgers_own_table_says_how_busy_its_experts_were():
 def test_unbalanced_designs_are_left_out_whole_and_no_others():
     """By their loads alone, and with all their seeds, so that no loss has a say in it."""
     runs = ledger.table()
-    runs = runs[(runs["protocol"] == 2) & (runs["role"] == "plain") & runs["is_moe"]]
+    runs = runs[(runs["role"] == "plain") & runs["is_moe"]]
     reason = runs["excluded"].fillna("")
     is_left_out = reason.str.startswith("routers unbalanced")
     runs, is_left_out = (of[is_left_out | (reason == "")] for of in (runs, is_left_out))

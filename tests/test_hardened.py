@@ -119,9 +119,9 @@ LINES = st.one_of(
     line("study", "plan", ANY),
     line("study", "run", WORD.filter(lambda word: word != "--")),  # which would name all of them
     line("study", "run"),
-    line("study", "run", "hparams", "--workers", "0", "--threads", NUMBER),
-    line("study", "run", "hparams", "--max-minutes", st.sampled_from(["nan", "-1", "x"])),
-    line("study", "run", "hparams", "--backend", WORD),
+    line("study", "run", "tuning", "--workers", "0", "--threads", NUMBER),
+    line("study", "run", "tuning", "--max-minutes", st.sampled_from(["nan", "-1", "x"])),
+    line("study", "run", "tuning", "--backend", WORD),
     line("audit", "--verdict", WORD.filter(bool)),
     line(ANY.filter(lambda word: word not in ("", "-", "--")), ANY),
     line("study", WORD),

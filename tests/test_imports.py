@@ -57,7 +57,7 @@ ANSWERS = {
         "explain nope",
         "train --config nope.json",
         "study run nope",
-        "study run hparams --max-minutes nan",
+        "study run tuning --max-minutes nan",
     ),
     "pandas": (
         "fit nope.csv",

@@ -69,13 +69,13 @@ def test_the_laws_behind_the_ledger_come_back(found):
 @pytest.mark.slow
 def test_the_joint_study_and_variants_are_held_out(frame, found):
     table = measured.runs_table(frame)
-    apart = table[table["study"] == "joint-second"]
+    apart = table[table["study"] == "joint"]
     assert len(apart) == 24
     assert apart["held_out"].all()
     assert (apart["variant"] == "").all()
-    assert table.loc[table["study"] == "balance-second", "variant"].eq("balance-second 0.001").all()
-    assert table.loc[table["study"] == "dense-first-second", "variant"].nunique() == 2
-    assert table.loc[table["study"] == "bias-routing-second", "variant"].nunique() == 2
+    assert table.loc[table["study"] == "balance", "variant"].eq("balance 0.001").all()
+    assert table.loc[table["study"] == "dense-first", "variant"].nunique() == 2
+    assert table.loc[table["study"] == "bias-routing", "variant"].nunique() == 2
     joint = found.leverage.points[found.leverage.points["estimator"] == "joint"]
     assert joint.loc[joint["variant"] != "", "held_out"].all()
     assert found.scores["held out"][0].num_held_out >= 20
@@ -84,7 +84,7 @@ def test_the_joint_study_and_variants_are_held_out(frame, found):
 @pytest.mark.slow
 def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     (tmp_path / "adopted").mkdir()
-    along = ["activation-second", "granularity-second"]
+    along = ["activation", "granularity"]
     part = frame[frame["study"].isin(along)].reset_index(drop=True)
     index = measured.write_fits(part, tmp_path, resamples=20)
     assert index["ledger"] == measured.digest(part) == measured.read_index(tmp_path)["ledger"]
@@ -93,7 +93,7 @@ def test_fits_are_written_read_and_known_to_be_current(frame, tmp_path):
     assert index["failing_gates"]["sizes"] == [gates.UNJUDGED]  # no run of its studies
     assert index["failing_gates"]["joint"] == list(gates.failing(part, along, gates.gates(part)))
     part_of = measured.fit_parts(part, resamples=20)
-    lacking = measured.failing_gates(part, part_of, {"granularity-second"})["joint"]
+    lacking = measured.failing_gates(part, part_of, {"granularity"})["joint"]
     assert lacking == [measured.COMPLETE, *index["failing_gates"]["joint"]]
     assert measured.COMPLETE not in measured.failing_gates(part, part_of, {"tuning"})["joint"]
     for name, law in index["fits"].items():
@@ -143,9 +143,9 @@ def test_a_law_of_leverage_rests_on_whole_studies_of_sizes_and_of_axes(frame):
     nothing = Findings(fits={}, skipped={}, warnings=[])
     parts = dict.fromkeys(measured.PARTS, nothing)
     parts["leverage"] = dataclasses.replace(nothing, fits={"joint": None})
-    for study in ("isoflop", "granularity-second"):
+    for study in ("isoflop", "granularity"):
         assert measured.COMPLETE in measured.failing_gates(frame, parts, {study})["joint"]
-    for study in ("joint-second", "shared-second", "tuning"):
+    for study in ("joint", "shared", "tuning"):
         assert measured.COMPLETE not in measured.failing_gates(frame, parts, {study})["joint"]
 
 
@@ -160,13 +160,13 @@ def test_a_run_of_two_studies_counts_once_in_a_joined_fit(frame, monkeypatch):
         monkeypatch.setattr(measured.findings, name, spy)
     measured.fit_ledger(frame)
     joined = seen[2]
-    shared = set(frame.query("study == 'activation-second'")["run_id"])
-    shared &= set(frame.query("study == 'granularity-second'")["run_id"])
+    shared = set(frame.query("study == 'activation'")["run_id"])
+    shared &= set(frame.query("study == 'granularity'")["run_id"])
     assert shared
     of_shared = joined[joined["run_id"].isin(shared)]
     plain = of_shared[of_shared["variant"] == ""]
     assert plain["run_id"].is_unique
-    assert set(plain["study"]) == {"isoflop", "activation-second"}  # the first of them by role
+    assert set(plain["study"]) == {"isoflop", "activation"}  # the first of them by role
     assert not plain["held_out"].any()
     variants = of_shared[of_shared["variant"] != ""]  # the same runs, begun a sweep of their own
     assert set(variants["variant"]) == {"merge exponential 0"}
@@ -219,7 +219,7 @@ def test_committed_fits_are_current():
         pytest.skip("data/fits holds no fits yet: the studies have not been run")
     assert index["ledger"] == measured.digest(measured.load_ledger())
     frame = ledger.table()
-    behind = frame.loc[measured.of_roles(frame, measured.FITTED["leverage"]), "study"].unique()
+    behind = frame.loc[frame["role"].isin(measured.FITTED["leverage"]), "study"].unique()
     failing = set(index["failing_gates"]["joint"]) - {measured.COMPLETE}
     assert failing == set(evidence.failing_gates(sorted(behind)))
     for name, law in index["fits"].items():
@@ -249,23 +249,19 @@ def shown(directory):
 
 
 @pytest.mark.parametrize(
-    ("role", "protocol", "variant"),
-    [("variant", 2, "strange 0.5"), ("pilot", 2, ""), ("plain", 1, ""), ("search", 1, "")],
+    ("role", "variant"), [("variant", "strange 0.5"), ("pilot", ""), ("check", "")]
 )
-def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(
-    tmp_path, role, protocol, variant
-):
+def test_a_study_on_a_field_nobody_thought_of_moves_no_other_and_is_kept(tmp_path, role, variant):
     """Its runs are far better and far noisier: a frontier or noise that saw them would move."""
-    fill(tmp_path, ("activation-second", "granularity-second"))
+    fill(tmp_path, ("activation", "granularity"))
     before = ledger.table(directory=tmp_path)
     shown_before = shown(tmp_path)
     plans = ledger.plans(tmp_path)
     runs = []
-    for planned in plan("activation-second", ADOPTED):
+    for planned in plan("activation", ADOPTED):
         strange = dataclasses.replace(planned.run, adam_beta2=0.5)
         loss = 2.5 * np.exp(0.1 * np.random.default_rng(len(runs)).standard_normal())
         outcome = {"study": "strange", "status": "ok", "validation_loss_nats": loss}
-        outcome["protocol"] = protocol
         ledger.append(tmp_path / "strange.jsonl", ledger.describe(strange) | outcome)
         runs.append(strange.identity())
     strangers = {"role": role, "varies": ["adam_beta2"], "runs": runs}

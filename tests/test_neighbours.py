@@ -85,7 +85,7 @@ def test_each_part_is_left_out_once_and_the_paper_has_none_of_them():
 
 def paper_routing():
     return next(
-        task.run.model.routing for task in plan("activation-second", LAWS) if task.run.model.is_moe
+        task.run.model.routing for task in plan("activation", LAWS) if task.run.model.is_moe
     )
 
 
@@ -231,6 +231,6 @@ def test_no_field_of_a_run_that_a_neighbour_needs_is_part_of_older_identities():
     """Each is at its default in every other study, so that their runs keep their identity."""
     added = {"merge_windows", *(f.name for f in fields(RunConfig) if f.name.startswith("prune_"))}
     assert added <= {field.name for field in fields(RunConfig)}
-    for name in ("activation-second", "tuning", "merge"):
+    for name in ("activation", "tuning", "merge"):
         for task in plan(name, LAWS):
             assert not added & set(task.run.departures())

@@ -145,7 +145,7 @@ def test_names_that_only_posix_has_are_asked_for_where_they_may_be_missing() -> 
     assert found == GUARDED
 
 
-@pytest.mark.parametrize("verb", ["train --config run.json", "study run hparams"])
+@pytest.mark.parametrize("verb", ["train --config run.json", "study run tuning"])
 def test_what_trains_says_at_once_which_systems_it_needs(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,13 +10,12 @@ import pytest
 from moe_leverage import ledger, paths
 from moe_leverage.accounting import count_forward_flops, count_training_flops
 from moe_leverage.config import RunConfig
-from moe_leverage.studies import adoption, neighbours, second_ladder, status
+from moe_leverage.studies import adoption, neighbours, status
 from moe_leverage.studies.adoption import adopt
 from moe_leverage.studies.catalogue import STUDIES, get, plan
-from moe_leverage.studies.first_ladder import BASE, LADDER
+from moe_leverage.studies.ladder import LADDER, TOP
 from moe_leverage.studies.place import Place, missing
 from moe_leverage.studies.protocol import (
-    BUDGETS,
     GEOMETRIES,
     SEQUENCE_LENGTH,
     STARTING_MODEL,
@@ -38,14 +37,12 @@ RATES = {f"{family}_learning_rate": RATE for family in FAMILIES} | {
     f"{family}_batch_tokens": BATCH for family in FAMILIES
 }
 LAWS = Laws(
-    first_hyperparameters=RATES,
-    hyperparameters=RATES,
-    allocation={f"{family}_model": STARTING_MODEL for family in FAMILIES},
-    leverage=PUBLISHED.joint,
     tuning=RATES,
     isoflop={f"{family}_model": STARTING_MODEL for family in FAMILIES},
+    leverage=PUBLISHED.joint,
 )
-COMPILED = 5e10  # FLOPs a second and worker, compiled, at the bodies of the second ladder
+COMPILED = 5e10  # FLOPs a second and worker, compiled, at the bodies of the ladder
+VARIED_AT = (1e12, 1e13)  # training FLOPs, of the variants
 BALANCES = (("routing.balance_coefficient",), ("routing.score",))  # what some studies are about
 SNAPSHOT = Path(__file__).parent / "plans.txt"
 ALL = {name: plan(name, LAWS) for name in STUDIES}
@@ -70,23 +67,11 @@ def test_the_plans_have_not_moved():
     assert SNAPSHOT.read_text() == snapshot()
 
 
-def test_each_ladder_is_of_hundreds_of_runs_that_two_cores_train_within_a_day():
-    unique = {task.run_id: task for planned in ALL.values() for task in planned}
-    for protocol, flops_per_second in ((1, status.ASSUMED_FLOPS_PER_SECOND), (2, COMPILED)):
-        ladder = [task.run for task in unique.values() if task.protocol == protocol]
-        assert len(ladder) >= 300
-        total = sum(count_training_flops(run) for run in ladder)
-        assert total / flops_per_second / 2 < 24 * 3600
-
-
-def test_the_dense_frontier_alone_goes_beyond_the_ladder():
-    """So that the leverage of a mixture at the last budget is interpolated."""
-    ladder = [task for task in chain(*ALL.values()) if task.protocol == 1 and task.sweep != "dense"]
-    beyond = [task for task in ladder if task.point.budget_flops > BUDGETS[-1]]
-    assert {(task.study, task.sweep, task.point.dense) for task in beyond} == {
-        ("activation", "dense-frontier", True),
-        ("activation", "dense-reach", True),
-    }
+def test_the_ladder_is_of_hundreds_of_runs_that_two_cores_train_within_a_day():
+    unique = {task.run_id: task.run for planned in ALL.values() for task in planned}
+    assert len(unique) >= 350
+    total = sum(count_training_flops(run) for run in unique.values())
+    assert total / COMPILED / 2 < 24 * 3600
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -113,39 +98,21 @@ def test_studies_vary_the_axis_they_are_named_for_and_hold_the_others():
     for budget in LADDER:
         assert axis("activation", "num_experts", budget) == [2, 4, 8, 16, 32, 64, 128, 256]
         assert axis("activation", "granularity", budget) == [2.0]
-        found = axis("granularity", "granularity", budget)
-        wanted = [
-            g for g in (2, 4, 6, 8, 12, 16) if any(abs(g - task) <= 0.15 * g for task in found)
-        ]
-        assert found == pytest.approx(wanted, rel=0.15)
-        assert len(found) >= 4  # not every width has room for all in whole experts
+        assert len(axis("granularity", "granularity", budget)) >= 5
         for ratio in axis("granularity", "activation_ratio", budget):
             assert ratio == pytest.approx(3 / 65, rel=0.02)
+    assert axis("activation", "num_experts", TOP) == [8, 64, 256]
+    for budget in VARIED_AT:
         assert axis("shared", "num_shared_experts", budget) == [0, 1, 4, 6, 8, 10]
         assert axis("dense-first", "num_dense_layers", budget) == [0, 1]
-    assert axis("activation", "num_experts", BUDGETS[-1]) == [8, 64, 256]
-    assert axis("granularity", "granularity", BUDGETS[-1]) == [2, 8]
-    assert {task.run.model.routing.balance_coefficient for task in ALL["balance"]} == {0.001}
-    assert {task.run.model.routing.score for task in ALL["bias-routing"]} == {"softmax", "sigmoid"}
+    routings = {name: [task.run.model.routing for task in ALL[name]] for name in STUDIES}
+    assert {routing.balance_coefficient for routing in routings["balance"]} == {0.001}
+    assert {routing.score for routing in routings["bias-routing"]} == {"softmax", "sigmoid"}
+    assert {task.run.decay for task in ALL["merge"]} == {"exponential", "none"}
     assert {task.run.model.num_experts for task in ALL["nano-beta"]} == {0, 384}
 
 
-def test_the_second_ladder_walks_the_axes_of_the_paper_at_four_budgets_and_looks_in_at_a_fifth():
-    for budget in second_ladder.LADDER:
-        assert axis("activation-second", "num_experts", budget) == [2, 4, 8, 16, 32, 64, 128, 256]
-        assert axis("activation-second", "granularity", budget) == [2.0]
-        assert len(axis("granularity-second", "granularity", budget)) >= 5
-    assert axis("activation-second", "num_experts", second_ladder.TOP) == [8, 64, 256]
-    for budget in (1e12, 1e13):
-        assert axis("shared-second", "num_shared_experts", budget) == [0, 1, 4, 6, 8, 10]
-        assert axis("dense-first-second", "num_dense_layers", budget) == [0, 1]
-    routings = {name: [task.run.model.routing for task in ALL[name]] for name in STUDIES}
-    assert {routing.balance_coefficient for routing in routings["balance-second"]} == {0.001}
-    assert {routing.score for routing in routings["bias-routing-second"]} == {"softmax", "sigmoid"}
-    assert {task.run.decay for task in ALL["merge"]} == {"exponential", "none"}
-
-
-def test_whole_mixtures_of_the_second_ladder_have_the_body_and_the_rates_of_their_dense_twin():
+def test_whole_mixtures_have_the_body_and_the_rates_of_their_dense_twin():
     """Else the control, A = 1 against dense, would compare two bodies."""
     laws = Laws(
         tuning={
@@ -155,7 +122,7 @@ def test_whole_mixtures_of_the_second_ladder_have_the_body_and_the_rates_of_thei
         isoflop={"dense_model": PowerLaw(0.02, 0.6), "moe_model": PowerLaw(0.2, 0.6)},
     )  # fmt: skip
     points = {(task.point.dense, task.point.activation_ratio): task.point for task in ALL[
-        "activation-second"] if task.point.budget_flops == 1e13}  # fmt: skip
+        "activation"] if task.point.budget_flops == 1e13}  # fmt: skip
     twin, whole, sparse = (
         derive(points[key], laws) for key in ((True, 3 / 65), (False, 1.0), (False, 3 / 257))
     )
@@ -168,7 +135,7 @@ def test_whole_mixtures_of_the_second_ladder_have_the_body_and_the_rates_of_thei
 
 
 def test_dense_first_layers_cost_what_the_experts_they_replace_cost():
-    for budget in LADDER:
+    for budget in VARIED_AT:
         routed = [
             task.run.model for task in ALL["dense-first"] if task.point.budget_flops == budget
         ]
@@ -184,7 +151,7 @@ def test_attention_takes_the_share_asked_for_at_equal_cost():
         assert attention / flops.non_embedding == pytest.approx(
             task.point.attention_share, abs=0.06
         )
-    for budget in LADDER:
+    for budget in VARIED_AT:
         costs = [
             count_forward_flops(task.run.model, SEQUENCE_LENGTH).non_embedding
             for task in ALL["attention"]
@@ -204,38 +171,24 @@ def test_the_joint_design_fills_its_box_off_the_axes():
 
 
 def test_rates_and_batches_come_from_the_law_of_the_family():
-    other = dict(LAWS.hyperparameters) | {"dense_learning_rate": PowerLaw(0.1, -0.16)}
-    laws = Laws(hyperparameters=other, allocation=LAWS.allocation)
-    top = BUDGETS[-1]
+    laws = Laws(tuning=dict(RATES) | {"dense_learning_rate": PowerLaw(0.1, -0.16)})
+    top = LADDER[-1]
     moe, dense = (derive(Point(budget_flops=top, dense=d), laws) for d in (False, True))
     assert moe.learning_rate == pytest.approx(RATE(top), abs=1e-6)
     assert dense.learning_rate == pytest.approx(RATE(top) / 2, abs=1e-6)
     assert moe.batch_tokens == pytest.approx(BATCH(top), abs=SEQUENCE_LENGTH)
 
 
-def test_models_of_the_first_ladder_are_trained_on_three_times_their_optimal_tokens():
-    laws = Laws(hyperparameters=LAWS.hyperparameters, allocation=LAWS.allocation)
-    small = derive(Point(budget_flops=BUDGETS[-1]), laws).model
-    large = derive(Point(budget_flops=3 * BUDGETS[-1]), laws).model
-    by_start = derive(Point(budget_flops=BUDGETS[-1]), Laws()).model
-    assert (large.num_layers, large.d_model) == (by_start.num_layers, by_start.d_model)
-    assert count_forward_flops(small, 256).total < count_forward_flops(large, 256).total
-
-
 @pytest.mark.parametrize("dense", [False, True])
-def test_models_of_the_second_ladder_have_the_body_of_their_own_budget(dense):
+def test_models_have_the_body_of_their_own_budget(dense):
     laws = Laws(tuning=LAWS.tuning, isoflop=LAWS.isoflop)
     point = Point(budget_flops=1e13, dense=dense)
     body = derive(point, laws).model
     by_start = derive(point, Laws()).model
     assert (body.num_layers, body.d_model) == (by_start.num_layers, by_start.d_model)
-    assert (
-        derive(point, laws).learning_rate
-        == derive(point, Laws(hyperparameters=RATES)).learning_rate
-    )
 
 
-def test_bodies_of_the_second_ladder_follow_the_optima_where_they_are_measured():
+def test_bodies_follow_the_optima_where_they_are_measured():
     """By the law alone the body at 1e12 would be a step above the optimum that was measured."""
     law = STARTING_MODEL
     size = next(i for i, g in enumerate(GEOMETRIES) if (g.num_layers, g.d_model) == (1, 32))
@@ -251,11 +204,11 @@ def test_bodies_of_the_second_ladder_follow_the_optima_where_they_are_measured()
     assert (sizes(0.99e12), sizes(1.01e14)) == (law(0.99e12), law(1.01e14))
 
 
-def test_the_second_ladder_has_one_recipe_but_for_its_pilots():
+def test_the_ladder_has_one_recipe_but_for_its_pilots():
     """The baseline gets the recipe of what it is compared with; only the text scored is more."""
     for task in chain(*ALL.values()):
         is_own = task.study not in {study.name for study in neighbours.STUDIES}
-        if task.protocol == 2 and STUDIES[task.study].role != "pilot" and is_own:
+        if STUDIES[task.study].role != "pilot" and is_own and task.study != "replay":
             run, routing = task.run, task.run.model.routing
             assert run.validation_tokens == 1_000_000
             assert (run.adam_beta2, run.model.qk_norm) == (0.95, "none")
@@ -279,21 +232,21 @@ def test_the_dense_partner_has_the_tokens_of_the_mixture_and_its_leverage_in_flo
 
 
 def test_studies_refuse_to_plan_before_their_laws_are_measured():
-    rule = r"study = 'activation': needs the hyperparameters law"
+    rule = r"study = 'activation': needs the tuning law"
     with pytest.raises(ValueError, match=rule):
         plan("activation", Laws())
     with pytest.raises(ValueError, match=r"study = 'nano-beta': needs the leverage law"):
-        plan("nano-beta", Laws(hyperparameters={}, allocation={}))
-    with pytest.raises(ValueError, match=r"study = 'depth': must be one of hparams, allocation"):
+        plan("nano-beta", Laws(tuning=LAWS.tuning, isoflop=LAWS.isoflop))
+    with pytest.raises(ValueError, match=r"study = 'depth': must be one of routing-pilot, noise"):
         get("depth")
 
 
 def test_later_laws_do_not_move_earlier_studies():
-    early = [task.run_id for task in plan("hparams", Laws())]
-    assert early == [task.run_id for task in ALL["hparams"]]
-    without = Laws(first_hyperparameters=LAWS.first_hyperparameters)
-    assert [task.run_id for task in plan("allocation", without)] == [
-        task.run_id for task in ALL["allocation"]
+    early = [task.run_id for task in plan("tuning", Laws())]
+    assert early == [task.run_id for task in ALL["tuning"]]
+    without = Laws(tuning=LAWS.tuning)
+    assert [task.run_id for task in plan("isoflop", without)] == [
+        task.run_id for task in ALL["isoflop"]
     ]
 
 
@@ -379,7 +332,7 @@ def synthetic(runs, loss):
     ]
 
 
-BEST_SIZE = {"allocation": PowerLaw(0.05, 0.58), "isoflop": PowerLaw(0.16, 0.5)}
+BEST_SIZE = PowerLaw(0.16, 0.5)
 
 
 def bowl(one):
@@ -387,9 +340,8 @@ def bowl(one):
     compute, run = one.point.budget_flops, one.run
     excess = np.log(run.learning_rate / (0.5 * compute**-0.2)) ** 2
     excess += 0.3 * np.log(run.batch_tokens / (0.02 * compute**0.4)) ** 2
-    if one.study in BEST_SIZE:
-        size = count_forward_flops(run.model, SEQUENCE_LENGTH).non_embedding
-        excess = np.log(size / BEST_SIZE[one.study](compute)) ** 2
+    if one.study == "isoflop":
+        excess = np.log(model_flops(one) / BEST_SIZE(compute)) ** 2
     return 30 * compute**-0.08 * (1 + 0.01 * excess)
 
 
@@ -406,44 +358,29 @@ def write(place, study, records):
 
 
 def test_best_cells_are_repeated_once_their_grid_is_complete(place):
-    grid = plan("hparams", LAWS)
-    write(place, "hparams", synthetic(grid[:-1], bowl))
-    assert len(status.plan_now("hparams", place)) == len(grid) + 5 * 2
-    write(place, "hparams", synthetic(grid[-1:], bowl))
-    repeats = status.plan_now("hparams", place)
-    assert len(repeats) == len(grid) + 6 * 2
+    grid = plan("tuning", LAWS)
+    write(place, "tuning", synthetic(grid[:-1], bowl))
+    assert len(status.plan_now("tuning", place)) == len(grid) + 7 * 2
+    write(place, "tuning", synthetic(grid[-1:], bowl))
+    repeats = status.plan_now("tuning", place)
+    assert len(repeats) == len(grid) + 8 * 2
     assert {task.run.seed for task in repeats} == {0, 1, 2}
 
 
 def test_adoption_binds_the_laws_that_the_runs_follow(place):
-    first = "first_hyperparameters"
-    with pytest.raises(ValueError, match=rf"law = '{first}': cannot be adopted: 120 runs"):
-        adopt(first, place)
-    write(place, "hparams", synthetic(plan("hparams", LAWS), bowl))
-    repeats = missing(status.plan_now("hparams", place), place)
-    assert len(repeats) == 12
-    write(place, "hparams", synthetic(repeats, bowl))
-    path = adopt(first, place)
-    found = adopted_laws().first_hyperparameters
+    with pytest.raises(ValueError, match=r"law = 'tuning': cannot be adopted: 152 runs of study"):
+        adopt("tuning", place)
+    write(place, "tuning", synthetic(plan("tuning", LAWS), bowl))
+    repeats = missing(status.plan_now("tuning", place), place)
+    assert len(repeats) == 16
+    write(place, "tuning", synthetic(repeats, bowl))
+    path = adopt("tuning", place)
+    found = adopted_laws().tuning
     assert set(found) == {f"{f}_{n}" for f in FAMILIES for n in ("learning_rate", "batch_tokens")}
     assert found["moe_learning_rate"](1e12) == pytest.approx(0.5 * 1e12**-0.2, rel=0.5)
-    assert json.loads(path.read_text())["num_runs"] == 132
-    with pytest.raises(ValueError, match=rf"law = '{first}': adopted already"):
-        adopt(first, place)
-    write(place, "allocation", synthetic(plan("allocation"), bowl))
-    adopt("allocation", place)
-    laws = adopted_laws()
-    assert laws.allocation["dense_model"].exponent == pytest.approx(0.58, abs=0.03)
-    assert laws.allocation["dense_model"](1e12) == pytest.approx(0.05 * 1e12**0.58, rel=0.1)
-    write(place, "hparams-second", synthetic(plan("hparams-second"), bowl))
-    adopt("hyperparameters", place)
-    assert set(adopted_laws().hyperparameters) == set(found)
-    assert len(plan("activation")) > 50
-    with pytest.raises(ValueError, match=r"law = 'leverage': cannot be adopted: \d+ runs of study"):
-        adopt("leverage", place)
-    write(place, "tuning", synthetic(plan("tuning"), bowl))
-    write(place, "tuning", synthetic(missing(status.plan_now("tuning", place), place), bowl))
-    adopt("tuning", place)
+    assert json.loads(path.read_text())["num_runs"] == 168
+    with pytest.raises(ValueError, match=r"law = 'tuning': adopted already"):
+        adopt("tuning", place)
     write(place, "isoflop", synthetic(plan("isoflop"), bowl))
     write(place, "isoflop", synthetic(missing(status.plan_now("isoflop", place), place), bowl))
     adopt("isoflop", place)
@@ -453,7 +390,10 @@ def test_adoption_binds_the_laws_that_the_runs_follow(place):
     assert len(sizes.compute) >= 3
     for budget, optimum in zip(sizes.compute, sizes.optima, strict=True):
         assert sizes(budget) == pytest.approx(optimum)
-        assert optimum == pytest.approx(BEST_SIZE["isoflop"](budget), rel=0.1)
+        assert optimum == pytest.approx(BEST_SIZE(budget), rel=0.1)
+    assert len(plan("activation")) > 50
+    with pytest.raises(ValueError, match=r"law = 'leverage': cannot be adopted: \d+ runs of study"):
+        adopt("leverage", place)
     with pytest.raises(ValueError, match=r"law = 'taste': must be one of"):
         adopt("taste", place)
 
@@ -477,12 +417,12 @@ def test_a_file_that_is_no_adopted_law_is_named(place, content):
 
 
 def test_laws_that_the_runs_do_not_tell_are_refused(place):
-    falling = synthetic(plan("allocation", LAWS), lambda one: 9 / model_flops(one) ** 0.1)
-    write(place, "allocation", falling)
+    falling = synthetic(plan("isoflop", LAWS), lambda one: 9 / model_flops(one) ** 0.1)
+    write(place, "isoflop", falling)
     status.pin(place)
-    table = ledger.table("allocation", directory=place.ledger)
+    table = ledger.table("isoflop", directory=place.ledger)
     with pytest.raises(ValueError, match=r"law = 'dense_model': cannot be fitted: isoFLOP optima"):
-        adoption.measure("allocation", table)
+        adoption.measure("isoflop", table)
 
 
 def model_flops(one):
@@ -490,34 +430,34 @@ def model_flops(one):
 
 
 def test_status_counts_what_is_done_missing_and_waiting(place):
-    some = plan("hparams", LAWS)[:10]
+    some = plan("tuning", LAWS)[:10]
     records = synthetic(some, bowl)
     records[0] |= {"status": "diverged", "validation_loss_nats": None}
-    write(place, "hparams", records)
+    write(place, "tuning", records)
     found = status.status(place)
     assert found["finished"] == 9
-    row = found["studies"]["hparams"]
-    assert (row["planned"], row["done"], row["diverged"], row["missing"]) == (120, 9, 1, 110)
-    assert "needs the hyperparameters law" in found["studies"]["joint"]["waits"]
+    row = found["studies"]["tuning"]
+    assert (row["planned"], row["done"], row["diverged"], row["missing"]) == (152, 9, 1, 142)
+    assert "needs the tuning law" in found["studies"]["joint"]["waits"]
     assert set(found["studies"]) == {name for name in STUDIES if STUDIES[name].sweeps}
 
 
 def test_verify_names_stale_runs_unless_they_carry_a_reason(place):
-    known = plan("hparams", LAWS)[0]
+    known = plan("tuning", LAWS)[0]
     foreign = plan("activation", LAWS)[5]
-    write(place, "hparams", synthetic([known], bowl))
+    write(place, "tuning", synthetic([known], bowl))
     assert status.verify(place) == []
-    stale = synthetic([foreign], bowl)[0] | {"study": "hparams"}
-    write(place, "hparams", [stale | {"excluded": "trained before the rule was settled"}])
+    stale = synthetic([foreign], bowl)[0] | {"study": "tuning"}
+    write(place, "tuning", [stale | {"excluded": "trained before the rule was settled"}])
     assert status.verify(place) == []
     write(place, "unheard", [stale | {"study": "unheard"}])
     (problem,) = status.verify(place)
     assert problem == "unheard.jsonl: no study has this name"
     (place.ledger / "unheard.jsonl").unlink()
-    other = synthetic(plan("activation", LAWS)[6:7], bowl)[0] | {"study": "hparams"}
-    write(place, "hparams", [other])
+    other = synthetic(plan("activation", LAWS)[6:7], bowl)[0] | {"study": "tuning"}
+    write(place, "tuning", [other])
     (problem,) = status.verify(place)
-    assert problem.startswith(f"hparams.jsonl: run {other['run_id']} is stale")
+    assert problem.startswith(f"tuning.jsonl: run {other['run_id']} is stale")
 
 
 def test_a_study_with_runs_that_cannot_be_planned_says_why(place, monkeypatch):
@@ -525,41 +465,41 @@ def test_a_study_with_runs_that_cannot_be_planned_says_why(place, monkeypatch):
 
     def refuse(name, *args, **options):
         if name == "activation":
-            raise ValueError("laws = None: the allocation law is not adopted")
+            raise ValueError("laws = None: the isoflop law is not adopted")
         return plan(name, LAWS, *args, **options)
 
     monkeypatch.setattr(status, "plan", refuse)
     (problem,) = [said for said in status.verify(place) if "activation" in said]
-    assert problem == "activation.jsonl: laws = None: the allocation law is not adopted"
+    assert problem == "activation.jsonl: laws = None: the isoflop law is not adopted"
 
 
 def test_a_study_is_complete_when_all_it_plans_is_recorded(place):
-    wanted = plan("hparams", LAWS)
-    write(place, "hparams", synthetic(wanted[:-1], bowl))
-    assert ledger.standing("hparams", place.ledger).planned == 0
+    wanted = plan("tuning", LAWS)
+    write(place, "tuning", synthetic(wanted[:-1], bowl))
+    assert ledger.standing("tuning", place.ledger).planned == 0
     status.pin(place)
     assert (
-        ledger.standing("hparams", place.ledger).words == "hparams: 119 of 130 runs"
-    )  # 2 seeds more of 5 bests
-    write(place, "hparams", synthetic(wanted[-1:], bowl))
+        ledger.standing("tuning", place.ledger).words == "tuning: 151 of 166 runs"
+    )  # 2 seeds more of 7 bests
+    write(place, "tuning", synthetic(wanted[-1:], bowl))
     (problem,) = status.verify(place)  # the repetitions of the last best cell are planned now
     assert problem.startswith("plans.json: not what the studies plan now")
     status.pin(place)
     assert status.verify(place) == []
-    assert ledger.standing("hparams", place.ledger).words == "hparams: 120 of 132 runs"
-    have = ledger.statuses(place.ledger / "hparams.jsonl")
-    again = [task for task in status.plan_now("hparams", place) if task.run_id not in have]
-    write(place, "hparams", synthetic(again, bowl))
-    assert ledger.standing("hparams", place.ledger).is_complete
+    assert ledger.standing("tuning", place.ledger).words == "tuning: 152 of 168 runs"
+    have = ledger.statuses(place.ledger / "tuning.jsonl")
+    again = [task for task in status.plan_now("tuning", place) if task.run_id not in have]
+    write(place, "tuning", synthetic(again, bowl))
+    assert ledger.standing("tuning", place.ledger).is_complete
 
 
 def test_predicted_time_uses_the_speed_of_like_runs(place):
-    one = plan("hparams", LAWS)[0]
+    one = plan("tuning", LAWS)[0]
     assert status.predicted_seconds([one], place)[one.run_id] == pytest.approx(
         count_training_flops(one.run) / status.ASSUMED_FLOPS_PER_SECOND
     )
     fast = synthetic([one], bowl)[0] | {"flops_per_second": 4e10}
-    write(place, "hparams", [fast])
+    write(place, "tuning", [fast])
     assert status.predicted_seconds([one], place)[one.run_id] == pytest.approx(
         count_training_flops(one.run) / 4e10
     )
@@ -571,7 +511,6 @@ def test_the_ladder_rises():
         for i in range(len(GEOMETRIES))
     ]
     assert flops == sorted(flops)
-    assert BASE.activation_ratio == 3 / 65
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def test_a_verb_says_what_it_does(installed: Installed, verb: str) -> None:
         "audit --json",
         "corpus info --json",
         "study list --json",
-        "study plan hparams --json",
+        "study plan tuning --json",
         "study status --json",
     ],
 )

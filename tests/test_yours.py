@@ -80,8 +80,8 @@ REFUSED = {
     "twice": (("[3e10, 1e11]", "[3e10, 3e10]"), "budgets_flops = .*each once"),
     "a text for a list": (("[3e10, 1e11]", '"3e10"'), "budgets_flops = '3e10': must be a list"),
     "seeds": (("[0, 1, 2]", "[0, -1]"), "seeds = -1: must be a list of whole numbers"),
-    "law": (('"starting"', '"guess"'), "sizes = 'guess': must be one of starting, allocation"),
-    "unmeasured": (('rates = "hyperparameters"', 'rates = "tuning"'), "rates = 'tuning'"),
+    "law": (('"starting"', '"guess"'), "sizes = 'guess': must be one of starting, isoflop"),
+    "unmeasured": (('rates = "tuning"', 'rates = "tuning"'), "rates = 'tuning'"),
     "off the axes": (
         ("activation_ratio = 0.12", "activation_ratio = 0.001"), "too far from the axes asked for",
     ),

@@ -5,7 +5,7 @@
 (() => {
   const ml = window.moeLeverage;
   const { element, large, percent, address, remember, leftAside } = ml.parts;
-  const { ANY, BETWEEN, COLOURS, COLUMNS, FAMILIES, FILTERS, KEPT, KEYS, MARKS, chosen } =
+  const { BETWEEN, COLOURS, COLUMNS, FAMILIES, FILTERS, KEPT, KEYS, MARKS, chosen } =
     ml.explorerView;
   const { NARROW, QUANTITIES, START, X, Y, keysOf, marked, questions, rows, same, valueIn } =
     ml.explorerView;
@@ -40,8 +40,7 @@
             : typeof v === "number"
               ? large(v)
               : k;
-    const none = key === "protocol" ? ANY : "";
-    return [[none, "all"], ...ordered.map(([k, v]) => [k, words(k, v)])];
+    return [["", "all"], ...ordered.map(([k, v]) => [k, words(k, v)])];
   }
 
   /* A number as the menus write it: "1e12" in an address is their "1000000000000" */
@@ -51,7 +50,6 @@
   class Explorer {
     constructor(root) {
       this.all = rows();
-      this.start = { ...START, protocol: String(ml.explorer.ladder) };
       this.questions = questions(this.all);
       this.byRun = new Map(this.all.map((row) => [row.run, row]));
       this.studies = Object.keys(ml.explorer.studies);
@@ -103,11 +101,11 @@
     follow(isLater) {
       const given = address();
       const own = Object.entries(given).filter(([key]) => KEYS.includes(key));
-      const [asked, all] = [Object.fromEntries(own), { ...this.start }];
+      const [asked, all] = [Object.fromEntries(own), { ...START }];
       for (const [key, value] of own) all[key] = key in FILTERS ? inMenus(value) : value;
       this.state = all;
       const unknown = this.unknown();
-      for (const key of unknown) this.state[key] = this.start[key] ?? "";
+      for (const key of unknown) this.state[key] = START[key] ?? "";
       this.buildForm();
       this.update();
       this.said.append(leftAside(unknown.map((key) => [key, asked[key]])));
@@ -122,26 +120,22 @@
       const menus = { x: X, y: Y, colour: Object.keys(COLOURS), marks: Object.keys(MARKS) };
       const may = { ...menus, sort: COLUMNS.map(([key]) => key), excluded: ["1"], down: ["1"] };
       for (const key of Object.keys(FILTERS))
-        may[key] = [ANY, ...this.all.flatMap((row) => keysOf(row, key))];
+        may[key] = this.all.flatMap((row) => keysOf(row, key));
       return Object.keys(may).filter(
         (key) =>
-          this.state[key] &&
-          this.state[key] !== this.start[key] &&
-          !may[key].includes(this.state[key]),
+          this.state[key] && this.state[key] !== START[key] && !may[key].includes(this.state[key]),
       );
     }
 
     remember(isNewPlace) {
-      const differs = Object.entries(this.state).filter(
-        ([key, value]) => value !== this.start[key],
-      );
+      const differs = Object.entries(this.state).filter(([key, value]) => value !== START[key]);
       remember(KEYS, Object.fromEntries(differs), isNewPlace);
     }
 
     /* Another view from its beginning: a question, or all runs */
     view(values) {
       const { run } = this.state;
-      this.state = { ...this.start, ...values, ...(run ? { run } : {}) };
+      this.state = { ...START, ...values, ...(run ? { run } : {}) };
       this.remember(false);
       this.buildForm();
       this.update();
@@ -160,13 +154,13 @@
         element("fieldset", {}, element("legend", {}, title), ...fields);
       const everything = element("button", { type: "button" }, "Show all runs");
       everything.addEventListener("click", () => {
-        this.view({ marks: "runs", protocol: ANY, excluded: "1" });
+        this.view({ marks: "runs", excluded: "1" });
         this.form.querySelector("button").focus();
       });
       const isAsked = ([, values]) =>
         [...KEYS].every(
           (key) =>
-            key === "run" || (this.state[key] ?? "") === ({ ...this.start, ...values }[key] ?? ""),
+            key === "run" || (this.state[key] ?? "") === ({ ...START, ...values }[key] ?? ""),
         );
       const asked = Object.entries(this.questions).find(([, entry]) => isAsked(entry))?.[0] || "";
       const names = Object.entries(this.questions).map(([key, [words]]) => [key, words]);

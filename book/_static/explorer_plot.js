@@ -26,7 +26,7 @@
   const told = ({ run, runs }) => (runs.length > 1 ? `${run}, mean of ${runs.length} seeds` : run);
 
   /* The drawing of these marks for a page so wide, and the items of its key */
-  function draw(marks, { x, y, colour, protocol }, studies, room) {
+  function draw(marks, { x, y, colour }, studies, room) {
     const width = Math.max(280, room || 640);
     const height = Math.round(Math.min(440, Math.max(300, width * 0.6)));
     const box = { left: 54, right: width - 12, top: 10, bottom: height - 44 };
@@ -38,7 +38,7 @@
       [box.left, box.right],
       QUANTITIES[x][1],
     );
-    const line = frontier(x, y, points, protocol);
+    const line = frontier(x, y, points);
     const up = scale(
       [...points.flatMap((row) => row.ends || [row[y]]), ...line.map((place) => place[1])],
       [box.bottom, box.top],
@@ -97,9 +97,8 @@
   }
 
   /* The dense frontier of the chapters in this view: its places, or the level that it stands for */
-  function frontier(x, y, points, protocol) {
-    const places = ml.explorer.frontier[protocol] || [];
-    if (x === "C" && y === "loss") return places;
+  function frontier(x, y, points) {
+    if (x === "C" && y === "loss") return ml.explorer.frontier;
     const level = { EL: 1, excess: 0 }[y];
     if (level === undefined || !points.length) return [];
     const values = points.map((row) => row[x]);

@@ -33,7 +33,6 @@
     G: "Granularity",
     seed: "Seed",
     status: "Status",
-    protocol: "Ladder",
   };
   const MARKS = {
     best: "best dense and MoE setting at each rung",
@@ -47,13 +46,11 @@
     colour: "family",
     marks: "best",
     excluded: "",
-    protocol: "",
     sort: "C",
     down: "",
   };
   const KEYS = [...new Set([...Object.keys(START), ...Object.keys(FILTERS), "run"])];
   const BETWEEN = "between rungs";
-  const ANY = "any"; // of a menu that starts at one value
 
   /* What one may come to ask, as a view; the menus go on from there */
   function questions(all) {
@@ -103,9 +100,8 @@
 
   const same = (v) => (typeof v === "number" ? String(Number(v.toPrecision(3))) : String(v));
   const valueIn = (row, key) => (key === "study" ? row.studies[0] : row[key]);
-  /* Budgets at which a ladder has its dense frontier are its rungs; the rest lie between them */
-  const isRung = (row) =>
-    (ml.explorer.rungs[row.protocol] || []).some((rung) => same(rung) === same(row.budget));
+  /* Budgets with a place on the dense frontier are the rungs; the rest lie between them */
+  const isRung = (row) => ml.explorer.rungs.some((rung) => same(rung) === same(row.budget));
   function keysOf(row, key) {
     if (key === "study") return row.studies;
     return [key === "budget" && !isRung(row) ? BETWEEN : same(row[key])];
@@ -113,7 +109,7 @@
 
   /* The rows that the menus leave: finished and counted runs, unless others are asked for */
   function chosen(all, state) {
-    const wanted = Object.keys(FILTERS).filter((key) => ![undefined, "", ANY].includes(state[key]));
+    const wanted = Object.keys(FILTERS).filter((key) => state[key]);
     return all.filter(
       (row) =>
         (state.excluded || state.status || row.status === "ok") &&
@@ -145,7 +141,7 @@
   function lowest(found, kind) {
     const best = new Map();
     for (const one of found) {
-      const key = `${kind(one)} ${one.budget} ${one.protocol}`;
+      const key = `${kind(one)} ${one.budget}`;
       const other = best.get(key);
       if (one.loss !== null && !(other && other.loss <= one.loss)) best.set(key, one);
     }
@@ -173,7 +169,6 @@
   }
 
   ml.explorerView = {
-    ANY,
     BETWEEN,
     COLOURS,
     COLUMNS,

@@ -165,7 +165,7 @@
     ]);
     return [
       element("h4", {}, "Gates of its studies"),
-      element("p", {}, `${words} A claim rests on these and on those of its ladder's searches.`),
+      element("p", {}, `${words} A claim rests on these and on those of the searches.`),
       ...(rows.length
         ? [scrolled("Gates of its studies", "ml-scroll ml-gates", grid(head, cells))]
         : []),

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_leverage.analysis.points import points_of
+from moe_leverage.analysis.points import best_runs, points_of
+from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.theory.law import Array
 
 ROLES = ("plain", "sizes")  # of the studies whose dense runs make the frontier of their ladder
@@ -50,6 +51,16 @@ def of_frontier(table: pd.DataFrame) -> pd.DataFrame:
     """
     kept: pd.DataFrame = table[(table["is_moe"] == 0) & table["role"].isin(ROLES)]
     return kept
+
+
+def best_dense(table: pd.DataFrame) -> pd.DataFrame:
+    """`compute`, `loss` and `num_seeds` of the best dense design at each budget.
+
+    Of finished runs of the ledger's table, each design by the mean over its seeds.
+    """
+    if table.empty or (dense := of_frontier(table)).empty:
+        return pd.DataFrame(columns=["budget", "compute", "loss", "num_seeds"], dtype=float)
+    return best_runs(with_law_names(dense.assign(is_moe=False)))
 
 
 def frontier_compute(compute: Array, log_loss: Array, wanted: Array, floor: float) -> Array:

@@ -70,30 +70,27 @@ def gate(check: Check) -> Check:
 
 
 def gates(table: pd.DataFrame) -> list[Gate]:
-    """Every gate of every study in `ledger.table`, ladder by ladder, in this module's order.
+    """Every gate of every study in `ledger.table`, in this module's order.
 
-    Pilots, checks, runs that did not finish and excluded ones are not looked at; a ladder without
+    Pilots, checks, runs that did not finish and excluded ones are not looked at; a table without
     other runs has no gates.
     """
     if table.empty:
         return []
     runs = ledger.finished(table)
     runs = runs[runs["role"].isin(JUDGED)]
-    ladders = [ladder for _, ladder in runs.groupby("protocol")]
-    return [found for ladder in ladders for check in CHECKS.values() for found in check(ladder)]
+    return [found for check in CHECKS.values() for found in check(runs)] if len(runs) else []
 
 
 def rests_on(table: pd.DataFrame, studies: Collection[str]) -> set[str]:
     """The studies on whose gates a claim about these studies rests.
 
-    They are the studies' own and the searches and sizes of their ladder: a baseline that was not
-    tuned decides nothing about what it is compared with.
+    They are the studies' own and the searches and sizes beside them: a baseline that was not tuned
+    decides nothing about what it is compared with.
     """
-    if table.empty:
+    if table.empty or not (own := set(table["study"]) & set(studies)):
         return set()
-    own = table[table["study"].isin(studies)]
-    beside = table["protocol"].isin(own["protocol"]) & table["role"].isin(BESIDE)
-    return {*own["study"], *table.loc[beside, "study"]}
+    return {*own, *table.loc[table["role"].isin(BESIDE), "study"]}
 
 
 def failing(

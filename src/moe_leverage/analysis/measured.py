@@ -2,7 +2,7 @@
 
 Each study answers its part: the searches Equation 3, the sizes Table 1, the architecture studies
 (Section 4.1) leverage and Equation 13. A study says its part itself, in its role; what is held out
-is kept from every fit. All parts are made from the runs of one ladder.
+is kept from every fit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ FITTED = {  # whose gates each part rests on; the others get a leverage and are 
     "hyperparameters": ("search",), "allocation": ("sizes",), "leverage": ("sizes", "plain"),
 }  # fmt: skip
 READ = ("sizes", "plain", "held out")  # roles whose leverage pages read without a law
-LADDER = 2  # the protocol of the runs behind every law, and of what the chapters say was trained
 COMPLETE = "complete"  # beside the gates: every planned run is recorded
 TABLES = ("leverage", "rivals", "profiles")
 LABELS = ("study", "role", "run_id", "config_id", "is_moe", "seed", "variant", "held_out")
@@ -60,17 +59,11 @@ def runs_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the ledger's table that the laws are made from: by ladder and by role."""
+    """The rows of the ledger's table that the laws are made from: by the roles of their studies."""
     if frame.empty:
         return frame
     roles = {role for roles in PARTS.values() for role in roles}
-    return frame[of_roles(frame, roles)].reset_index(drop=True)
-
-
-def of_roles(frame: pd.DataFrame, roles: Collection[str]) -> pd.Series[bool]:
-    """Whether a row of the ledger's table is of the studies of these roles on the ladder."""
-    found: pd.Series[bool] = frame["role"].isin(roles)
-    return found & (frame["protocol"] == LADDER)
+    return frame[frame["role"].isin(roles)].reset_index(drop=True)
 
 
 def fit_ledger(frame: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0) -> Findings:
@@ -161,7 +154,7 @@ def failing_gates(
     found = gates.gates(frame)
 
     def shut(roles: Collection[str]) -> list[str]:
-        behind = frame.loc[of_roles(frame, roles), "study"].unique() if len(frame) else ()
+        behind = frame.loc[frame["role"].isin(roles), "study"].unique() if len(frame) else ()
         lacking = [COMPLETE] if set(behind) & set(incomplete) else []
         return [*lacking, *gates.failing(frame, behind, found)]
 

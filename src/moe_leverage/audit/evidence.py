@@ -7,7 +7,7 @@ a claim may name: axes of the paper, nominal budget, family, shares of compute, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,11 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.analysis.bootstrap import student_ratio
-from moe_leverage.analysis.dense_frontier import frontier_compute, of_frontier
+from moe_leverage.analysis.dense_frontier import best_dense, frontier_compute, of_frontier
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.gates import Gate, failing, gates
 from moe_leverage.analysis.measured import load_ledger
-from moe_leverage.analysis.points import best_runs
-from moe_leverage.analysis.reductions import seed_noise, with_law_names
+from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.config import PAPER_ROUTING
 from moe_leverage.paths import DATA
 from moe_leverage.rules import require
@@ -35,7 +34,7 @@ RESPONSES = ("loss", "log_loss", "early_loss", "log_leverage")
 
 def shortfall(studies: Sequence[str], *columns: str) -> str:
     """Which of these studies, and of those behind the columns, lack runs; empty if none does."""
-    frontier = frontier_studies(studies) if "log_leverage" in columns else []
+    frontier = frontier_studies() if "log_leverage" in columns else []
     behind = plain_studies() if "fitted_leverage" in columns else frontier
     asked = dict.fromkeys([*studies, *behind])
     standings = [ledger.standing(study, ledger.DIRECTORY) for study in asked]
@@ -46,19 +45,15 @@ def shortfall(studies: Sequence[str], *columns: str) -> str:
 
 
 def plain_studies() -> list[str]:
-    """The studies of the baseline's recipe, on the ladder that the laws are made from."""
+    """The studies of the baseline's recipe, which the laws are made from."""
     table = load_ledger(ledger.DIRECTORY)
     return [] if table.empty else sorted(table.loc[table["role"] == "plain", "study"].unique())
 
 
-def frontier_studies(studies: Collection[str]) -> list[str]:
-    """The studies with the dense runs that mixtures of these are held against: of their ladder."""
+def frontier_studies() -> list[str]:
+    """The studies with the dense runs that mixtures are held against."""
     table = ledger.table(directory=ledger.DIRECTORY)
-    if table.empty:
-        return []
-    ladders = table.loc[table["study"].isin(studies), "protocol"].unique()
-    beside = of_frontier(table[table["protocol"].isin(ladders)])
-    return sorted(beside["study"].unique())
+    return [] if table.empty else sorted(of_frontier(table)["study"].unique())
 
 
 def is_below_the_paper(studies: Sequence[str]) -> bool:
@@ -141,10 +136,10 @@ def shared_error(frame: pd.DataFrame, draws: int, seed: int = 0) -> Array:
     Each draw moves the dense losses by the noise between seeds and reads every run off again; a run
     that leaves the frontier then stays where it was.
     """
-    compute, log_loss, num_seeds = _frontier(frame)
+    compute, log_loss, num_seeds = _frontier()
     if len(compute) < MIN_FRONTIER:
         return np.zeros((draws, len(frame)))
-    noise, freedom = seed_noise(runs(frontier_studies(frame["study"].unique())))
+    noise, freedom = seed_noise(runs(frontier_studies()))
     if freedom == 0:
         return np.zeros((draws, len(frame)))
     spread = noise * student_ratio(freedom) / np.sqrt(num_seeds)
@@ -174,7 +169,7 @@ def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
 
     Missing where the loss lies outside the range of the dense runs: nothing is extrapolated.
     """
-    compute, log_loss, _ = _frontier(frame)
+    compute, log_loss, _ = _frontier()
     if len(compute) < MIN_FRONTIER:
         return pd.Series(np.nan, index=frame.index)
     wanted = np.log(frame["loss_nats"].to_numpy(dtype=float))
@@ -183,13 +178,9 @@ def _log_leverage(frame: pd.DataFrame) -> pd.Series[float]:
     return pd.Series(np.log(leverage / frame["training_flops"].to_numpy(float)), index=frame.index)
 
 
-def _frontier(frame: pd.DataFrame) -> tuple[Array, Array, Array]:
-    """C, ln L and seeds of the best dense design at each budget of the ladder of these runs."""
-    beside = runs(frontier_studies(frame["study"].unique()))
-    dense = beside if beside.empty else of_frontier(beside)
-    if dense.empty:
-        return np.empty(0), np.empty(0), np.empty(0)
-    best = best_runs(with_law_names(dense.assign(is_moe=False)))
+def _frontier() -> tuple[Array, Array, Array]:
+    """C, ln L and seeds of the best dense design at each budget."""
+    best = best_dense(runs(frontier_studies()))
     compute, loss, seeds = (best[name].to_numpy(float) for name in ("compute", "loss", "num_seeds"))
     return compute, np.log(loss), seeds
 

@@ -134,7 +134,7 @@ def break_even() -> Settled:
     below = PUBLISHED.joint.break_even_compute(0.03, granularity)
     table = pd.DataFrame({"granularity": granularity, "break_even_flops": below})
     measured = measure(
-        study="activation-second", statistic="level", response="log_leverage", each="compute",
+        study="activation", statistic="level", response="log_leverage", each="compute",
         pick="min", where={"activation_ratio": [0.0, 0.5]},
     )  # fmt: skip
     found = (

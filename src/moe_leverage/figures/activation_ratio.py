@@ -34,13 +34,13 @@ from moe_leverage.page.drawing import (
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
-from moe_leverage.studies.protocol import BUDGETS
+from moe_leverage.studies.ladder import LADDER
 from moe_leverage.theory.laws import JointLaw, saturated_activation_ratio
 from moe_leverage.training.schedule import curve_steps
 
 RATIO_TICKS = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEAST_DESIGNS = 3  # of a budget, before the best of them is told
-DECADES = [int(math.log10(STUDY_BUDGETS_FLOPS[0] / ours)) for ours in BUDGETS]
+DECADES = [int(math.log10(STUDY_BUDGETS_FLOPS[0] / ours)) for ours in LADDER]
 
 
 @figure(
@@ -79,7 +79,7 @@ def saturation(law: JointLaw, ratios: pd.Series) -> Drawing:
     "leverage-activation",
     paper="Figures 5b and 8a, Equations 10 and 13",
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/index.json"),
-    studies=("isoflop", "activation-second"),
+    studies=("isoflop", "activation"),
     caption="Efficiency leverage against activation ratio at G = 2: left at the paper's budgets, "
     "right at the budgets of our own small models, where the published law is extrapolated by "
     f"{DECADES[-1]} to {DECADES[0]} powers of ten (dotted).",
@@ -99,7 +99,7 @@ def leverage(
     runs = runs.assign(budget=runs["training_flops"].map(ledger.rung))
     several = runs.groupby("budget")["activation_ratio"].transform("nunique") > 1
     runs = runs[several] if several.any() else runs
-    ours = sorted(set(runs["budget"])) if len(runs) else list(BUDGETS)
+    ours = sorted(set(runs["budget"])) if len(runs) else list(LADDER)
     fig, axes = plt.subplots(1, 2, figsize=(theme.WIDTH_INCHES * 1.45, 4.4))
     tables = [
         _curves(axes[0], law, STUDY_BUDGETS_FLOPS, "published", "-"),
@@ -272,13 +272,13 @@ def live_training(records: Mapping[str, Mapping[str, Any]]) -> Drawing:
 @figure(
     "loss-activation",
     paper="Figure 5a",
-    studies=("activation-second",),
+    studies=("activation",),
     caption="Held-out loss against activation ratio at each budget of our ladder, beside the dense "
     "twin. Points: means over seeds, with the 90 % interval of the noise between seeds; lines join "
     "them.",
 )
 def losses(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
-    """Loss over A, a panel a budget with mixtures; `runs` are those of `activation-second`."""
+    """Loss over A, a panel a budget with mixtures; `runs` are those of `activation`."""
     runs = runs[runs["budget_flops"].isin(runs.loc[runs["family"] == "moe", "budget_flops"])]
     labels = runs["family"].map(FAMILIES)
     axis = sweeps.Axis(

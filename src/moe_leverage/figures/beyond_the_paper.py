@@ -35,7 +35,7 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
-from moe_leverage.studies.protocol import BUDGETS
+from moe_leverage.studies.ladder import LADDER
 from moe_leverage.theory.laws import JointLaw
 
 GALLERY_TICKS = (0.02, 0.03, 0.06, 0.12, 0.25)
@@ -225,7 +225,7 @@ def design_frontier(table: pd.DataFrame, built: Explanation) -> Drawing:
     "break-even",
     paper="Beyond the paper: Equation 13 at EL = 1",
     data=("paper/coefficients.toml", "fits/leverage.csv"),
-    studies=("isoflop", "activation-second", "granularity-second"),
+    studies=("isoflop", "activation", "granularity"),
     caption="The compute below which Equation 13 has a mixture of experts lose to a dense model, "
     "against granularity; it is the same at every activation ratio. The band is the range of our "
     "own runs.",
@@ -238,7 +238,7 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         {"granularity": grain, "training_flops": law.break_even_compute(0.05, grain)}
     )
     fig, ax = plt.subplots()
-    ours = BUDGETS[0], BUDGETS[-1]
+    ours = LADDER[0], LADDER[-1]
     ax.axhspan(*ours, color=theme.colour("grid"), alpha=0.6, lw=0, label="our runs")
     ink = theme.colour("published")
     ax.plot(grain, table["training_flops"], ":", color=ink, label="Table 2, extrapolated")
@@ -255,7 +255,7 @@ def break_even(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
     finding = (
         f"The law's break-even compute is {power(coarse)} FLOPs at G = 2 and least, "
         f"{power(lowest['training_flops'])}, near G = {lowest['granularity']:.0f}; our "
-        f"own ladder of MoE models ends at {power(BUDGETS[-1])}."
+        f"own ladder of MoE models ends at {power(LADDER[-1])}."
     )
     if len(runs):
         least, most = runs["training_flops"].min(), runs["training_flops"].max()

@@ -31,7 +31,7 @@ from moe_leverage.page.drawing import (
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
-from moe_leverage.studies.protocol import BUDGETS
+from moe_leverage.studies.ladder import LADDER
 from moe_leverage.theory.laws import JointLaw
 
 TABLE_8_GRANULARITY = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -48,7 +48,7 @@ OPTIMUM_COLUMNS = ("training_flops", "granularity", "balance_coefficient")
     "leverage-granularity",
     paper="Figures 6 and 8b, Equation 11",
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
-    studies=("isoflop", "granularity-second"),
+    studies=("isoflop", "granularity"),
     caption="Efficiency leverage against granularity at the activation ratio of Table 8. Left: at "
     "four budgets. Right: EL over its own maximum, one curve for all budgets, since in Equation 13 "
     "compute and granularity do not interact; and our points over the largest of their budget.",
@@ -74,7 +74,7 @@ def leverage(
     axes[1].plot(grain, share, color=theme.colour("published"), label="Table 2, any budget")
     if fitted is not None:
         top = fitted.optimum_granularity
-        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": BUDGETS[-1]}
+        fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": LADDER[-1]}
         curve = fitted(**fixed, granularity=grain) / fitted(**fixed, granularity=top)
         axes[1].plot(grain, curve, "--", color=theme.colour("measured"), label="our fit")
     if len(runs):
@@ -111,7 +111,7 @@ def leverage(
     "granularity-optimum",
     paper="Sections 4.1.2 and Appendix D, Figure 12",
     data=("paper/coefficients.toml",),
-    studies=("granularity-second", "balance-second"),
+    studies=("granularity", "balance"),
     caption="The best granularity against compute: the printed ranges under full and under "
     "weakened load balancing (bands), the optimum that Table 2 implies (line), and ours.",
 )
@@ -238,7 +238,7 @@ def _where(runs: pd.DataFrame) -> str:
 @figure(
     "loss-granularity",
     paper="Figures 6a and 12",
-    studies=("granularity-second", "balance-second"),
+    studies=("granularity", "balance"),
     caption="Held-out loss against granularity at each budget of our ladder, with full and with "
     "weakened balance loss. Points: means over seeds, with the 90 % interval of the noise "
     "between seeds. Dashed: parabolas in log G. Band: where the text puts the best.",

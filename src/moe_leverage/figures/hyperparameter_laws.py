@@ -39,7 +39,7 @@ from moe_leverage.page.drawing import (
 )
 from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
-from moe_leverage.studies.second_ladder import LADDER
+from moe_leverage.studies.ladder import LADDER
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
 SEARCH_FLOPS = PUBLISHED.learning_rate.domain["compute"]  # the search behind Equation 3

@@ -84,7 +84,7 @@ def landscape(law: JointLaw) -> Drawing:
     "leverage-compute",
     paper="Figure 8c, Equation 12",
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
-    studies=("isoflop", "activation-second"),
+    studies=("isoflop", "activation"),
     caption="Efficiency leverage against training compute at G = 2 for activation ratios of Table "
     "7, solid where the paper trained models, dotted where the law is extrapolated.",
 )

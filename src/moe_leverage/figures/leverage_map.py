@@ -38,7 +38,7 @@ STANDINGS = {
     "leverage-map",
     paper="Figure 1, Equation 13",
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json", "fits/index.json"),
-    studies=("isoflop", "activation-second", "granularity-second"),
+    studies=("isoflop", "activation", "granularity"),
     caption="Efficiency leverage over training compute and activation ratio, at the granularity "
     "of the paper's example. Solid lines: the published law where the paper trained models; "
     "dotted: extrapolated. Left of the thick line the law has dense models win at that "

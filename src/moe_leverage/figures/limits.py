@@ -9,7 +9,7 @@ M    non-embedding FLOPs of one token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,7 +25,6 @@ from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.audit import Verdict, table
 from moe_leverage.audit.claims import Label
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH, PAPER_VOCABULARY_SIZE
-from moe_leverage.figures import trained
 from moe_leverage.figures.hyperparameter_laws import (
     BATCH_TOKENS_LOG2,
     LEARNING_RATE_LOG2,
@@ -74,14 +73,8 @@ def scale(runs: pd.DataFrame, corpus_tokens: float) -> pd.DataFrame:
     return pd.DataFrame([*rows, count])
 
 
-def searches(runs: pd.DataFrame, protocol: int) -> list[str]:
-    """The studies that searched the rates and batches of a ladder, by their role."""
-    mine = runs[(runs["protocol"] == protocol) & runs["role"].isin(["first search", "search"])]
-    return sorted(set(mine["study"]))
-
-
 def tuning(runs: pd.DataFrame) -> pd.DataFrame:
-    """Over which learning rates and batches each side was tuned (Section 2.2), a row a family."""
+    """Over which learning rates and batches each side was searched (Section 2.2), by family."""
     rows: list[dict[str, Any]] = [
         {
             "family": "MoE, the paper",
@@ -90,7 +83,7 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
             "computes (FLOPs)": _span(SEARCH_FLOPS),
         }
     ]
-    ours = ledger.once(ledger.finished(runs))
+    ours = ledger.once(ledger.finished(runs[runs["role"] == "search"] if len(runs) else runs))
     for family, part in ours.groupby("family") if len(ours) else ():
         batches = part["batch_tokens"]
         rows.append({
@@ -103,19 +96,17 @@ def tuning(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def noise_of_ladders(runs: pd.DataFrame) -> pd.DataFrame:
-    """`noise_by_budget` of each ladder that the table has runs of."""
-    parts = [
-        noise_by_budget(trained.ladder(runs, protocol)).assign(ladder=name)
-        for protocol, name in trained.ORDINALS.items()
-    ]
+def noise_of_ladders(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`noise_by_budget` of each ladder."""
+    parts = [noise_by_budget(runs).assign(ladder=name) for name, runs in found.items()]
     return pd.concat(parts, ignore_index=True)
 
 
 @figure(
     "seed-noise",
     paper="no counterpart: the paper gives one run a setting",
-    studies=("tuning", "isoflop", "activation", "activation-second"),
+    data=("ledger/first-ladder",),
+    studies=("tuning", "isoflop", "activation"),
     caption="Standard deviation of the loss when only the seed differs, pooled over the repeated "
     "settings of each ladder, with 90 % intervals (chi-squared). Dashed: the standard error of one "
     "loss from the held-out text, which all seeds share.",

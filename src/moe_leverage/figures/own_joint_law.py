@@ -43,7 +43,7 @@ ESTIMATORS = (  # name, colour and marker, in the order of a row
     "law-against-points",
     paper="Figure 9",
     data=("paper/coefficients.toml", "fits/leverage.csv", "fits/joint.json"),
-    studies=("isoflop", "activation-second", "granularity-second", "joint-second"),
+    studies=("isoflop", "activation", "granularity", "joint"),
     caption="Measured leverage of our models against the value that Equation 13, fitted to our own "
     "points, gives for them; on the diagonal both are equal. The largest sixth and the joint study "
     "were kept from the fit. Bars: 90 % intervals of the noise between seeds.",
@@ -165,7 +165,7 @@ def _left_open(low: float, high: float) -> str:
     "estimators",
     paper="Section 4.2, estimated in four ways",
     data=("fits/leverage.csv",),
-    studies=("isoflop", "activation-second", "granularity-second"),
+    studies=("isoflop", "activation", "granularity"),
     caption="Leverage of our models by each way of reading it off the losses, with 90 % intervals: "
     "the designs that were trained at enough budgets for a curve, one panel a budget.",
 )

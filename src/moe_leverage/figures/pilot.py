@@ -52,7 +52,7 @@ def difference_noise(runs: pd.DataFrame) -> float:
 @figure(
     "pilot-gates",
     paper="Section 2.1: whether the chosen gates are renormalised is not stated",
-    studies=("pilot",),
+    data=("ledger/first-ladder/pilot.jsonl",),
     caption="Validation loss against peak learning rate with the gates of the chosen experts "
     "divided by their sum, and as the softmax over all experts gives them. Line: E = 64; diamonds: "
     "E = 256. One run a point; bars are the standard error over validation windows.",
@@ -90,7 +90,7 @@ def gates(pilot: pd.DataFrame) -> Drawing:
 @figure(
     "pilot-rates",
     paper="Equation 3 and the search grid of Section 2.2",
-    studies=("pilot",),
+    data=("ledger/first-ladder/pilot.jsonl",),
     caption="Validation loss against peak learning rate at three batch sizes, dense and with 64 "
     "experts and renormalised gates. One run a point; bars are the standard error over validation "
     "windows.",

@@ -123,7 +123,7 @@ def public_leverage(table: pd.DataFrame) -> Drawing:
     "law-scores",
     paper="Beyond the paper: every printed law on the same points",
     data=("evidence", "laws", "fits/leverage.csv"),
-    studies=("isoflop", "activation-second", "granularity-second"),
+    studies=("isoflop", "activation", "granularity"),
     caption="By how many times each law is off, typically, on leverages derived from public runs "
     "(points, with the 90 % interval over sources) and on our own within its gates (crosses, one "
     "source and no interval). One is perfect. Each source weighs the same.",

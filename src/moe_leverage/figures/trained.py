@@ -1,13 +1,15 @@
 """What we trained: the ladders as tables, their gates, their routers' loads, their departures.
 
 Everything is read from the ledger, `analysis.gates` and data/departures.toml at each build. A
-ladder is the runs of one protocol that laws or claims may rest on; pilots are no part of it.
+ladder is the runs of its ledger that laws or claims may rest on; pilots are no part of it. The
+first one is an archive beside the ledger that is read here, to show what was wrong with it.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,14 +19,13 @@ import seaborn as sns
 
 from moe_leverage import ledger
 from moe_leverage.analysis.gates import JUDGED, MOST_LOAD, Gate
-from moe_leverage.analysis.measured import LADDER
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, power
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paths import DATA
 from moe_leverage.studies.catalogue import STUDIES
 
-ORDINALS = {1: "first ladder", 2: "second ladder"}
+LADDERS = {"first ladder": ledger.FIRST_LADDER, "second ladder": ledger.DIRECTORY}
 SHUT = {  # what a gate of `analysis.gates` that fails says of the runs of its ladder
     "bodies": "its models hardly grow with the budget",
     "tuned": "its best rates and batches lie at the edge of what was tried",
@@ -46,11 +47,15 @@ SPANS = {
 }  # fmt: skip
 
 
-def ladder(table: pd.DataFrame, protocol: int) -> pd.DataFrame:
-    """The finished runs of one ladder that claims may rest on, each once."""
+def ladder(table: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs of a ledger that claims may rest on, each once."""
     runs = ledger.finished(table)
-    runs = runs[(runs["protocol"] == protocol) & runs["role"].isin(JUDGED)]
-    return ledger.once(runs)
+    return ledger.once(runs[runs["role"].isin(JUDGED)])
+
+
+def ladders() -> dict[str, pd.DataFrame]:
+    """The runs of both ladders under their names, the older first."""
+    return {name: ladder(ledger.table(directory=of)) for name, of in LADDERS.items()}
 
 
 def designs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -77,12 +82,12 @@ def gates_table(found: list[Gate], studies: set[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
+def in_a_line(runs: pd.DataFrame, found: list[Gate]) -> str:
     """What a ladder may decide, as one sentence, each gate that fails in plain words."""
     mine = [gate for gate in found if gate.study in set(runs["study"])]
     shut = list(dict.fromkeys(SHUT[gate.name] for gate in mine if not gate.holds))
     ends = f"{power(runs['budget_flops'].min())} to {power(runs['budget_flops'].max())} FLOPs"
-    start = f"The {ORDINALS[protocol]} of budgets, {len(runs)} runs at {ends},"
+    start = f"The ladder of budgets, {len(runs)} runs at {ends},"
     if not shut:
         return f"{start} passes every gate that a measured verdict must pass."
     return (
@@ -93,20 +98,19 @@ def in_a_line(protocol: int, runs: pd.DataFrame, found: list[Gate]) -> str:
 
 def not_yet_trained() -> str:
     """Which studies of the ladder lack runs, as a sentence; empty when none does."""
-    mine = [name for name, study in STUDIES.items() if study.protocol == LADDER]
-    mine = [name for name in mine if STUDIES[name].role in JUDGED]
+    mine = [name for name, study in STUDIES.items() if study.role in JUDGED]
     standings = [ledger.standing(name, ledger.DIRECTORY) for name in mine]
     lacking = [standing.words for standing in standings if not standing.is_complete]
     if not lacking:
         return "All its studies are whole."
     return (
-        f"Still to be trained on it: {', '.join(lacking)}. Chapters on these show the first "
-        "ladder's runs where there are some, and conclude nothing from them."
+        f"Still to be trained on it: {', '.join(lacking)}. Chapters draw what there is of these, "
+        "and conclude nothing from it."
     )
 
 
 def departures(runs: pd.DataFrame) -> pd.DataFrame:
-    """The settings in which a ladder's own recipe departs from Appendix B, with the reason.
+    """The settings in which the ladder's own recipe departs from Appendix B, with the reason.
 
     Variants change one thing to study it, and are no departure of the recipe.
     """
@@ -129,24 +133,23 @@ def departures(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "the paper", "our runs", "in", "why"])
 
 
-def recipe_line(protocol: int, table: pd.DataFrame) -> str:
-    """In what the recipe of a ladder departs from Appendix B, as the sentence of every page."""
-    found = departures(ladder(table, protocol))
+def recipe_line() -> str:
+    """In what the ladder's recipe departs from Appendix B, as the sentence of every page."""
+    found = departures(ladder(ledger.table(directory=ledger.DIRECTORY)))
     said = [
         f"{re.sub(r' [(].*[)]$', '', row['setting'])} ({row['our runs']} for {row['the paper']})"
         for row in found.to_dict("records")
     ]
     return (
-        f"The {ORDINALS[protocol]} keeps the recipe of Appendix B but for {', '.join(said)}; its "
+        f"The ladder keeps the recipe of Appendix B but for {', '.join(said)}; its "
         "rates and batches come from searches of our own, not from Equation 3."
     )
 
 
-def dense_bests(table: pd.DataFrame) -> pd.DataFrame:
+def dense_bests(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Lowest mean loss of a dense design at each budget, ladder by ladder, where both have one."""
     columns = {}
-    for protocol, name in ORDINALS.items():
-        runs = ladder(table, protocol)
+    for name, runs in found.items():
         dense = runs[~runs["is_moe"]]
         means = dense.groupby(["budget_flops", "config_id"])["loss_nats"].mean()
         columns[name] = means.groupby(level=0).min()
@@ -155,11 +158,10 @@ def dense_bests(table: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-def loads(table: pd.DataFrame) -> pd.DataFrame:
+def loads(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The busiest expert over the mean, worst layer, of every run of the ladders."""
     parts = []
-    for protocol, name in ORDINALS.items():
-        runs = ladder(table, protocol)
+    for name, runs in found.items():
         routed = runs[runs["is_moe"]]
         busiest = routed["load.max_over_mean"].map(_worst)
         part = routed[["run_id", "study", "num_experts", "budget_flops"]]
@@ -171,12 +173,13 @@ def loads(table: pd.DataFrame) -> pd.DataFrame:
     "router-loads",
     paper="Section 4.1.2 and Figure 12: what weak balancing does",
     caption="The busiest expert over the mean on held-out text, in the worst layer of every run.",
-    studies=("activation", "granularity", "activation-second", "granularity-second", "tuning"),
+    data=("ledger/first-ladder",),
+    studies=("tuning", "activation", "granularity"),
 )
 def router_loads(found: pd.DataFrame) -> Drawing:
     """A mark a run, by number of experts and ladder; `found` comes from `loads`."""
     fig, ax = plt.subplots()
-    names = [name for name in ORDINALS.values() if (found["ladder"] == name).any()]
+    names = [name for name in LADDERS if (found["ladder"] == name).any()]
     inks = {"first ladder": theme.colour("accent"), "second ladder": theme.colour("moe")}
     generator = np.random.default_rng(0)
     sns.scatterplot(

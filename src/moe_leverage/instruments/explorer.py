@@ -21,15 +21,13 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger, paths
-from moe_leverage.analysis.dense_frontier import of_frontier
+from moe_leverage.analysis.dense_frontier import best_dense, of_frontier
 from moe_leverage.analysis.gates import MOST_IDLE, MOST_LOAD, gates, rests_on
-from moe_leverage.analysis.measured import LADDER
-from moe_leverage.analysis.points import best_runs
-from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.config import LatentAttentionConfig, ModelConfig, RoutingConfig, RunConfig
 from moe_leverage.instruments.scripts import assign
 from moe_leverage.page import theme
 from moe_leverage.studies.catalogue import STUDIES
+from moe_leverage.studies.protocol import CORPUS
 from moe_leverage.theory.law import Array
 from moe_leverage.training.schedule import curve_steps
 
@@ -51,7 +49,6 @@ COLUMNS = {  # of the index: name in the page, column of the ledger
     "seed": "seed",
     "B": "batch_tokens",
     "budget": "budget_flops",
-    "protocol": "protocol",
     "loss": "loss_nats",
     "error": "validation_standard_error_nats",
     "bits": "validation_bits_per_byte",
@@ -74,19 +71,18 @@ def index(directory: Path = ledger.DIRECTORY, fits: Path = paths.FITS) -> dict[s
     """One row for each run, whichever studies planned it, and what a study answers.
 
     >>> sorted(index())
-    ['columns', 'frontier', 'gates', 'hasLeverage', 'ladder', 'rows', 'rungs', 'studies']
+    ['columns', 'frontier', 'gates', 'hasLeverage', 'rows', 'rungs', 'studies']
     """
-    names = study_names(directory)
+    frame = _runs(directory, study_names(directory))
+    names = _shown(frame, study_names(directory))
     answers = {name: STUDIES[name].answers if name in STUDIES else "" for name in names}
-    frame = _runs(directory, names)
     rows = _index_table(frame, _leverage(fits)) if len(frame) else pd.DataFrame()
     return {
         "studies": answers,
         "hasLeverage": bool(len(rows)) and bool(rows["EL"].notna().any()),
-        "ladder": LADDER,
         "gates": _gates(directory, names),
-        "frontier": _frontiers(frame),
-        "rungs": _rungs(frame),
+        "frontier": [list(map(plain, place)) for place in zip(*_frontier(frame), strict=True)],
+        "rungs": list(map(plain, _best(frame)["budget"])),
         "columns": list(rows.columns),
         "rows": [list(map(plain, row)) for row in rows.itertuples(index=False)],
     }
@@ -98,9 +94,11 @@ def details(study: str, directory: Path = ledger.DIRECTORY) -> dict[str, Any]:
     What all of them share stands once, in `common`; `steps` are the places of a curve's points.
     """
     frame = _runs(directory, study_names(directory))
-    frame = frame[frame["study"] == study]
-    facts = _facts(frame)
+    frame = frame[frame["study"] == study] if len(frame) else frame
+    facts = _facts(frame) if len(frame) else []
     common = _shared(facts)
+    if not facts:
+        return {"common": common, "steps": {}, "runs": {}}
     curves = zip(facts, frame["training_loss_curve_nats"], _loads(frame), strict=True)
     own = [
         {
@@ -125,7 +123,7 @@ def overview(directory: Path = ledger.DIRECTORY) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame(columns=columns)
     rows = []
-    for study in study_names(directory):
+    for study in _shown(frame, study_names(directory)):
         runs = frame[frame["studies"].map(lambda names, study=study: study in names)]
         done = runs[runs["status"] == "ok"]
         reach = (runs["training_flops"].min(), runs["training_flops"].max())
@@ -162,14 +160,24 @@ def plain(value: Any) -> Any:
 
 
 def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
-    """Every run once, its home the first study of the plan that has it."""
+    """Every run once, its home the first study of the plan that has it.
+
+    Those on the small corpus are left out: losses on two texts do not compare.
+    """
     frame = ledger.table(directory=directory)
     if frame.empty:
         return frame
+    frame = frame[frame["corpus"] == CORPUS]
     frame = frame.sort_values("study", key=lambda studies: studies.map(names.index), kind="stable")
     planned = frame.groupby("run_id")["study"].agg(lambda studies: sorted(studies, key=names.index))
     frame = frame.drop_duplicates("run_id").reset_index(drop=True)
     return frame.assign(studies=frame["run_id"].map(planned))
+
+
+def _shown(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Those of the studies that have a run here."""
+    found = set() if frame.empty else {name for names in frame["studies"] for name in names}
+    return [name for name in names if name in found]
 
 
 def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
@@ -200,7 +208,7 @@ def _leverage(fits: Path) -> pd.DataFrame:
 
 
 def _dense(table: pd.DataFrame) -> pd.DataFrame:
-    """The dense runs that others are compared with: the frontier's; each ladder has its own."""
+    """The dense runs that others are compared with: the frontier's."""
     sound = table[(table["status"] == "ok") & table["excluded"].isna()]
     return of_frontier(sound.assign(is_moe=sound["family"] != "dense"))
 
@@ -221,62 +229,35 @@ def _gates(directory: Path, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _best_dense(frame: pd.DataFrame) -> pd.DataFrame:
-    """At each budget of each ladder the best dense design's mean over seeds, the lowest so far."""
-    dense = _dense(frame)
-    found = [
-        best_runs(with_law_names(runs)).assign(protocol=protocol)
-        for protocol, runs in dense.groupby("protocol")
-    ]
-    if not found:
-        return pd.DataFrame(columns=["protocol", "compute", "loss"])
-    best = pd.concat(found)
-    return best.assign(loss=best.groupby("protocol")["loss"].cummin())
+def _best(frame: pd.DataFrame) -> pd.DataFrame:
+    """The best dense design at each budget: a rung of the ladder, others lie between them."""
+    return best_dense(frame if frame.empty else ledger.finished(frame))
 
 
-def _frontiers(frame: pd.DataFrame) -> dict[str, list[list[float]]]:
-    """The dense frontier of each ladder as places of (C, L)."""
-    if frame.empty:
-        return {}
-    places = {
-        str(protocol): runs[["compute", "loss"]].to_numpy(dtype=float).tolist()
-        for protocol, runs in _best_dense(frame).groupby("protocol")
-    }
-    return {name: [list(map(plain, place)) for place in line] for name, line in places.items()}
-
-
-def _rungs(frame: pd.DataFrame) -> dict[str, list[float]]:
-    """The budgets of each ladder at which there is a dense frontier; others lie between them."""
-    if frame.empty:
-        return {}
-    best = _best_dense(frame)
-    return {str(p): list(map(plain, runs["budget"])) for p, runs in best.groupby("protocol")}
+def _frontier(frame: pd.DataFrame) -> tuple[Array, Array]:
+    """C and the mean loss of the best dense design at each budget, the lowest so far."""
+    best = _best(frame)
+    return best["compute"].to_numpy(float), best["loss"].cummin().to_numpy(float)
 
 
 def _excess(frame: pd.DataFrame, table: pd.DataFrame) -> Array:
-    """Loss above the dense frontier at equal compute, interpolated in (ln C, ln L); NaN beyond.
-
-    The frontier is that of the chapters: at each budget the best dense design's mean over seeds.
-    """
-    excess = np.full(len(table), np.nan)
+    """Loss above the dense frontier at equal compute, interpolated in (ln C, ln L); NaN beyond."""
+    compute, losses = map(np.log, _frontier(frame))
+    if not len(compute):
+        return np.full(len(table), np.nan)
     log_c = np.log(table["C"].to_numpy(dtype=float))
-    for protocol, best in _best_dense(frame).groupby("protocol"):
-        places, losses = (np.log(best[name].to_numpy(dtype=float)) for name in ("compute", "loss"))
-        inside = (log_c >= places[0] - 0.04) & (log_c <= places[-1] + 0.04)  # a budget's own width
-        here = inside & (table["protocol"] == protocol).to_numpy()
-        frontier = np.exp(np.interp(log_c, places, losses))
-        excess[here] = table["loss"].to_numpy(dtype=float)[here] - frontier[here]
-    return excess
+    is_inside = (log_c >= compute[0] - 0.04) & (log_c <= compute[-1] + 0.04)  # a budget's width
+    excess = table["loss"].to_numpy(dtype=float) - np.exp(np.interp(log_c, compute, losses))
+    return np.where(is_inside, excess, np.nan)
 
 
 def _twins(table: pd.DataFrame) -> list[str | None]:
     """For each run the best dense run of the nearest budget: of its own studies, else of any."""
     dense: list[dict[Any, Any]] = _dense(table).to_dict("records")
 
-    def order(twin: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, bool, float, float]:
+    def order(twin: dict[Any, Any], run: dict[Any, Any]) -> tuple[bool, float, float]:
         is_foreign = set(twin["studies"]).isdisjoint(run["studies"])
-        is_other = twin["protocol"] != run["protocol"]
-        return is_other, is_foreign, abs(math.log(twin["budget"] / run["budget"])), twin["loss"]
+        return is_foreign, abs(math.log(twin["budget"] / run["budget"])), twin["loss"]
 
     found: list[str | None] = []
     for run in table.to_dict("records"):

@@ -36,8 +36,8 @@ from moe_leverage.model import routing
 from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.transformer import MixtureOfExperts
 from moe_leverage.rules import require
+from moe_leverage.studies.ladder import BASE, WEAK_BALANCE
 from moe_leverage.studies.protocol import VOCAB_SIZE
-from moe_leverage.studies.second_ladder import SECOND_BASE, WEAK_BALANCE
 from moe_leverage.training.evaluation import windows
 from moe_leverage.training.learning import State, learn, start
 from moe_leverage.training.loop import own_share, require_fit
@@ -79,7 +79,7 @@ METHODS: dict[str, RoutingConfig] = {
     "loss": RUN.model.routing,
     "bias": LING2_WITHOUT_GROUPS,
     "none": replace(RUN.model.routing, balance_coefficient=0.0),
-    "strong": replace(RUN.model.routing, balance_coefficient=SECOND_BASE.balance_coefficient),
+    "strong": replace(RUN.model.routing, balance_coefficient=BASE.balance_coefficient),
     "weak": replace(RUN.model.routing, balance_coefficient=WEAK_BALANCE),
 }
 

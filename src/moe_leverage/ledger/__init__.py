@@ -2,6 +2,7 @@
 
 from moe_leverage.ledger.file import (
     DIRECTORY,
+    FIRST_LADDER,
     PLANS,
     RESULTS,
     ROLES,
@@ -26,6 +27,7 @@ from moe_leverage.ledger.table import COLUMNS, Stamp, finished, once, rung, stam
 __all__ = [
     "COLUMNS",
     "DIRECTORY",
+    "FIRST_LADDER",
     "PLANS",
     "RESULTS",
     "ROLES",

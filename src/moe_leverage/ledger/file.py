@@ -34,10 +34,10 @@ from moe_leverage.rules import read_object, require, shown
 SCHEMA = 1  # of a line; a reader refuses any other
 FOREIGN = ("other", "state_updates")  # parts that models of other libraries have alone
 DIRECTORY = paths.DATA / "ledger"
+FIRST_LADDER = DIRECTORY / "first-ladder"  # an archive, which no law reads: see its README
 PLANS = "plans.json"  # beside the studies' files: role and identities of the runs of each
 ROLES = {  # what a study is for, which decides the analyses that read it
     "search": "learning rates and batches of one design at each budget (Section 2.2)",
-    "first search": "the same at sizes that did not stay; lends its repeats to the noise",
     "sizes": "models of several sizes at each budget (Section 2.3)",
     "plain": "the baseline's recipe along A, G or C (Section 4.1)",
     "variant": "one further thing changed beside A, G and C",

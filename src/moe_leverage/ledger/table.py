@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit and meaning
-    "protocol": "int: the ladder it belongs to; 1 where its record says none",
+    "protocol": "int: by which it was trained; 1, the first ladder's, where its record says none",
     "role": "str: what its study is for, see `file.ROLES`",
     "variant": "str: what a run of a variant study changes, in the columns that the study names",
     "config_id": "str: identity of the config with both its seeds at their defaults",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numbers as abstract
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,12 +35,12 @@ def numbers(**values: object) -> None:
         glue(name, _Text(plain) if isinstance(plain, str) else plain, display=False)
 
 
-def runs_of(*studies: str) -> pd.DataFrame:
-    """The runs of these studies, each once; empty while there are none.
+def runs_of(*studies: str, directory: Path | None = None) -> pd.DataFrame:
+    """The runs of these studies, each once, of our ledger by default; empty while there are none.
 
     Those that the ledger excludes are left out, those that diverged are not.
     """
-    runs = ledger.once(ledger.table(*studies, directory=ledger.DIRECTORY))
+    runs = ledger.once(ledger.table(*studies, directory=directory or ledger.DIRECTORY))
     return runs if runs.empty else runs[runs["excluded"].isna()].reset_index(drop=True)
 
 

@@ -79,7 +79,7 @@ def measure(name: str, table: pd.DataFrame, resamples: int = RESAMPLES) -> Findi
     Raises ValueError saying which cannot be fitted, and why.
     """
     measure_of = MEASURES[name]
-    found = measure_of.examine(measured.runs_table(table), resamples=resamples)
+    found = measure_of.examine(measured.runs_table(ledger.once(table)), resamples=resamples)
     fits = measured.named(found.fits)
     reasons = measured.named(found.skipped)
     for law in measure_of.laws:
@@ -142,10 +142,7 @@ RATES = tuple(
 )
 SIZES = ("dense_model", "moe_model")
 MEASURES = {
-    "first_hyperparameters": Measure(("hparams",), findings.hyperparameters, RATES),
-    "hyperparameters": Measure(("hparams-second",), findings.hyperparameters, RATES),
-    "allocation": Measure(("allocation",), findings.allocation, SIZES),
-    "leverage": Measure(("activation", "granularity"), findings.joint_law, ("joint",)),
     "tuning": Measure(("tuning",), findings.hyperparameters, RATES),
     "isoflop": Measure(("isoflop",), findings.allocation, SIZES, keeps_optima=True),
+    "leverage": Measure(("isoflop", "activation", "granularity"), findings.joint_law, ("joint",)),
 }

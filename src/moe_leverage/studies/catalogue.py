@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from moe_leverage.rules import require
-from moe_leverage.studies import first_ladder, neighbours, second_ladder
+from moe_leverage.studies import ladder, neighbours
 from moe_leverage.studies.protocol import Laws, adopted_laws, laws_for
 from moe_leverage.studies.sweeps import Planned, Study
 
-STUDIES: dict[str, Study] = {
-    study.name: study
-    for study in (*first_ladder.STUDIES, *second_ladder.STUDIES, *neighbours.STUDIES)
-}
+STUDIES: dict[str, Study] = {study.name: study for study in (*ladder.STUDIES, *neighbours.STUDIES)}
 OURS = frozenset(STUDIES)
 
 

@@ -65,7 +65,7 @@ def study(points: Mapping[str, Point | None]) -> str:
 
     Designs that are alike when small are one. Raises ValueError if none can be trained small.
     """
-    from moe_leverage.studies.second_ladder import SECOND_BASE  # pandas comes with it
+    from moe_leverage.studies.ladder import BASE  # pandas comes with it
 
     distinct: dict[str, str] = {}
     for name, point in points.items():
@@ -85,7 +85,7 @@ def study(points: Mapping[str, Point | None]) -> str:
         "",
         "[base]",
         'corpus = "smoke"',
-        f"balance_coefficient = {SECOND_BASE.balance_coefficient}  # keeps small routers balanced",
+        f"balance_coefficient = {BASE.balance_coefficient}  # keeps small routers balanced",
         "",
         "[designs.dense]",
         "dense = true",

@@ -1,4 +1,4 @@
-"""What stands beside the paper, trained small: on the second ladder's rates, bodies and gates.
+"""What stands beside the paper, trained small: on the ladder's rates, bodies and gates.
 
 Three systems that a reader of the paper meets next, each a study with a question of its own; what
 is asked, and the statistic that answers, stand in data/paper/neighbours.toml before any run.
@@ -33,8 +33,8 @@ from dataclasses import replace
 from typing import Any
 
 from moe_leverage.accounting import count_training_flops
+from moe_leverage.studies.ladder import BASE, after_sizes
 from moe_leverage.studies.protocol import Laws, Point, derive
-from moe_leverage.studies.second_ladder import SECOND_BASE, after_sizes
 from moe_leverage.studies.sweeps import SEEDS, Sweep, study
 
 LING_PLACES = (  # training FLOPs, and the bodies of the searches there: one layer has to be dense
@@ -44,7 +44,7 @@ LING_PLACES = (  # training FLOPs, and the bodies of the searches there: one lay
 
 # 256 routed experts of a quarter of the width, 8 of them and 1 shared active, first layer dense.
 LING_LAYOUT = replace(
-    SECOND_BASE,
+    BASE,
     activation_ratio=9 / 257,
     granularity=8.0,
     shared_ratio=1 / 9,
@@ -137,16 +137,15 @@ STUDIES = (
         "is the loss of a model pruned while it trains the dense law's at its average size?",
         Sweep(
             name="schedules",
-            base=replace(SECOND_BASE, dense=True),
+            base=replace(BASE, dense=True),
             axes={"body": PRUNED_BODIES, "schedule": SCHEDULES, "seed": SEEDS[:2]},
         ),
         Sweep(
             name="dense",
-            base=replace(SECOND_BASE, dense=True),
+            base=replace(BASE, dense=True),
             axes={"body": DENSE_BODIES, "seed": SEEDS[:2]},
         ),
         needs=("tuning",),
-        protocol=2,
         role="variant",
         varies=("d_model", "num_layers", "prune_sparsity", "prune_start", "prune_end"),
     ),

@@ -35,11 +35,9 @@ from moe_leverage.theory.laws import PUBLISHED, JointLaw, PowerLaw
 RESTORE = "restore it from the repository"  # for a second adoption would move the plans
 SEQUENCE_LENGTH = 256  # tokens
 VOCAB_SIZE = 1024
-LEAST_LAYERS = 2  # of the first ladder, so that one may be dense; its allocation study goes below
 CORPUS = "full"
-BUDGETS = (1e11, 3e11, 1e12, 3e12)  # training FLOPs; two cores do 5e10 a second at best
-OVERTRAINING = 3.0  # of the first ladder: tokens of a budget 3 times its own (Section 3.1)
-STARTING_MODEL = PowerLaw(0.0264, 0.6)  # M of C until the allocation law is measured
+PROTOCOL = 2  # of the runs trained from here on; the first ladder's was the first
+STARTING_MODEL = PowerLaw(0.0264, 0.6)  # M of C until the sizes are measured
 EXPERT_MULTIPLE = 4  # the grouped matrix multiply wants widths of 16 bytes
 MOST_STEPS = 10**9  # of a run whose budget has not been spent yet
 MOST_EXPERTS = 512  # as in Table 8
@@ -100,7 +98,7 @@ class Point(Record):
     )  # sigmoid scores and bias balancing in place of auxiliary losses
     renormalise: bool = _of_mixtures(RENORMALISE)
     init_std: float = 0.02
-    size: int = -1  # place in GEOMETRIES; -1: by the allocation law
+    size: int = -1  # place in GEOMETRIES; -1: by the sizes measured
     learning_rate: float = 0.0  # 0: by the hyperparameter law
     learning_rate_factor: float = 1.0
     batch_tokens: int = 0  # 0: by the hyperparameter law
@@ -163,12 +161,9 @@ class MeasuredSizes:
 class Laws:
     """The measured laws adopted so far, by family where they differ; None: not yet measured."""
 
-    first_hyperparameters: dict[str, PowerLaw] | None = None  # at the starting sizes
-    hyperparameters: dict[str, PowerLaw] | None = None  # again, at the measured ones
-    allocation: dict[str, PowerLaw] | None = None
+    tuning: dict[str, PowerLaw] | None = None  # rates and batches
+    isoflop: Mapping[str, Callable[[float], float]] | None = None  # sizes
     leverage: JointLaw | None = None
-    tuning: dict[str, PowerLaw] | None = None  # the second ladder's rates and batches
-    isoflop: Mapping[str, Callable[[float], float]] | None = None  # and its sizes
 
 
 def adopted_laws() -> Laws:
@@ -287,7 +282,7 @@ def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
     compute = point.budget_flops
     family = _law_family(point, laws)
     starting = {"learning_rate": PUBLISHED.learning_rate, "batch_tokens": PUBLISHED.batch_tokens}
-    measured = laws.tuning or laws.hyperparameters or laws.first_hyperparameters or {}
+    measured = laws.tuning or {}
     rate_law = measured.get(f"{family}_learning_rate", starting["learning_rate"])
     batch_law = measured.get(f"{family}_batch_tokens", starting["batch_tokens"])
     rate = point.learning_rate or round(rate_law(compute), 6)
@@ -307,25 +302,20 @@ def _run(model: ModelConfig, point: Point, laws: Laws) -> RunConfig:
 
 
 def _geometry(point: Point, laws: Laws) -> Geometry:
-    """The geometry asked for, or the one whose M comes closest to the allocation law's."""
+    """The geometry asked for, or the one whose M comes closest to that of the sizes measured."""
     if point.size >= 0:
         return GEOMETRIES[point.size]
-    family = f"{_law_family(point, laws)}_model"
-    if laws.isoflop is not None:  # EL is defined at the lowest loss of a budget: Definition 3.1
-        target = laws.isoflop[family](point.budget_flops)
-    elif laws.allocation is not None:
-        target = laws.allocation[family](point.budget_flops / OVERTRAINING)
-    else:
+    if laws.isoflop is None:
         target = STARTING_MODEL(point.budget_flops)
-    least = 1 if laws.isoflop is not None else LEAST_LAYERS
-    deep_enough = [geometry for geometry in GEOMETRIES if geometry.num_layers >= least]
-    return min(deep_enough, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
+    else:  # EL is defined at the lowest loss of a budget: Definition 3.1
+        target = laws.isoflop[f"{_law_family(point, laws)}_model"](point.budget_flops)
+    return min(GEOMETRIES, key=lambda geometry: abs(math.log(_baseline_flops(geometry) / target)))
 
 
 def _law_family(point: Point, laws: Laws) -> str:
     """Whose rates, batches and sizes a point takes.
 
-    On the second ladder a mixture whose experts are all active has those of its dense twin: what
+    A mixture whose experts are all active has those of its dense twin: what
     else would tell the two apart is the router alone, and their losses must be the same.
     """
     is_whole = laws.isoflop is not None and point.activation_ratio >= 1

@@ -21,6 +21,7 @@ from moe_leverage.config import RunConfig
 from moe_leverage.rules import require
 from moe_leverage.studies.protocol import (
     POINT_FIELDS,
+    PROTOCOL,
     Laws,
     Point,
     derive,
@@ -29,7 +30,7 @@ from moe_leverage.studies.protocol import (
     require_family,
 )
 
-# what the paper varies, on either ladder
+# what the paper varies
 EXPERTS = tuple({"activation_ratio": 3 / (count + 1)} for count in (2, 4, 8, 16, 32, 64, 128, 256))
 DENSE = {"dense": True}
 GRANULARITIES = (2, 4, 6, 8, 12, 16)  # Table 8; some want a wider model than a small budget has
@@ -119,9 +120,9 @@ class Study:
     name: str
     answers: str
     sweeps: tuple[Sweep, ...]
-    needs: tuple[str, ...] = ("hyperparameters", "allocation")
+    needs: tuple[str, ...] = ()  # the laws, by their names among the adopted ones
     repeat_best: tuple[int, ...] = ()  # seeds with which the best cell of each budget is repeated
-    protocol: int = 1  # of the ladder it belongs to; its records say so
+    protocol: int = PROTOCOL  # its records say by which they were trained
     role: str = "variant"  # one of ledger.ROLES: which analyses read it
     varies: tuple[str, ...] = ()  # columns of the ledger's table that tell its variants apart
 
@@ -138,7 +139,7 @@ class Planned:
     sweep: str
     point: Point
     run: RunConfig
-    protocol: int = 1
+    protocol: int = PROTOCOL
     run_id: str = field(init=False)  # the identity of the run's config
 
     def __post_init__(self) -> None:

@@ -49,8 +49,8 @@ KEYS = (
     "name", "answers", "against", "budgets_flops", "reach_flops", "seeds", "sizes", "rates", "base",
     "designs", "axes",
 )  # fmt: skip
-SIZES = ("starting", "allocation", "isoflop")
-RATES = ("published", "hyperparameters", "tuning")
+SIZES = ("starting", "isoflop")
+RATES = ("published", "tuning")
 WITHOUT_A_LAW = ("starting", "published")
 BY_OWN_KEYS = ("seed", "budget_flops")  # fields of a point that the file sets by keys of its own
 TYPES = {  # of what a design may set

@@ -1,8 +1,9 @@
-"""The second ladder: bodies that grow, a baseline that is tuned, routers that balance.
+"""The studies of the paper's axes: bodies that grow, a baseline that is tuned, balanced routers.
 
-Pilots settle the recipe, `tuning` its rates and batches, `isoflop` its bodies; then the paper's
-axes are walked at 3e11 to 1e13 FLOPs, and at 3e13 in a few places. `analysis.gates` says what must
-hold before any of it decides a claim.
+Pilots settle the recipe, `tuning` its rates and batches, `isoflop` its bodies; then the axes are
+walked at 3e11 to 1e13 FLOPs, and at 3e13 in a few places. `analysis.gates` says what must hold
+before any of it decides a claim. It is the second ladder of budgets: the runs of the first are an
+archive, `ledger.FIRST_LADDER`, that no study plans and no law reads.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from moe_leverage.studies.first_ladder import BASE
-from moe_leverage.studies.protocol import Point, has_few_experts
+from moe_leverage.studies.protocol import (
+    Point,
+    derive_on_smoke,
+    derive_partner,
+    has_few_experts,
+)
 from moe_leverage.studies.sweeps import (
     ATTENTION_SHARES,
     DENSE,
@@ -26,9 +31,9 @@ from moe_leverage.studies.sweeps import (
     study,
 )
 
-# The second ladder's pilots: bodies, batches and rates by hand, since their laws come after them.
-# All validation tokens are scored at every budget: one yardstick for losses of all budgets.
-PILOT_BASE = replace(BASE, settings={"validation_tokens": 1_000_000})
+# The pilots: bodies, batches and rates by hand, since their laws come after them. All validation
+# tokens are scored at every budget: one yardstick for losses of all budgets.
+PILOT_BASE = Point(budget_flops=1e12, settings={"validation_tokens": 1_000_000})
 PILOT_BUDGETS = (
     {"budget_flops": 1e12, "size": 3, "batch_tokens": 2048, "learning_rate": 0.0055},
     {"budget_flops": 1e13, "size": 5, "batch_tokens": 4096, "learning_rate": 0.0055},
@@ -59,10 +64,10 @@ NOISE_RECIPES: tuple[
 )
 NOISE_SEEDS = (0, 1, 2, 3, 4, 5)
 
-# The second ladder keeps the paper's recipe but for the coefficient of the balance loss: 0.1 is the
+# The ladder keeps the paper's recipe but for the coefficient of the balance loss: 0.1 is the
 # least at which the pilot's routers stay balanced with 256 experts. Of what the noise pilot tried
 # nothing brings the spread between seeds down, so nothing else is changed.
-SECOND_BASE = NOISE_BASE
+BASE = NOISE_BASE
 TUNING_GRIDS = (  # training FLOPs, body, powers of two of the rate and of the batch in tokens
     (3e11, 3, range(-9, -4), range(9, 13)),
     (1e12, 3, range(-9, -4), range(10, 14)),
@@ -108,6 +113,15 @@ CHECKED: dict[
     "experts-256": EXPERTS[7],
     "granularity-8": {"granularity": 8.0},
 }
+NANO_BETA = replace(  # Ling-mini-beta's layout (Table 3) at the largest budget that is walked whole
+    BASE,
+    budget_flops=LADDER[-1],
+    activation_ratio=13 / 385,
+    granularity=12.0,
+    shared_ratio=1 / 13,
+    active_ffn_ratio=13 / 6,
+)
+REPLAY = Point(budget_flops=5e10, size=4, learning_rate=2.0**-9, batch_tokens=512)
 WEAK_BALANCE = 0.001  # a hundredth of the ladder's; the paper's 0.01 lies between
 MERGING: tuple[
     dict[str, Any], ...
@@ -119,19 +133,19 @@ MERGING: tuple[
 )
 
 
-def _second_ladder(budget: float, **axes: Sequence[Any]) -> Iterator[Sweep]:
-    """A grid at one budget of the second ladder, for the dense model and for the baseline."""
+def _both_families(budget: float, **axes: Sequence[Any]) -> Iterator[Sweep]:
+    """A grid at one budget, for the dense model and for the baseline."""
     for family in ("dense", "moe"):
         yield Sweep(
             name=f"{family}-{budget:.0e}",
-            base=replace(SECOND_BASE, dense=family == "dense", budget_flops=budget),
+            base=replace(BASE, dense=family == "dense", budget_flops=budget),
             axes=axes,
         )
 
 
 def after_sizes(name: str, answers: str, *sweeps: Sweep, **more: Any) -> Study:
     """A study whose rates, batches and bodies are those that the ladder measured."""
-    return study(name, answers, *sweeps, needs=("tuning", "isoflop"), protocol=2, **more)
+    return study(name, answers, *sweeps, needs=("tuning", "isoflop"), **more)
 
 
 def _variants(
@@ -157,7 +171,6 @@ STUDIES = (
             },
         ),
         needs=(),
-        protocol=2,
         role="pilot",
     ),
     study(
@@ -203,16 +216,15 @@ STUDIES = (
             },
         ),
         needs=(),
-        protocol=2,
         role="pilot",
     ),
     study(
         "tuning",
-        "Eq. 3, Fig. 2, on the second ladder",
+        "Eq. 3, Fig. 2",
         *(
             sweep
             for budget, size, rates, batches in TUNING_GRIDS
-            for sweep in _second_ladder(
+            for sweep in _both_families(
                 budget,
                 size=(size,),
                 learning_rate=tuple(2.0**power for power in rates),
@@ -221,58 +233,56 @@ STUDIES = (
         ),
         needs=(),
         repeat_best=(1, 2),
-        protocol=2,
         role="search",
     ),
     study(
         "isoflop",
-        "Eq. 4, Table 1, Fig. 4, on the second ladder",
+        "Eq. 4, Table 1, Fig. 4",
         *(
             sweep
             for budget, sizes in ISOFLOP_SIZES
-            for sweep in _second_ladder(budget, size=tuple(sizes))
+            for sweep in _both_families(budget, size=tuple(sizes))
         ),
         needs=("tuning",),
         repeat_best=(1, 2),
-        protocol=2,
         role="sizes",
     ),
     after_sizes(
-        "activation-second",
-        "Eq. 7, Eq. 10, Fig. 5, 8a, on the second ladder",
+        "activation",
+        "Eq. 7, Eq. 10, Fig. 5, 8a",
         Sweep(
             name="ladder",
-            base=SECOND_BASE,
+            base=BASE,
             axes={"budget_flops": LADDER, "experts": (*EXPERTS, DENSE), "seed": SEEDS},
         ),
         Sweep(
             name="reach",
-            base=replace(SECOND_BASE, budget_flops=TOP),
+            base=replace(BASE, budget_flops=TOP),
             axes={"experts": AT_THE_TOP, "seed": SEEDS[:2]},
         ),
         Sweep(
             name="dense-frontier",
-            base=replace(SECOND_BASE, dense=True),
+            base=replace(BASE, dense=True),
             axes={"budget_flops": (DENSE_END,), "seed": SEEDS[:2]},
         ),
         role="plain",
     ),
     after_sizes(
-        "granularity-second",
-        "Eq. 8, Eq. 11, Fig. 6, 8b, on the second ladder",
+        "granularity",
+        "Eq. 8, Eq. 11, Fig. 6, 8b",
         Sweep(  # not at 3e13: one seed there decides nothing, and two cost what all the rest does
             name="ladder",
-            base=SECOND_BASE,
+            base=BASE,
             axes={"budget_flops": LADDER, "granularity": GRANULARITIES, "seed": SEEDS},
         ),
         role="plain",
     ),
     after_sizes(
-        "joint-second",
+        "joint",
         "does the separable law predict interactions? held out from every fit",
         Sweep(
             name="halton",
-            base=SECOND_BASE,
+            base=BASE,
             axes={"design": joint_points(LADDER[1], TOP)},
             where=has_few_experts,
         ),
@@ -284,7 +294,7 @@ STUDIES = (
         *(
             Sweep(
                 name=name,
-                base=replace(SECOND_BASE, budget_flops=3e12, **design),
+                base=replace(BASE, budget_flops=3e12, **design),
                 axes={"cross": CROSS},
             )
             for name, design in CHECKED.items()
@@ -292,44 +302,73 @@ STUDIES = (
         role="check",
     ),
     _variants(
-        "balance-second",
-        "Fig. 12, on the second ladder",
-        replace(SECOND_BASE, balance_coefficient=WEAK_BALANCE),
+        "balance",
+        "Fig. 12",
+        replace(BASE, balance_coefficient=WEAK_BALANCE),
         {"granularity": GRANULARITIES},
         varies=("routing.balance_coefficient",),
     ),
     _variants(
-        "shared-second",
-        "Eq. 9, Fig. 7, on the second ladder",
-        replace(SECOND_BASE, granularity=8.0),
+        "shared",
+        "Eq. 9, Fig. 7",
+        replace(BASE, granularity=8.0),
         {"experts": SHARED},
     ),
     _variants(
-        "dense-first-second",
-        "Fig. 13ab, on the second ladder",
-        SECOND_BASE,
+        "dense-first",
+        "Fig. 13ab",
+        BASE,
         {"place": DEEP_ENOUGH, "num_dense_layers": (0, 1)},
         varies=("num_dense_layers",),
     ),
     _variants(
-        "attention-second",
-        "Fig. 13cd, on the second ladder",
-        SECOND_BASE,
+        "attention",
+        "Fig. 13cd",
+        BASE,
         {"attention_share": ATTENTION_SHARES},
         varies=("attention_share",),
     ),
     _variants(
-        "bias-routing-second",
-        "balance without an auxiliary loss, as in Ling 2.0, on the second ladder",
-        SECOND_BASE,
+        "bias-routing",
+        "balance without an auxiliary loss, as in Ling 2.0",
+        BASE,
         {"experts": (EXPERTS[4], EXPERTS[6]), "bias_routing": (False, True)},
         varies=("routing.score",),
     ),
     _variants(
         "merge",
         "checkpoints merged in place of a decaying rate, as in Ling 2.0 (arXiv 2510.22115)",
-        SECOND_BASE,
+        BASE,
         {"recipe": MERGING},
         varies=("decay", "merge_checkpoints"),
+    ),
+    study(
+        "nano-beta",
+        "Section 5, Tables 3 and 4, Fig. 10",
+        Sweep(name="moe", base=NANO_BETA, axes={"seed": SEEDS}),
+        Sweep(name="dense", base=NANO_BETA, axes={"seed": SEEDS}, derive=derive_partner),
+        needs=("tuning", "isoflop", "leverage"),
+        role="check",
+    ),
+    study(
+        "replay",
+        "does a run trained again from its config reach its recorded loss? on the small corpus",
+        Sweep(
+            name="recipes",
+            base=REPLAY,
+            axes={
+                "recipe": (
+                    DENSE,
+                    {},
+                    {"granularity": 4.0},
+                    {"bias_routing": True},
+                    {"renormalise": False},
+                    {"num_dense_layers": 1},
+                )
+            },
+            derive=derive_on_smoke,
+        ),
+        needs=(),
+        role="check",
     ),
 )
