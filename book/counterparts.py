@@ -7,7 +7,7 @@ executed chapters have drawn becomes a link, what they have not waits for the ru
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,11 @@ def load() -> list[Counterpart]:
     return [_counterpart(entry) for entry in entries]
 
 
-def table(labels: Collection[str]) -> str:
-    """The page's table; `labels` are those of the figures and tables that the chapters show."""
+def table(pages: Mapping[str, str]) -> str:
+    """The page's table; `pages` has the page of every figure and table that is shown, by label."""
     head = ["| In the paper | What it shows | Here |", "|:--|:--|:--|"]
     rows = [
-        f"| {_unbroken(entry.item)} | {entry.shows} | {_place(entry, labels)} |" for entry in load()
+        f"| {_unbroken(entry.item)} | {entry.shows} | {_place(entry, pages)} |" for entry in load()
     ]
     return "\n".join([*head, *rows]) + "\n"
 
@@ -62,10 +62,14 @@ def _unbroken(item: str) -> str:
     return item.replace(" ", "&nbsp;")
 
 
-def _place(entry: Counterpart, labels: Collection[str]) -> str:
-    links = [f"{{numref}}`{label}`" for label in entry.here if label in labels]
-    missing = [label for label in entry.here if label not in labels]
-    parts = [f"{', '.join(links)} in {{doc}}`../{entry.chapter}`." if links else ""]
+def _place(entry: Counterpart, pages: Mapping[str, str]) -> str:
+    links: dict[str, list[str]] = {}  # by page
+    for label in entry.here:
+        if label in pages:
+            links.setdefault(pages[label], []).append(f"{{numref}}`{label}`")
+    missing = [label for label in entry.here if label not in pages]
+    shown = [f"{', '.join(found)} in {{doc}}`../{page}`" for page, found in links.items()]
+    parts = [f"{'; '.join(shown)}." if shown else ""]
     if missing and entry.studies:
         names = " and ".join(f"`{study}`" for study in entry.studies)
         parts.append(f"{'A part' if links else 'It'} waits for runs of {names}.")

@@ -50,15 +50,15 @@ def stage(provenance: Mapping[str, str], given: Mapping[str, Any]) -> str:
     wanted["book/_static/theme.css"] = theme.stylesheet().encode()
     wanted["generated/notation.md"] = _notation_table().encode()
     wanted["generated/timings.md"] = _timings_table(given).encode()
-    labels: set[str] = set()
+    pages: dict[str, str] = {}  # of every label
     for chapter in chapters.chapters():
         executed = nbformat.read(execution.executed_path(chapter), as_version=4)
-        labels |= _labels(executed)
+        pages |= dict.fromkeys(_labels(executed), f"notebooks/{chapter.name}")
         wanted |= {n: text.encode() for n, text in _quotable(chapter.name, executed)}
         for name in execution.drawn(executed):
             wanted[f"figures/{name}"] = (execution.FIGURES / name).read_bytes()
         wanted[f"notebooks/{chapter.name}.ipynb"] = _chapter_page(executed).encode()
-    wanted["generated/counterparts.md"] = counterparts.table(labels).encode()
+    wanted["generated/counterparts.md"] = counterparts.table(pages).encode()
     _mirror(wanted)
     return fingerprint.of_files(STAGE, ".")
 

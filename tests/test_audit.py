@@ -397,3 +397,13 @@ def test_a_line_on_our_runs_says_whether_their_gates_fail(monkeypatch):
         chapter.standing("tuning")
     assert "gates" not in said[0]
     assert "decide nothing while gates of theirs fail: tuned, control;" in said[1]
+
+
+def test_a_region_without_an_end_is_said_as_above_or_below():
+    regions = {c.id: c.region for c in load_claims() if c.region and math.inf in map(abs, c.region)}
+    rows = table(tuple(Verdict(claim=c, label="not decided", found=None, detail="")
+                       for c in load_claims() if c.id in regions))  # fmt: skip
+    assert len(regions) > 5
+    for name, (low, high) in regions.items():
+        end = f"above {low:g}" if math.isfinite(low) else f"below {high:g}"
+        assert rows.loc[name, "published"].endswith(f"registered: {end}")

@@ -42,12 +42,18 @@ def test_an_entry_leads_somewhere_or_says_why_not(entry: Counterpart) -> None:
 
 
 def test_what_is_not_drawn_waits_for_its_study_and_what_is_becomes_a_link() -> None:
-    rows = counterparts.table(set()).splitlines()[2:]
+    rows = counterparts.table({}).splitlines()[2:]
     assert len(rows) == len(ALL)
     assert all("numref" not in row for row in rows)
     figure_1 = next(entry for entry in ALL if entry.item == "Figure 1")
-    row = next(
-        r for r in counterparts.table(figure_1.here).splitlines() if "| Figure&nbsp;1 |" in r
-    )
+    pages = dict.fromkeys(figure_1.here, "notebooks/07-joint-law")
+    row = next(r for r in counterparts.table(pages).splitlines() if "| Figure&nbsp;1 |" in r)
     assert f"{{numref}}`{figure_1.here[0]}`" in row
     assert "waits" not in row
+
+
+def test_what_stands_on_other_pages_is_said_to_stand_there() -> None:
+    table_7 = next(entry for entry in ALL if entry.item == "Table 7")
+    pages = {label: f"notebooks/page-{i}" for i, label in enumerate(table_7.here)}
+    row = next(r for r in counterparts.table(pages).splitlines() if "| Table&nbsp;7 |" in r)
+    assert all(f"{{numref}}`{label}` in {{doc}}`../{page}`" in row for label, page in pages.items())

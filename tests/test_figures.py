@@ -159,7 +159,7 @@ INPUTS = {
     "allocation-laws": ((allocation_laws(),), MINIMA),
     "allocation-ratio": (
         (PUBLISHED.dense_model, PUBLISHED.moe_model, 1e14),
-        points(model_ratio=[1.2, 1.1]),
+        points(model_ratio=[1.2, 0.9], model_ratio_low=[1.1, 0.8], model_ratio_high=[1.3, 1.1]),
     ),
     "saturation": ((JOINT, SIZES["activation_ratio"].drop_duplicates()), None),
     "leverage-activation": ((JOINT,), points()),
@@ -542,6 +542,18 @@ def test_the_best_granularity_is_found_at_every_budget():
     runs = ledger_rows({budget: law_losses(budget) for budget in (1e12, 1e13)})
     moe = runs[runs["family"] == "moe"]
     assert measured.best_by_budget(moe, "granularity")["granularity"].tolist() == [8.0, 8.0]
+
+
+def test_the_ratio_of_two_optima_carries_the_noise_of_both():
+    ends = {"dense": (100.0, 80.0, 130.0), "moe": (50.0, 45.0, 60.0)}
+    names = ["flops_per_token", "flops_per_token_low", "flops_per_token_high"]
+    minima = pd.DataFrame(list(ends.values()), columns=names)
+    minima = minima.assign(family=list(ends), training_flops=1e12)
+    (row,) = measured.allocation_ratio(minima).to_dict("records")
+    assert row["model_ratio"] == pytest.approx(0.5)
+    down, up = np.hypot(np.log(50 / 45), np.log(1.3)), np.hypot(np.log(1.2), np.log(100 / 80))
+    assert row["model_ratio_low"] == pytest.approx(0.5 * np.exp(-down))
+    assert row["model_ratio_high"] == pytest.approx(0.5 * np.exp(up))
 
 
 def test_no_runs_give_empty_tables(tmp_path):

@@ -76,6 +76,9 @@ def test_each_instrument_keeps_its_own_part_of_the_address():
     assert both == {"x": "loss", "run": "c0ffee", "keep": "a b"}
     assert one == "#keep=a+b"
     assert href == "file:///page.html"
+    numbers = "remember(['C', 'A'], { C: 1e22, A: 2e-3 }); return [location.hash, address()];"
+    shared, read = in_javascript(f"const {{ remember, address }} = ml.parts; {numbers}", None)
+    assert (shared, read) == ("#C=1e22&A=0.002", {"C": "1e22", "A": "0.002"})
     assert went == ["push", "replace", "replace", "replace"]
 
 

@@ -5,7 +5,7 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, large, address, remember } = ml.parts;
+  const { element, large, address, remember, written } = ml.parts;
   const { LEVEL, ranged } = ml.calculator;
   const { KEYS, begun, chooser, fill, make, read, show, startOf } = ml.calculatorForm;
 
@@ -82,7 +82,7 @@
       fillTable(table, state, by, ml.calculator.answers(state, by, isFull));
       const kept = model ? { ...values, model: model.name } : values;
       if (!isFull) {
-        const words = new URLSearchParams(Object.entries(kept).map(([k, v]) => [k, String(v)]));
+        const words = new URLSearchParams(Object.entries(kept).map(([k, v]) => [k, written(v)]));
         return void more.setAttribute("href", `${root.dataset.more || ""}#${words}`);
       }
       fillSplits(splits, state, by);

@@ -127,12 +127,16 @@
   /* The values of one address: after #, and never more than one of a kind */
   const address = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 
+  /* A value as an address has it: 1e22, since the plus of 1e+22 would become %2B */
+  const written = (value) =>
+    typeof value === "number" ? String(value).replace("e+", "e") : String(value);
+
   /* Puts the values of one instrument, which knows these keys, into the address; what others of the
      page have there stays. Without values nothing of it is left. */
   function remember(keys, values, isNewPlace) {
     const kept = Object.entries(address()).filter(([key, value]) => value && !keys.includes(key));
     const own = keys.filter((key) => ![undefined, null, ""].includes(values[key]));
-    const words = new URLSearchParams([...kept, ...own.map((key) => [key, String(values[key])])]);
+    const words = new URLSearchParams([...kept, ...own.map((key) => [key, written(values[key])])]);
     const place = `${location.href.split("#")[0]}${kept.length + own.length ? `#${words}` : ""}`;
     history[isNewPlace ? "pushState" : "replaceState"](null, "", place);
   }
@@ -167,6 +171,7 @@
       frame,
       parse,
       address,
+      written,
       remember,
       leftAside,
       dropped,

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page
 pytestmark = [pytest.mark.site, pytest.mark.slow]
 CHAPTER = "notebooks/07-joint-law.html"
 CARD = ".ml-card"
+SMALLEST_EM_PIXELS = 16
 SYMBOL = "article a.symbol >> nth=0"
 RUNS = "svg.ml-figure:visible a[href*='#run=']"
 
@@ -94,3 +95,13 @@ def test_what_is_wider_than_a_phone_scrolls_and_shows_that_it_does(page: Page) -
     assert frame.get_attribute("tabindex") == "0"
     frame.evaluate("node => node.scrollTo(node.scrollWidth, 0)")
     page.wait_for_selector("article .ml-more-left")
+
+
+def test_an_equation_keeps_the_size_of_its_letters(page: Page) -> None:
+    """Wider than the page it scrolls; drawn smaller, nobody could read it."""
+    ems = page.evaluate(
+        "() => [...document.querySelectorAll('div.math > svg')]"
+        ".map((s) => 1000 * s.getBoundingClientRect().width / s.viewBox.baseVal.width)"
+    )
+    assert ems
+    assert min(ems) >= SMALLEST_EM_PIXELS

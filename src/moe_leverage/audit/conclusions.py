@@ -17,6 +17,7 @@ from moe_leverage.audit.claims import LABELS, Finding, Label, Measurement, load_
 from moe_leverage.audit.verdicts import Verdict, worded
 from moe_leverage.paths import DATA
 from moe_leverage.rules import require
+from moe_leverage.theory.rounding import short
 
 Outcome = Literal["holds", "fails", "open"]
 
@@ -71,6 +72,7 @@ class Conclusion:
     outcome: Outcome
     found: str  # the number with its interval, as words
     published: str
+    region: str  # the effects that agree, as words, where the claim is a measured one
     consequence: str
     claims: tuple[Verdict, ...]
     gates: tuple[str, ...]  # those that keep it from being decided
@@ -135,13 +137,14 @@ def _conclude(fact: Fact, decided: Mapping[str, Verdict]) -> Conclusion:
     label = next(each for each in WEIGHT if each in labels)
     outcome = OUTCOMES[label]
     text = getattr(fact, outcome) or PLAINLY[outcome]
-    published, found = worded(decided[fact.shows])
+    published, region, found = worded(decided[fact.shows])
     return Conclusion(
         fact=fact,
         label=label,
         outcome=outcome,
         found=found + _between(fact.shows, decided),
         published=published,
+        region=region,
         consequence=filled(text, decided),
         claims=claims,
         gates=_gates(claims),
@@ -163,10 +166,10 @@ def _between(name: str, decided: Mapping[str, Verdict]) -> str:
     readings = [decided[reading].value for reading in names]
     values = [value for value in (verdict.value, *readings) if value is not None]
     if len(values) > 1:
-        return f" ({min(values):.3g} to {max(values):.3g} over the readings checked)"
+        return short(f" ({min(values):.3g} to {max(values):.3g} over the readings checked)")
     if isinstance(verdict.found, Finding) and verdict.found.uncertainty:
         low, high = (verdict.value + sign * verdict.found.uncertainty for sign in (-1, 1))
-        return f" ({low:.4g} to {high:.4g} by rounding)"
+        return short(f" ({low:.4g} to {high:.4g} by rounding)")
     return ""
 
 

@@ -27,6 +27,7 @@ from moe_leverage.audit.claims import (
     load_statements,
     run_check,
 )
+from moe_leverage.theory.rounding import short
 
 AUDIT_PAGE, CLAIMS_PAGE = "10-audit.html", "claims.html"
 COLUMNS = ("verdict", "claim", "published", "found", "detail")
@@ -143,7 +144,7 @@ def table(verdicts: tuple[Verdict, ...]) -> pd.DataFrame:
             "claim": _claim(verdict.claim),
             "published": _published(verdict.claim),
             "found": _found(verdict),
-            "detail": verdict.detail,
+            "detail": short(verdict.detail),
         }
         for verdict in verdicts
     ]
@@ -185,9 +186,9 @@ def folded_table(verdicts: tuple[Verdict, ...]) -> str:
     )
 
 
-def worded(verdict: Verdict) -> tuple[str, str]:
-    """What is published and what was found, in words; a measured effect has its interval."""
-    return _published(verdict.claim), _found(verdict)
+def worded(verdict: Verdict) -> tuple[str, str, str]:
+    """What is published, which effects agree, and what was found with its interval, in words."""
+    return _printed(verdict.claim), _region(verdict.claim), _found(verdict)
 
 
 def _extent(verdicts: tuple[Verdict, ...]) -> str:
@@ -228,12 +229,23 @@ def _claim(claim: Claim) -> str:
 
 
 def _published(claim: Claim) -> str:
+    region = f"registered: {_region(claim)}" if claim.region else ""
+    return "; ".join(part for part in (_printed(claim), region) if part)
+
+
+def _printed(claim: Claim) -> str:
     sign = {"above": "above ", "below": "below "}.get(claim.relation, "")
-    text = f"{sign}{claim.published} {claim.unit}".strip()
+    return f"{sign}{claim.published} {claim.unit}".strip()
+
+
+def _region(claim: Claim) -> str:
+    """The effects that agree with a measured claim, in words; nothing for any other claim."""
     if claim.region is None:
-        return text
-    low, high = (_bound(edge) for edge in claim.region)
-    return "; ".join(part for part in (text, f"registered: {low} to {high}") if part)
+        return ""
+    low, high = claim.region
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{low:g} to {high:g}"
+    return f"above {low:g}" if math.isfinite(low) else f"below {high:g}"
 
 
 def _found(verdict: Verdict) -> str:
@@ -242,13 +254,9 @@ def _found(verdict: Verdict) -> str:
     if verdict.claim.relation == "holds":
         return "yes" if verdict.value else "no"
     if verdict.interval is None:
-        return f"{verdict.value:.4g}"
+        return short(f"{verdict.value:.4g}")
     low, high = verdict.interval
-    return f"{verdict.value:.3g} ({low:.3g} to {high:.3g})"
-
-
-def _bound(edge: float) -> str:
-    return "any" if abs(edge) == float("inf") else f"{edge:g}"
+    return short(f"{verdict.value:.3g} ({low:.3g} to {high:.3g})")
 
 
 def _finite(pair: tuple[float, float] | None) -> list[float | None] | None:

@@ -299,5 +299,7 @@ def _against_dense(means: pd.DataFrame) -> str:
     if both.empty:
         return "No budget has both families yet."
     ahead = [power(float(str(c))) for c in both.index[both["MoE"] < both["dense"]]]
-    where = f"at {', '.join(ahead)} FLOPs" if ahead else "at none of them"
-    return f"The best mixture has a lower mean loss than the dense twin {where}, of {len(both)}."
+    where = f"{len(ahead)} of {len(both)} budgets"
+    if 0 < len(ahead) < len(both):
+        where += f" ({', '.join(ahead)} FLOPs)"
+    return f"The best mixture has a lower mean loss than the dense twin at {where}."

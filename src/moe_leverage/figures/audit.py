@@ -21,6 +21,7 @@ from moe_leverage.audit.questions import lead
 from moe_leverage.audit.verdicts import CLAIMS_PAGE
 from moe_leverage.page import theme
 from moe_leverage.page.chapter import say
+from moe_leverage.page.notation import notation
 from moe_leverage.page.registry import Drawing, figure, show_table
 from moe_leverage.theory.printed import printed_laws
 
@@ -90,8 +91,9 @@ def show_conclusions(found: Sequence[Conclusion]) -> None:
 def _conclusion(found: Conclusion) -> str:
     """One conclusion: what the paper says, the verdict with its number, what follows, the proof."""
     fact = found.fact
-    number = f" {found.found} where the paper has {found.published}" if found.found else ""
-    number = f" · found{number}" if number else ""
+    beside = [f"the paper has {found.published}"] if found.published else []
+    beside += [f"{found.region} agrees"] if found.region else []
+    number = f" · found {found.found} where {' and '.join(beside)}" if found.found else ""
     held = f" (gates that fail: {', '.join(found.gates)})" if found.label == "not decided" else ""
     labels = Counter(verdict.label for verdict in found.claims)
     counts = ", ".join(f"{labels[label]} {label}" for label in LABELS if labels[label])
@@ -197,9 +199,11 @@ def audit_recomputed(ratios: pd.DataFrame) -> Drawing:
 
 
 def _words(column: str) -> str:
-    """A column name as words; a symbol in front keeps its place."""
+    """A column name as words; a symbol in front keeps its place, and one by itself its name."""
+    if column in notation().index:
+        return column  # the table heads it with the symbol
     symbol, _, rest = column.partition("_")
-    words = rest.replace("_", " ")
+    words = re.sub(r"\bm\b", "M", rest.replace("_", " "))
     return f"{symbol}, {words}" if symbol in ("A", "EL") else f"{symbol} {words}".strip()
 
 

@@ -145,8 +145,7 @@ def optimum(law: JointLaw, measured: pd.DataFrame | None = None) -> Drawing:
         f"{BEST_RANGE_WEAK_BALANCE[0]:.0f} to {BEST_RANGE_WEAK_BALANCE[1]:.0f} where the balance "
         f"loss is ten times weaker."
     )
-    if strongest_first:
-        coefficient, group = strongest_first[0]
+    for coefficient, group in strongest_first:
         least, most = group["granularity"].agg(["min", "max"])
         finding += f" With a balance loss of {coefficient:g} ours is lowest at G = {least:.3g}"
         finding += f" to {most:.3g}." if most > least else "."

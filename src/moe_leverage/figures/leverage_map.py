@@ -68,7 +68,10 @@ def leverage_map(
     crossing = _break_even(ax, law, "published", "-", 2.6, grain)
     _break_even(ax, law, "published", "-", 1.2, OUR_GRANULARITY)
     for side, said in (("right", "dense wins "), ("left", " mixture wins")):
-        ax.text(crossing, 0.0081, said, ha=side, fontsize=9, color=theme.colour("muted"))
+        ax.text(
+            crossing, 0.0081, said, ha=side, fontsize=9, color=theme.colour("muted"), zorder=4,
+            bbox={"facecolor": theme.colour("surface"), "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
     runs = points(measured)
     _our_points(ax, runs)
     own = (

@@ -39,6 +39,7 @@ from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import PowerLaw
 
 MINIMUM_COLUMNS = ("training_flops", "flops_per_token", "num_tokens", "family")
+RATIO_COLUMNS = ("training_flops", "model_ratio", "model_ratio_low", "model_ratio_high")
 AXES = ("flops_per_token", "num_tokens")
 SCALE_TICKS = (3e4, 1e5, 3e5, 1e6)
 FIT_NAMES = {"flops_per_token": "model", "num_tokens": "tokens"}
@@ -118,13 +119,13 @@ def allocation(
     studies=("isoflop",),
     caption="The best MoE model scale over the best dense one at the same compute, from Table 1. "
     "Below the dashed line the MoE model is the smaller one. The band marks the compute at which "
-    "the laws were fitted.",
+    "the laws were fitted. Bars: 90 % intervals of our own optima.",
 )
 def ratio(
     dense: PowerLaw, moe: PowerLaw, crossing_flops: float, measured: pd.DataFrame | None = None
 ) -> Drawing:
     """M_opt of MoE over M_opt of dense; `measured` needs training_flops and model_ratio."""
-    runs = points(measured, ("training_flops", "model_ratio"))
+    runs = points(measured, RATIO_COLUMNS)
     compute = np.geomspace(*REACH_FLOPS, 105)
     table = pd.DataFrame({"training_flops": compute, "model_ratio": moe(compute) / dense(compute)})
     fig, ax = plt.subplots()
@@ -142,7 +143,7 @@ def ratio(
     finding = (
         f"By Table 1 the best MoE model is smaller than the best dense one only above "
         f"{power(crossing_flops)} FLOPs, which lies {where} the range of the fit; at our budgets "
-        f"the same laws, extrapolated, say the opposite."
+        f"the same laws, extrapolated, say the opposite.{_our_ratios(runs)}"
     )
     return Drawing(fig, pd.concat([table, runs], ignore_index=True), finding)
 
@@ -184,15 +185,22 @@ def isoflops(
     note(fig, "Ours alone: the paper prints none of these losses.")
     asked = means.groupby(["family", "budget_flops"]).ngroups
     finding = (
-        f"{len(minima)} of {asked} isoFLOP curves have their lowest point inside the sizes tried"
+        f"{len(minima)} of {asked} isoFLOP curves have their lowest point inside the sizes tried."
     )
-    listed = [
-        f"{FAMILIES[str(row.family)]} at {power(float(str(row.training_flops)))}: "
-        f"M = {float(str(row.flops_per_token)):.2g}"
-        for row in minima.itertuples()
-    ]
-    finding += f" ({'; '.join(listed)})." if listed else "."
-    return Drawing(fig, means, finding)
+    return Drawing(fig, means, finding + _from_end_to_end(minima))
+
+
+def _from_end_to_end(minima: pd.DataFrame) -> str:
+    """How far the best M goes from the smallest budget to the largest, for each family."""
+    said = []
+    for name, words in FAMILIES.items():
+        mine = minima[minima["family"] == name] if len(minima) else minima
+        if len(mine) < 2:
+            continue
+        ends = mine.sort_values("training_flops").iloc[[0, -1]]
+        scales, budgets = (map(power, ends[c]) for c in ("flops_per_token", "training_flops"))
+        said.append(f"{words} from {' to '.join(scales)} between {' and '.join(budgets)}")
+    return f" The lowest M goes for {', for '.join(said)} FLOPs." if said else ""
 
 
 def _draw_parabola(ax: Axes, runs: pd.DataFrame, ink: str) -> None:
@@ -202,6 +210,18 @@ def _draw_parabola(ax: Axes, runs: pd.DataFrame, ink: str) -> None:
     curve = np.polynomial.Polynomial.fit(scale, np.log(runs["loss_nats"].to_numpy(float)), 2)
     drawn = np.linspace(scale.min(), scale.max(), 61)
     ax.plot(np.exp(drawn), np.exp(curve(drawn)), "--", color=ink, lw=1.2)
+
+
+def _our_ratios(runs: pd.DataFrame) -> str:
+    """At how many of our budgets the best mixture is the smaller model, and at how many surely."""
+    if runs.empty:
+        return ""
+    smaller, sure = ((runs[end] < 1).sum() for end in ("model_ratio", "model_ratio_high"))
+    larger = int((runs["model_ratio_low"] > 1).sum())
+    return (
+        f" In our own runs it is the smaller one at {int(smaller)} of {len(runs)} budgets; with "
+        f"the whole 90 % interval it is smaller at {int(sure)} and larger at {larger}."
+    )
 
 
 def _own_exponents(laws: Mapping[tuple[str, str], PowerLaw], fits: Mapping[str, Fit]) -> str:

@@ -9,6 +9,7 @@ EL   efficiency leverage
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -27,6 +28,7 @@ from moe_leverage.page.drawing import (
     ranges,
 )
 from moe_leverage.page.links import link_runs
+from moe_leverage.page.phone import TITLE_TOP
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import JointLaw
 
@@ -37,6 +39,12 @@ ESTIMATORS = (  # name, colour and marker, in the order of a row
     ("power curves", "published", "^"),
     ("floored curves", "muted", "D"),
 )
+PANELS_ACROSS = 3  # more are too narrow for their ticks
+TESTS = {"held out": "kept from the fit", "ten folds": "of one fold of ten"}
+COEFFICIENT_SYMBOLS = {
+    "gamma": "$\\gamma$", "beta": "$\\beta$", "a": "$a$", "d": "$d$",
+    "a_start": "$A_\\text{start}$", "a_max": "$A_\\text{max}$",
+}  # fmt: skip
 
 
 @figure(
@@ -88,16 +96,13 @@ def by_budget(budgets: pd.DataFrame, failing: Sequence[str] = ()) -> str:
 
     >>> found = pd.DataFrame({"lowest": [0.9, 1.2], "highest": [1.0, 1.5]})
     >>> by_budget(found).split(", ")[1].split(". ")[0]
-    'at our largest from 1.20 to 1.50'
+    'at our largest the designs have leverages from 1.20 to 1.50'
     >>> by_budget(found, ["tuned"]).split(". ")[1]
     'Nothing follows from that, since gates of these runs fail: tuned.'
     """
     first, last = budgets.iloc[0], budgets.iloc[-1]
-    reach = [f"{row['lowest']:.2f} to {row['highest']:.2f}" for row in (first, last)]
-    text = (
-        f"At our smallest budget the designs have leverages from {reach[0]}, "
-        f"at our largest from {reach[1]}."
-    )
+    at = [_reach(f"{row['lowest']:.2f}", f"{row['highest']:.2f}") for row in (first, last)]
+    text = f"At our smallest budget {at[0]}, at our largest {at[1]}."
     if failing:
         fail = ", ".join(failing)
         return f"{text} Nothing follows from that, since gates of these runs fail: {fail}."
@@ -107,13 +112,55 @@ def by_budget(budgets: pd.DataFrame, failing: Sequence[str] = ()) -> str:
     )
 
 
+def _reach(low: str, high: str) -> str:
+    if low == high:
+        return f"the leverage is {low}"
+    return f"the designs have leverages from {low} to {high}"
+
+
+def rivals_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """The errors of the laws by test, in words; `scores` comes from `measured.table_of("rivals")`.
+
+    >>> row = {"test": "held out", "law": "FlooredPowerLaw", "num_coefficients": 3, "error": 0.1,
+    ...     "held_out_error": 0.2, "num_held_out": 9, "aic": -8.0}
+    >>> rivals_table(pd.DataFrame([row])).loc[0, ["unseen points", "law"]].tolist()
+    ['kept from the fit', 'Floored power law']
+    """
+    return pd.DataFrame(
+        {
+            "unseen points": scores["test"].replace(TESTS),
+            "law": scores["law"].map(_law_in_words),
+            "coefficients": scores["num_coefficients"],
+            "error, fitted": scores["error"],
+            "error, unseen": scores["held_out_error"],
+            "number unseen": scores["num_held_out"],
+            "AIC": scores["aic"],
+        }
+    )
+
+
+def best_rivals(scores: pd.DataFrame) -> str:
+    """Which law errs least on points that it has not seen, test by test, in words."""
+    first = scores.sort_values("held_out_error").groupby("test").first()
+    return " ".join(
+        f"On points {TESTS[str(test)]} the {_law_in_words(row['law']).lower()} errs least, "
+        f"by {row['held_out_error']:.3f} in ln EL."
+        for test, row in first.iterrows()
+    )
+
+
+def _law_in_words(name: str) -> str:
+    """The name of a class as words: FlooredPowerLaw as "Floored power law"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).capitalize()
+
+
 def left_open(profiles: pd.DataFrame) -> str:
     """How many coefficients of Equation 13 our runs leave open, and what then stands, in words.
 
     >>> found = pd.DataFrame({"fit": "joint", "coefficient": ["a", "d"],
     ...     "verdict": ["not identified", "identified"]})
     >>> left_open(found).split(": ")[0]
-    'Our runs leave open 1 of its 2 coefficients (a)'
+    'Our runs leave open 1 of its 2 coefficients ($a$)'
     >>> left_open(found.assign(verdict="identified"))
     'Our runs tell all 2 of its coefficients.'
     """
@@ -122,9 +169,10 @@ def left_open(profiles: pd.DataFrame) -> str:
     if loose.empty:
         return f"Our runs tell all {len(kept)} of its coefficients."
     return (
-        f"Our runs leave open {len(loose)} of its {len(kept)} coefficients ({', '.join(loose)}): "
-        "sets of them far apart fit alike. So a single coefficient of our fit says little; what it "
-        "says is its value inside the range of the runs, with its interval."
+        f"Our runs leave open {len(loose)} of its {len(kept)} coefficients "
+        f"({', '.join(map(_symbol, loose))}): values far apart fit alike. So a single coefficient "
+        "of our fit says little; what it says is its value inside the range of the runs, with its "
+        "interval."
     )
 
 
@@ -137,12 +185,17 @@ def coefficients_table(fitted: Fit, published: JointLaw, profiles: pd.DataFrame)
     left = [_left_open(low, high) for low, high in zip(kept["low"], kept["high"], strict=True)]
     return pd.DataFrame(
         {
-            "coefficient": kept["coefficient"],
+            "coefficient": kept["coefficient"].map(_symbol),
             "published": published.coefficients,
             "ours": fitted.law.coefficients,
             "left open by our runs": left,
         }
     )
+
+
+def _symbol(name: str) -> str:
+    """The symbol of a coefficient of Equation 13, its name where it has none."""
+    return COEFFICIENT_SYMBOLS.get(name, name)
 
 
 def _left_open(low: float, high: float) -> str:
@@ -175,9 +228,16 @@ def estimators(table: pd.DataFrame) -> Drawing:
     designs = table[keys].drop_duplicates().sort_values(keys).reset_index(drop=True)
     placed = table.merge(designs.reset_index(names="row"), on=keys)
     budgets = sorted(placed["budget_flops"].unique())
-    size = (theme.WIDTH_INCHES * 1.3, 1.4 + 0.42 * len(designs))
-    fig, axes = plt.subplots(1, len(budgets), figsize=size, sharex=True, sharey=True, squeeze=False)
-    for ax, budget in zip(axes[0], budgets, strict=True):
+    num_rows = math.ceil(len(budgets) / PANELS_ACROSS)
+    size = (theme.WIDTH_INCHES * 1.2, num_rows * (0.9 + 0.3 * len(designs)))
+    across = math.ceil(len(budgets) / num_rows)
+    fig, grid = plt.subplots(
+        num_rows, across, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    axes = grid.ravel()
+    for ax in axes[len(budgets) :]:
+        ax.remove()
+    for ax, budget in zip(axes, budgets, strict=False):
         for number, (name, role, marker) in enumerate(ESTIMATORS):
             rows = placed[(placed["estimator"] == name) & (placed["budget_flops"] == budget)]
             rows = rows.assign(height=rows["row"] + 0.2 * (number - 1.5))
@@ -193,12 +253,13 @@ def estimators(table: pd.DataFrame) -> Drawing:
         log_axes(ax, "efficiency_leverage")
         ax.set_xlabel("EL")
     labels = [f"{percent(a)}, {g:.2g}" for a, g in designs.itertuples(index=False)]
-    axes[0][0].set_yticks(range(len(designs)), labels)
-    axes[0][0].set_ylabel("Activation ratio $A$, granularity $G$")
-    axes[0][0].set_ylim(len(designs) - 0.4, -0.6)
+    axes[0].set_yticks(range(len(designs)), labels)
+    axes[0].set_ylim(len(designs) - 0.4, -0.6)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("$A$, $G$ of the design")
     low, high = placed["leverage_low"].min(), placed["leverage_high"].max()
-    plain_ticks(axes[0][0].xaxis, [t for t in (0.25, 0.5, 1, 2, 4, 8) if low <= t <= high])
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    plain_ticks(axes[0].xaxis, [t for t in (0.25, 0.5, 1, 2, 4, 8) if low <= t <= high])
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.45, TITLE_TOP), ncols=2, fontsize=9)
     apart = ~placed.drop_duplicates([*keys, "budget_flops"])["agree"].astype(bool)
     finding = (
         f"At {int(apart.sum())} of {len(apart)} points the 90 % intervals of the estimators have "

@@ -27,7 +27,8 @@ PANELS = (("entropy", "entropy of loads"), ("max_over_mean", "largest load over 
     paper="Appendix B",
     data=("instruments/router.json",),
     caption="Evenness of the experts' loads on held-out text while one small model learns, mean "
-    "over its layers: the paper's balance loss, the selection bias of Ling 2.0, and neither.",
+    "over its layers: the paper's balance loss, a strong and a weak one, the selection bias of "
+    "Ling 2.0, and no balancing at all.",
 )
 def balance(course: pd.DataFrame) -> Drawing:
     """Entropy and largest load over the steps of training, a line for each way of balancing."""
@@ -42,7 +43,7 @@ def balance(course: pd.DataFrame) -> Drawing:
         ax.set_ylabel(label)
     axes[0].set_ylim(0, 1.02)
     axes[1].set_ylim(bottom=1)
-    axes[0].legend(loc="lower left")
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
     last = course[course["steps"] == course["steps"].max()].set_index("balancing")
     said = "; ".join(
         f"{row['max_over_mean']:.1f} times with {name}" for name, row in last.iterrows()

@@ -19,6 +19,7 @@ from moe_leverage.audit.evidence import failing_gates
 from moe_leverage.page.drawing import power
 from moe_leverage.page.registry import ENTRIES, show
 from moe_leverage.rules import require
+from moe_leverage.theory.rounding import short
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -93,7 +94,7 @@ def scientific(value: float) -> str:
 
 def say(text: str) -> None:
     """Display a computed sentence or paragraph as prose."""
-    _markdown(text, text)
+    _markdown(short(text), text)
 
 
 def verdicts(chapter: str) -> None:

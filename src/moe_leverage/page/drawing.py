@@ -28,6 +28,7 @@ from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.rules import require
 from moe_leverage.theory.laws import PowerLaw
+from moe_leverage.theory.rounding import short
 
 FAMILIES = {"dense": "dense", "moe": "MoE"}  # as a reader sees them
 POINT_COLUMNS = (
@@ -68,7 +69,7 @@ def plain_ticks(axis: object, values: Iterable[float], specification: str = "g")
     """Ticks of a logarithmic axis at these values, written as plain numbers."""
     ticks = list(values)
     axis.set_major_locator(ticker.FixedLocator(ticks))  # type: ignore[attr-defined]
-    labels = [format(value, specification) for value in ticks]
+    labels = [short(format(value, specification)) for value in ticks]
     axis.set_major_formatter(ticker.FixedFormatter(labels))  # type: ignore[attr-defined]
     axis.set_minor_locator(ticker.NullLocator())  # type: ignore[attr-defined]
 

@@ -200,14 +200,22 @@ def allocation_minima(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def allocation_ratio(minima: pd.DataFrame) -> pd.DataFrame:
-    """M_opt of MoE over M_opt of dense at every budget that has both."""
-    if minima.empty:
-        return minima
-    wide = minima.pivot_table(index="training_flops", columns="family", values="flops_per_token")
-    if not {"moe", "dense"} <= set(wide.columns):
+    """M_opt of MoE over M_opt of dense at every budget that has both, with its 90 % interval.
+
+    The families' runs are independent, so that the half widths of ln M_opt add in squares.
+    """
+    if minima.empty or not {"moe", "dense"} <= set(minima["family"]):
         return pd.DataFrame()
-    ratio = (wide["moe"] / wide["dense"]).dropna()
-    return ratio.rename("model_ratio").reset_index()
+    at = minima.set_index(["family", "training_flops"])
+    names = ["flops_per_token", "flops_per_token_low", "flops_per_token_high"]
+    moe, dense = (np.log(at.loc[family, names]) for family in ("moe", "dense"))
+    (m, m_low, m_high), (d, d_low, d_high) = ([of[name] for name in names] for of in (moe, dense))
+    ratio = pd.DataFrame({
+        "model_ratio": np.exp(m - d),
+        "model_ratio_low": np.exp(m - d - np.hypot(m - m_low, d_high - d)),
+        "model_ratio_high": np.exp(m - d + np.hypot(m_high - m, d - d_low)),
+    })  # fmt: skip
+    return ratio.dropna(subset="model_ratio").reset_index()
 
 
 def best_by_budget(runs: pd.DataFrame, axis: str, *also: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from moe_leverage import paths
 from moe_leverage.rules import require
+from moe_leverage.theory.rounding import short
 
 
 @functools.cache
@@ -58,8 +59,10 @@ def heading(column: object) -> str:
 
     >>> heading("activation_ratio"), heading("training_flops"), heading("num_kv_heads")
     ('$A$', '$C$ (FLOPs)', 'kv heads')
+    >>> heading("EL at 1e+18")
+    'EL at 1e18'
     """
-    name, table = str(column), notation()
+    name, table = short(str(column)), notation()
     if name in table.index:
         entry = table.loc[name]
         is_count = entry["unit"] in ("", "parameters", "tokens")

@@ -74,7 +74,7 @@ def _label(ax: Axes, name: str, panels: list[Axes]) -> None:
 
 
 def _narrow_legend(ax: Axes) -> None:
-    """A legend above its axes loses one of its columns; one beside them moves above the title."""
+    """A legend above its axes loses a column, one beside them moves there; above a title, both."""
     legend = ax.get_legend()
     if legend is None:
         return
@@ -88,7 +88,7 @@ def _narrow_legend(ax: Axes) -> None:
     ax.legend(
         handles, labels, title=legend.get_title().get_text(), loc="lower center",
         ncols=2 if is_beside else columns - 1,
-        bbox_to_anchor=(0.45, TITLE_TOP if is_beside and ax.get_title("left") else 1.0),
+        bbox_to_anchor=(0.45, TITLE_TOP if ax.get_title("left") else 1.0),
         fontsize=legend.get_texts()[0].get_fontsize(),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ from moe_leverage.page import links, theme
 from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import heading
 from moe_leverage.rules import require
+from moe_leverage.theory.rounding import short
 
 FIGURE_DIRECTORY = paths.BUILD / "figures"
 FORMULA = re.compile(r"[=+\-@\t]")  # what makes a cell a formula where a spreadsheet opens it
@@ -91,6 +93,7 @@ def show(name: str, *inputs: object, **options: object) -> None:
     `fig-<name>`.
     """
     drawing = draw(name, *inputs, **options)
+    finding = short(drawing.finding)
     entry = ENTRIES[name]
     svg = save(name, drawing)
     narrow_svg = narrowed(name, drawing)
@@ -99,14 +102,14 @@ def show(name: str, *inputs: object, **options: object) -> None:
         "figure": name,
         "paper": entry.paper,
         "caption": entry.caption,
-        "finding": drawing.finding,
+        "finding": finding,
         "function": f"{entry.function.__module__}.{entry.function.__name__}",
         "runs": "linked" if links.names_runs(svg) else "",
         "data": list(entry.data),
         "studies": {study: num_runs(study) for study in entry.studies},
     }
-    both = inline(svg, name, drawing.finding) + inline(narrow_svg, name, drawing.finding, "narrow")
-    bundle = {"text/html": both, "text/plain": drawing.finding}
+    both = inline(svg, name, finding) + inline(narrow_svg, name, finding, "narrow")
+    bundle = {"text/html": both, "text/plain": finding}
     display(bundle, raw=True, metadata={"moe_leverage": facts})  # type: ignore[no-untyped-call]
 
 
@@ -120,8 +123,8 @@ def show_table(
     """Display a table as Markdown, numbered and referable as `tab-<name>`, and write its CSV.
 
     Columns that bear a name of the notation are headed by their symbol. `formats` maps a column to
-    a format specification such as ".3g"; missing values become dashes. With words for `fold` the
-    table opens under them.
+    a format specification such as ".3g"; missing values become dashes, yes and no are words. With
+    words for `fold` the table opens under them.
     """
     paths.write_atomically(FIGURE_DIRECTORY / f"{name}.csv", exported(frame))
     rows = [
@@ -218,4 +221,6 @@ def _alignment(column: pd.Series) -> str:
 def _cell(value: object, specification: str) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
         return "–"
-    return format(value, specification).replace("|", "\\|")
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return short(format(value, specification)).replace("|", "\\|")

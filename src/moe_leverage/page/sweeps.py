@@ -106,11 +106,13 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
             f"further below the next one than seeds differ"
         )
     if axis.band:
-        found = best(runs[runs["series"] == next(iter(series))], axis.name)
+        first = next(iter(series))
+        found = best(runs[runs["series"] == first], axis.name)
         inside = int(found[axis.name].between(*axis.band).sum())
         low, high = (f"{axis.scale * end:.3g}" for end in axis.band)
         where = f"The text puts the best between {low} and {high}{axis.unit}"
-        sentences.append(f"{where}: {inside} of {len(found)} lie inside")
+        of = f" of {first}" if len(series) > 1 else ""
+        sentences.append(f"{where}: {inside} of the {len(found)}{of} lie inside")
     return ". ".join(sentences) + "."
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tomllib
 from collections.abc import Callable
 from decimal import Decimal
@@ -16,6 +17,17 @@ from functools import cache
 from typing import Any, Literal
 
 from moe_leverage.theory.laws import COEFFICIENTS, PUBLISHED, JointLaw, PowerLaw
+
+PADDED_EXPONENT = re.compile(r"(?<=\d)e(?:\+|(-))0*(?=\d)")
+
+
+def short(text: str) -> str:
+    """A text whose numbers have their exponents as the paper prints them.
+
+    >>> short("1e+18"), short("6.68e-05 to 7.29e+03")
+    ('1e18', '6.68e-5 to 7.29e3')
+    """
+    return PADDED_EXPONENT.sub(lambda match: f"e{match[1] or ''}", text)
 
 
 def half_unit(printed: str) -> float:
