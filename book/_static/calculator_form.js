@@ -164,8 +164,9 @@
   function fill(parts, values) {
     const { fields, ways, shaped } = parts;
     for (const [key, value] of Object.entries(values)) {
-      const number = parse(String(value));
-      if (fields[key] && Number.isFinite(number)) fields[key].input.value = written(number);
+      if (!Object.hasOwn(fields, key) || [undefined, null, ""].includes(value)) continue;
+      const number = parse(String(value)); // what is none stands in its field, which refuses it
+      fields[key].input.value = Number.isFinite(number) ? written(number) : String(value);
     }
     parts.model = ml.gallery?.models.find((m) => m.name === values.model && m.counts) || null;
     shaped.checked = "num_layers" in values || parts.model !== null;

@@ -5,7 +5,7 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { element, large, address, remember, written } = ml.parts;
+  const { element, large, address, leftAside, remember, written } = ml.parts;
   const { LEVEL, ranged } = ml.calculator;
   const { KEYS, begun, chooser, fill, make, read, show, startOf } = ml.calculatorForm;
 
@@ -102,6 +102,7 @@
       const shared = address();
       if (Object.keys(shared).some((key) => KEYS.includes(key))) fill(parts, shared);
       update(false);
+      if (shared.model && !parts.model) problem.append(leftAside([["model", shared.model]]).trim());
     }
 
     parts.preset.addEventListener("change", () => {

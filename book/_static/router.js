@@ -5,7 +5,7 @@
 
 (() => {
   const ml = window.moeLeverage;
-  const { address, element, remember } = ml.parts;
+  const { address, element, leftAside, remember } = ml.parts;
   const { CHARTS, titled } = ml.routerParts;
   const HERE = document.currentScript?.src;
   const KEYS = ["step", "layer", "beside"]; // of the address: steps done, layer from 1, ways shown
@@ -148,12 +148,18 @@
       const far = trace.steps.map((s) => Math.abs(s - step));
       const frame = Number.isFinite(step) ? far.indexOf(Math.min(...far)) : last;
       const layer = Number(given.layer) - 1;
+      const isLayer = layer >= 0 && layer < numLayers && layer % 1 === 0;
+      const named = (given.beside || "").split(",").filter(Boolean);
       slider.value = String(frame);
-      beside.check((given.beside || "").split(","));
-      layers.value = String(
-        layer >= 0 && layer < numLayers && layer % 1 === 0 ? layer : numLayers - 1,
-      );
+      beside.check(named);
+      layers.value = String(isLayer ? layer : numLayers - 1);
       update();
+      const isStep = step >= trace.steps[0] && step <= trace.steps[last];
+      const unknown = named.filter((name) => !methods.some(([known]) => known === name));
+      const asked = unknown.map((name) => ["beside", name]);
+      if (given.step && !isStep) asked.push(["step", given.step]);
+      if (given.layer && !isLayer) asked.push(["layer", given.layer]);
+      state.append(leftAside(asked));
     }
 
     play.addEventListener("click", () => {

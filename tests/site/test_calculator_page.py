@@ -303,6 +303,28 @@ def test_an_address_brings_the_design_back(page: Page, context: BrowserContext) 
     assert shown(again, "Efficiency leverage EL") == pytest.approx(wanted, rel=RELATIVE)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("C=abc&A=0.05", "Compute C, FLOPs: not a number"),
+        ("A=9", "must be from 0.001 to 1"),
+        ("model=Nobody-7B&C=1e21", "asks for model = Nobody-7B: not in this build"),
+        ("__proto__=5&C=1e21", ""),
+        ("C=&A=0.05", ""),
+    ],
+)
+def test_what_an_address_asks_in_vain_is_said(page: Page, asked: str, said: str) -> None:
+    page.evaluate("(hash) => { location.hash = hash; }", asked)
+    page.wait_for_function(
+        "(said) => document.querySelector('[data-calculator] [role=alert]')"
+        ".textContent.includes(said)",
+        arg=said,
+    )
+    problem = page.locator(f"{ROOT} [role=alert]").inner_text()
+    assert "\n" not in problem
+    assert bool(problem) == bool(said)
+
+
 def test_a_point_outside_the_law_s_range_is_warned_of(page: Page) -> None:
     status = page.locator(f"{ROOT} [role=status]")
     published = status.locator("p").first  # our own law, where there is one, has the next line

@@ -135,8 +135,14 @@ def test_two_ways_of_balancing_lie_beside_each_other_and_in_the_address(
     assert page.url.endswith("#beside=strong")
     page.get_by_role("checkbox", name="strong balance loss").click()  # the last one stays
     expect(rows).to_have_count(1)
+    said = page.locator(f"{ROOT} > output")
     page.evaluate("() => { location.hash = '#beside=nonsense'; }")
     expect(rows).to_have_count(len(SHOWN))
+    expect(said).to_contain_text("asks for beside = nonsense: not in this build, and left aside.")
+    page.evaluate("() => { location.hash = '#step=many&layer=9'; }")
+    expect(said).to_contain_text("asks for step = many, layer = 9: not in this build")
+    page.evaluate("() => { location.hash = '#step=10&layer=2'; }")
+    expect(said).not_to_contain_text("left aside")
 
 
 def test_chapters_lead_to_their_pair(site: Path) -> None:

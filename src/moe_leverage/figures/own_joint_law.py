@@ -258,7 +258,7 @@ def estimators(table: pd.DataFrame) -> Drawing:
     for ax in grid[:, 0]:
         ax.set_ylabel("$A$, $G$ of the design")
     low, high = placed["leverage_low"].min(), placed["leverage_high"].max()
-    plain_ticks(axes[0].xaxis, [t for t in (0.25, 0.5, 1, 2, 4, 8) if low <= t <= high])
+    plain_ticks(axes[0].xaxis, [t for t in (0.5, 1, 2, 4, 8) if low <= t <= high])
     axes[0].legend(loc="lower center", bbox_to_anchor=(0.45, TITLE_TOP), ncols=2, fontsize=9)
     apart = ~placed.drop_duplicates([*keys, "budget_flops"])["agree"].astype(bool)
     finding = (
