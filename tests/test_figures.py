@@ -11,6 +11,7 @@ from matplotlib.text import Text
 
 from moe_leverage import ledger, paper
 from moe_leverage.analysis.fitting import fit
+from moe_leverage.audit.claims import Measurement
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.design import huggingface
 from moe_leverage.design.designer import explain
@@ -689,6 +690,26 @@ def test_fine_experts_are_held_against_coarse_ones_for_each_outcome():
     assert "cannot be told" in granularity.fine_against_coarse(even, PUBLISHED.joint)
     assert granularity.fine_against_coarse(runs[runs["seed"] < 2], PUBLISHED.joint) == ""
     assert "fail: sized" in granularity.fine_against_coarse(runs, PUBLISHED.joint, ["sized"])
+
+
+def test_a_bend_is_held_against_that_of_the_published_law():
+    """ln EL = k ln(A^) (log2 G)^2 + ... bends by gamma ln(A^) / ln(2)^2 in ln G."""
+    law, dense = PUBLISHED.joint, pd.DataFrame({"compute": [1e12, 1e13], "loss": [3.4, 2.7]})
+    fixed = {"activation_ratio": 3 / 65, "compute": 2e18}
+    saved = np.log(law(**fixed, granularity=np.array([4.0, 8.0, 16.0])))
+    slope, step = 0.7 / np.log(10), np.log(2)
+    asked = -slope * (saved[0] - 2 * saved[1] + saved[2]) / step**2 / 2
+
+    def told(low, high):
+        bend = Measurement(effect=(low + high) / 2, low=low, high=high)
+        return granularity.bent_as_published(law, bend, dense)
+
+    flat = told(-0.5 * asked, 0.5 * asked)
+    assert f"curvature would be {asked:.3f} nats; it is +0.000" in flat
+    assert flat.endswith("further seeds would not bring it.")
+    assert told(2 * asked, 3 * asked).endswith("the optimum is sharper here than the law's.")
+    assert "about 9 times the runs would tell it from none" in told(-2 * asked, 4 * asked)
+    assert "these runs should tell it from none" in told(0.5 * asked, 1.5 * asked)
 
 
 def test_a_series_that_begins_at_a_later_budget_has_its_place_in_the_legend():

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from moe_leverage import ledger
+from moe_leverage.audit.claims import Measurement
 from moe_leverage.audit.pairs import mean_and_half_width
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
@@ -225,6 +226,37 @@ def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str
     if mean + wide < 0:
         return f"{start}: finer experts pay in small models too."
     return f"{start}: which of the two is better cannot be told."
+
+
+def bent_as_published(law: JointLaw, bend: Measurement, dense: pd.DataFrame) -> str:
+    """How sharply a loss would bend in ln G if the law held, beside how it does, in words.
+
+    The law's ln EL has the curvature c in ln G at A = 4.6 %, whatever the compute; a loss that
+    falls by s nats per ln C loses s |c|. `bend` is the curvature that was measured, `dense` the
+    budgets and the lowest dense losses that s is read off.
+    """
+    if bend.effect is None or len(dense) < 2:
+        return ""
+    grain = np.geomspace(TABLE_8_GRANULARITY[0], TABLE_8_GRANULARITY[-1], 50)
+    fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": STUDY_BUDGETS_FLOPS[0]}
+    saved = np.log(law(**fixed, granularity=grain))
+    slope = np.polyfit(np.log(dense["compute"]), dense["loss"], 1)[0]
+    asked = float(slope * np.polyfit(np.log(grain), saved, 2)[0])
+    start = (
+        f"If the loss bent in ln G as the published law's leverage does, at the {-slope:.2f} nats "
+        f"that our dense models gain per ln C, its curvature would be {asked:.3f} nats; it is "
+        f"{bend.effect:+.3f} ({bend.low:+.3f} to {bend.high:+.3f})"
+    )
+    if asked > bend.high:
+        return (
+            f"{start}. An optimum as sharp as the law's would have been seen with these runs: what "
+            "is missing is the bend, and further seeds would not bring it."
+        )
+    if asked < bend.low:
+        return f"{start}, so that the optimum is sharper here than the law's."
+    times = ((bend.high - bend.low) / 2 / asked) ** 2
+    rest = f"about {times:.0f} times the runs would tell" if times > 1 else "these runs should tell"
+    return f"{start}, which leaves room for such an optimum; {rest} it from none."
 
 
 def _where(runs: pd.DataFrame) -> str:
