@@ -40,6 +40,9 @@ def test_every_run_of_the_ledger_stands_once_under_its_studies(index):
              for study in names}  # fmt: skip
     assert pairs == set(zip(frame["run_id"], frame["study"], strict=True))
     assert set(index["columns"]) >= EXACT
+    is_left_out = shown.set_index("run")["excluded"].notna()  # by every study that has it
+    reasons = frame.groupby("run_id")["excluded"].agg(lambda why: why.notna().all())
+    assert is_left_out.to_dict() == reasons.to_dict()
 
 
 def test_numbers_are_those_of_the_ledger_to_five_digits(index):

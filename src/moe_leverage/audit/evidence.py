@@ -96,8 +96,8 @@ def runs(studies: Sequence[str]) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=64)
 def _runs(directory: Path, _: ledger.Stamp, *studies: str) -> pd.DataFrame:
-    frame = ledger.once(ledger.table(*studies, directory=directory))
-    return frame if frame.empty else with_columns(ledger.finished(frame))
+    frame = ledger.table(*studies, directory=directory)
+    return frame if frame.empty else with_columns(ledger.once(ledger.finished(frame)))
 
 
 def with_columns(frame: pd.DataFrame) -> pd.DataFrame:

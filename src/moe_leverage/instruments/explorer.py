@@ -160,7 +160,7 @@ def plain(value: Any) -> Any:
 
 
 def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
-    """Every run once, its home the first study of the plan that has it.
+    """Every run once, its home the first study of the plan that has it and leaves it in.
 
     Those on the small corpus are left out: losses on two texts do not compare.
     """
@@ -170,6 +170,7 @@ def _runs(directory: Path, names: list[str]) -> pd.DataFrame:
     frame = frame[frame["corpus"] == CORPUS]
     frame = frame.sort_values("study", key=lambda studies: studies.map(names.index), kind="stable")
     planned = frame.groupby("run_id")["study"].agg(lambda studies: sorted(studies, key=names.index))
+    frame = frame.sort_values("excluded", key=pd.Series.notna, kind="stable")
     frame = frame.drop_duplicates("run_id").reset_index(drop=True)
     return frame.assign(studies=frame["run_id"].map(planned))
 

@@ -41,8 +41,8 @@ def runs_of(*studies: str, directory: Path | None = None) -> pd.DataFrame:
 
     Those that the ledger excludes are left out, those that diverged are not.
     """
-    runs = ledger.once(ledger.table(*studies, directory=directory or ledger.DIRECTORY))
-    return runs if runs.empty else runs[runs["excluded"].isna()].reset_index(drop=True)
+    runs = ledger.table(*studies, directory=directory or ledger.DIRECTORY)
+    return runs if runs.empty else ledger.once(runs[runs["excluded"].isna()])
 
 
 def standing(*studies: str) -> None:

@@ -136,10 +136,14 @@ def share(planned: Sequence[Planned], place: Place) -> None:
 
 
 def _copy(task: Planned, place: Place) -> None:
-    """Write a recorded run into its study's ledger too, unless it stands there; it is claimed."""
+    """Write a recorded run into its study's ledger too, unless it stands there; it is claimed.
+
+    A reason to leave it out is the other study's: what is wrong there may be what is asked here.
+    """
     path = ledger_path(task.study, place)
     if task.run_id not in ledger.statuses(path):
-        ledger.append(path, ledger.find(task.run_id, place.ledger) | {"study": task.study})
+        own = {"study": task.study, "excluded": None}
+        ledger.append(path, ledger.find(task.run_id, place.ledger) | own)
 
 
 def sweep_leftovers(place: Place) -> None:
