@@ -45,7 +45,8 @@ def test_designs_count_every_run_of_the_ladder(first):
     assert rows["designs"].le(rows["runs"]).all()
     dense = rows[rows["family"] == "dense"]
     assert set(dense["experts"]) == {"–"}
-    assert len(rows) == len(first.groupby(["is_moe", "budget_flops"]))
+    at_a_rung = first[first["role"] != "held out"]
+    assert len(rows) == len(at_a_rung.groupby(["is_moe", "budget_flops"])) + 1
 
 
 def test_a_span_is_one_word_where_nothing_varies(first):
@@ -101,6 +102,9 @@ def test_the_figure_counts_the_runs_beyond_the_limit(ladders):
     first = found[found["ladder"] == "first ladder"]
     beyond = int((first["busiest_over_mean"] > MOST_LOAD).sum())
     assert f"{beyond} of {len(first)} runs of the first ladder" in drawing.finding
+    second = found[(found["ladder"] == "second ladder") & (found["busiest_over_mean"] > MOST_LOAD)]
+    weak = runs_of("balance")["run_id"]
+    assert f"({second['run_id'].isin(weak).sum()} of them to study weak" in drawing.finding
     plt.close(drawing.figure)
 
 

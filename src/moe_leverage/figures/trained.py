@@ -59,11 +59,16 @@ def ladders() -> dict[str, pd.DataFrame]:
 
 
 def designs(runs: pd.DataFrame) -> pd.DataFrame:
-    """What was trained at each budget, a row a family: sizes, settings, runs and seeds."""
+    """What was trained at each budget, a row a family: sizes, settings, runs and seeds.
+
+    Runs that are held out lie between the budgets, each at one of its own, and share a row.
+    """
     rows: list[dict[str, Any]] = []
-    for (is_moe, budget), group in runs.groupby(["is_moe", "budget_flops"]):
+    rungs = runs["budget_flops"].where(runs["role"] != "held out")
+    for (is_moe, _), group in runs.groupby([runs["is_moe"], rungs], dropna=False):
         kind = FAMILIES["moe" if is_moe else "dense"]
-        row: dict[str, Any] = {"family": kind, "budget (FLOPs)": power(float(str(budget)))}
+        ends = dict.fromkeys(map(power, (group["budget_flops"].min(), group["budget_flops"].max())))
+        row: dict[str, Any] = {"family": kind, "budget (FLOPs)": " to ".join(ends)}
         row |= {name: _span(group[column]) for column, name in SPANS.items()}
         if not is_moe:
             row |= {"experts": "–", "d_expert": "–"}
@@ -164,7 +169,10 @@ def loads(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for name, runs in found.items():
         routed = runs[runs["is_moe"]]
         busiest = routed["load.max_over_mean"].map(_worst)
-        part = routed[["run_id", "study", "num_experts", "budget_flops"]]
+        usual = routed.loc[routed["role"] == "plain", "routing.balance_coefficient"].max()
+        part = routed[["run_id", "study", "num_experts", "budget_flops"]].assign(
+            is_about_balance=routed["routing.balance_coefficient"] < usual
+        )
         parts.append(part.assign(busiest_over_mean=busiest, ladder=name))
     return pd.concat(parts, ignore_index=True).dropna(subset="busiest_over_mean")
 
@@ -197,8 +205,10 @@ def router_loads(found: pd.DataFrame) -> Drawing:
     said = []
     for name in names:
         mine = found[found["ladder"] == name]
-        beyond = int((mine["busiest_over_mean"] > MOST_LOAD).sum())
-        said.append(f"{beyond} of {len(mine)} runs of the {name}")
+        beyond = mine[mine["busiest_over_mean"] > MOST_LOAD]
+        weak = int(beyond["is_about_balance"].sum())
+        of_them = f" ({weak} of them to study weak balance)" if weak else ""
+        said.append(f"{len(beyond)} of {len(mine)} runs of the {name}{of_them}")
     finding = f"Above the limit of {MOST_LOAD:g} (dashed) lie {' and '.join(said)}."
     return Drawing(fig, found, finding)
 
