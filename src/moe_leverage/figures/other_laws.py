@@ -69,14 +69,14 @@ def laws_table() -> pd.DataFrame:
         stands = standing(law)
         returned = sum(verdict.label != "discrepant" for verdict in stands.verdicts)
         reading = stands.reading or law.readings[0]
+        silent = law.missing or ("" if stands.reading else NOT_RETURNED)
         rows.append({
             "law": law.title,
             "arXiv": law.arxiv,
             "variables": _variables(law) if law.form else "",
-            "read so": reading.says if len(law.readings) > 1 else "",
+            "read so, or silent since": silent or (reading.says if len(law.readings) > 1 else ""),
             "range of its runs": law.domain_locator if law.domain else "",
             "statements returned": f"{returned} of {len(law.statements)}" if law.statements else "",
-            "silent": law.missing or ("" if stands.reading else NOT_RETURNED),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
