@@ -27,7 +27,7 @@ from moe_leverage.accounting import (
     count_parameters,
 )
 from moe_leverage.audit.claims import Finding, check
-from moe_leverage.audit.listed import GROUPED_TABLES, listed, token_multiple
+from moe_leverage.audit.listed import GROUPED_TABLES, IN_WORDS, listed, token_multiple
 from moe_leverage.config import ModelConfig
 from moe_leverage.rules import require
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
@@ -116,7 +116,7 @@ def wins(at_least: float = 0.0) -> Finding:
 def parameters(model: str, count: str, num_dense_layers: int = 1) -> Finding:
     """A parameter count of a model of Table 3, in billions."""
     value = getattr(count_parameters(_table_3_model(model, num_dense_layers)), count) / 1e9
-    return Finding(value=value, detail=f"counted: {value:.4f} billion ({count})")
+    return Finding(value=value, detail=f"counted: {value:.4f} billion ({IN_WORDS[count]})")
 
 
 @check
@@ -129,8 +129,8 @@ def forward_ratio(
         for name in (DENSE, MOE)
     )
     value = getattr(dense, component) / getattr(moe, component)
-    detail = f"{component}, convention {convention}, sequence {sequence_length}: {value:.2f}"
-    return Finding(value=value, detail=detail)
+    said = f"{IN_WORDS[component]}, convention {convention}, length {sequence_length}: {value:.2f}"
+    return Finding(value=value, detail=said)
 
 
 @check

@@ -17,6 +17,12 @@ from moe_leverage import paper
 from moe_leverage.accounting import TRAINING_PASSES
 from moe_leverage.theory.laws import PUBLISHED
 
+IN_WORDS = {  # what is counted of a model, as a reader calls it
+    "total": "with logits",
+    "non_embedding": "without logits",
+    "non_vocabulary": "outside the vocabulary",
+    "active_non_vocabulary": "active, outside the vocabulary",
+}
 GROUPED_TABLES = (7, 8, 9, 10, 11)  # six groups of models, one for each training budget
 
 

@@ -23,7 +23,7 @@ from moe_leverage.accounting import (
     count_forward_flops,
     count_parameters,
 )
-from moe_leverage.audit.listed import listed, token_multiple
+from moe_leverage.audit.listed import IN_WORDS, listed, token_multiple
 from moe_leverage.config import PAPER_SEQUENCE_LENGTH
 from moe_leverage.theory import allocation
 from moe_leverage.theory.laws import PUBLISHED
@@ -144,7 +144,7 @@ def ling_mini_beta_budget() -> Settled:
     """The compute that Ling-mini-beta's settings imply, against a trillion tokens."""
     model = paper.models(3)[1]
     rows = [
-        (f"{convention}, {sequence} tokens, {part}",
+        (f"{convention}, {sequence} tokens, {IN_WORDS[part]}",
          TRAINING_PASSES * LING_TOKENS
          * getattr(count_forward_flops(model, sequence, convention), part))
         for convention, sequence, part in product(
@@ -157,11 +157,12 @@ def ling_mini_beta_budget() -> Settled:
     rows.append((f"implied by eta = {LING_RATE:g}", PUBLISHED.learning_rate.compute_for(LING_RATE)))
     table = pd.DataFrame(rows, columns=["reading", "training_flops"]).drop_duplicates()
     value = table.set_index("reading")["training_flops"]
-    spent = value["exact, 8192 tokens, non_embedding"]
+    spent = value["exact, 8192 tokens, without logits"]
+    whole = value["exact, 8192 tokens, with logits"]
     short, long = value.iloc[-3], value.iloc[-2]
     text = (
         f"A trillion tokens cost Ling-mini-beta {spent:.2e} FLOPs without logits and "
-        f"{value['exact, 8192 tokens, total']:.2e} with them, the 1e22 of the text. Its batch is "
+        f"{whole:.2e} with them, the 1e22 of the text. Its batch is "
         f"that of Eq. 3 at {short:.2e} if the 1792 sequences have 4,096 tokens, and at {long:.1e} "
         "with the 8K of Section 5.1: the batch was most likely derived for 4K sequences. Its "
         f"learning rate implies {value.iloc[-1]:.1e}, {value.iloc[-1] / spent:.0f} times what was "
