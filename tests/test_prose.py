@@ -16,6 +16,9 @@ import chapters
 import jupytext
 import pytest
 
+from moe_leverage.paths import DATA
+from moe_leverage.studies.catalogue import STUDIES
+
 PAGES = [c.text for c in chapters.chapters()] + sorted((chapters.ROOT / "book").glob("*.md"))
 UNITS = "%|per cent|percent|billion|million|times|-fold|GB|MB|kB|points|nats|seconds|hours"
 NUMBER = re.compile(rf"(?<![\w.,-])\d[\d,]*(?:\.\d+(?:e[+-]?\d+)?|(?:\.\d+)?\s?(?:{UNITS})(?!\w))")
@@ -24,6 +27,7 @@ PLACES = re.compile(rf"{PLACE}(?:(?:, | to | and | or )(?:[A-F]\b|\d+(?:\.\d+)*[
 QUOTED = re.compile(r"arXiv \d{4}\.\d{5}|\{cite:[pt]+\}`[^`]+`")
 NAMES = re.compile(r"Ling 2\.0|Python 3\.\d+(?:(?:, | to | and )3\.\d+)*|[A-Z][A-Za-z]*-\d+\.\d+B?")
 LEVEL = re.compile(r"90 % (?:\w+ )?(?:interval|band)s?")  # the level of every interval in the book
+NAMED_STUDY = re.compile(r"[Ss]tud(?:y|ies) `([a-z0-9-]+)`")
 SENTENCE_END = re.compile(r"(?<=[.!?:;])['\")*]*\s+(?=[\"'*$({]*[A-Z0-9$])|\n\s*\n|\n(?=[|:-])")
 
 
@@ -96,3 +100,10 @@ def test_what_is_evaluated_or_sourced_passes(sentence: str) -> None:
 def test_sentences_are_judged_one_by_one() -> None:
     text = "Section 4.1 says 3.1 %. It costs 16 % more."
     assert [bool(unsourced(s)) for s in SENTENCE_END.split(text)] == [False, True]
+
+
+def test_a_study_that_is_named_is_planned_or_stands_in_the_ledger() -> None:
+    known = {*STUDIES, *(path.stem for path in (DATA / "ledger").rglob("*.jsonl"))}
+    named = {name for page in PAGES for name in NAMED_STUDY.findall(page.read_text("utf-8"))}
+    assert len(named) > 5
+    assert named <= known
