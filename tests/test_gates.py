@@ -261,12 +261,15 @@ def test_the_ledgers_own_table_says_how_busy_its_experts_were():
 def test_unbalanced_designs_are_left_out_whole_and_no_others():
     """By their loads alone, and with all their seeds, so that no loss has a say in it."""
     runs = ledger.table()
-    runs = runs[(runs["role"] == "plain") & runs["is_moe"]]
+    recipe = runs.loc[(runs["role"] == "plain") & runs["is_moe"], "routing.balance_coefficient"]
+    runs = runs[runs["role"].isin(["plain", "variant"]) & runs["is_moe"]]
+    runs = runs[runs["routing.balance_coefficient"].isin(recipe)]  # another is there to study it
     reason = runs["excluded"].fillna("")
     is_left_out = reason.str.startswith("routers unbalanced")
     runs, is_left_out = (of[is_left_out | (reason == "")] for of in (runs, is_left_out))
     busiest = runs["load.max_over_mean"].map(max)
-    beyond = (busiest > MOST_LOAD).groupby(runs["config_id"]).transform("any")
+    setting = [runs["study"], runs["config_id"]]
+    beyond = (busiest > MOST_LOAD).groupby(setting).transform("any")
     assert (beyond == is_left_out).all()
 
 

@@ -91,7 +91,8 @@ def test_an_empty_ledger_has_no_ratio():
 
 
 def test_tuning_counts_settings_not_runs(directory):
-    tuned = limits.tuning(ledger.table(directory=directory)).set_index("family")
+    runs = ledger.table(directory=directory).assign(role="search")
+    tuned = limits.tuning(runs).set_index("family")
     assert tuned.loc["dense, this book", "settings tried"] == 2
     assert tuned.loc["dense, this book", "learning rates"] == "1.0e-03 to 2.0e-03"
 
