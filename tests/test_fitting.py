@@ -11,6 +11,7 @@ from moe_leverage.analysis.bootstrap import student_quantile, widened
 from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.fitting import UnidentifiedError, fit, refit
+from moe_leverage.analysis.optimise import Problem, minimise
 from moe_leverage.theory.laws import (
     PUBLISHED,
     GranularityLaw,
@@ -254,3 +255,20 @@ def test_leverage_without_sparsity_leaves_the_joint_law_open_but_its_predictions
     predicted = fitted.predict(table).confidence
     assert np.all((predicted[:, 0] > 0.6 * truth) & (predicted[:, 1] < 1.6 * truth))
     assert profile(fitted)["a_start"].verdict != "identified"
+
+
+@pytest.mark.parametrize("noise", [0.001, 0.03])  # 0.03: the best is often no floor
+@pytest.mark.parametrize("rows", [6, 20, 120])
+def test_the_starts_that_are_followed_lead_as_low_as_all_of_them(rows: int, noise: float) -> None:
+    compute = np.geomspace(1e17, 1e20, rows)
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        log_loss = np.log(1.8 + 60 * compute**-0.1) + noise * generator.standard_normal(rows)
+        inputs = {"compute": compute}
+        problem = Problem(law=FlooredPowerLaw, inputs=inputs, log_target=log_loss, delta=np.inf)
+        starts = FlooredPowerLaw.starts(inputs, log_loss, 64, generator)
+        followed = FlooredPowerLaw.followed(starts, inputs, log_loss)
+        lowest, reached = (minimise(problem, part).objective.min() for part in (starts, followed))
+        assert len(followed) < len(starts)
+        # where no floor is best the rest crawl towards it, and end by their last digits
+        assert reached <= lowest * (1 + 1e-5)

@@ -64,6 +64,8 @@ class Frontier:
 def as_leverage(law: type[Law], frontier: Frontier) -> type[Law]:
     """The law of EL that a law of the loss implies, with the same coefficients and name."""
 
+    fitted: dict[bytes, Array] = {}  # a fit and its folds start from the same rows
+
     class Implied(law, is_form=False):  # type: ignore[valid-type,misc,call-arg]
         __slots__ = ()
         rival_for = "efficiency_leverage"
@@ -90,8 +92,11 @@ def as_leverage(law: type[Law], frontier: Frontier) -> type[Law]:
             cls, inputs: Inputs, log_target: Array, count: int, generator: np.random.Generator
         ) -> Array:
             """The coefficients of the law fitted to the losses themselves."""
-            loss = np.exp(frontier.log_loss(log_target + np.log(inputs["compute"])))
-            return fit(law, {**inputs, "loss": loss}, "loss", resamples=0).theta[None]
+            rows = np.stack([*inputs.values(), log_target]).tobytes()
+            if rows not in fitted:
+                loss = np.exp(frontier.log_loss(log_target + np.log(inputs["compute"])))
+                fitted[rows] = fit(law, {**inputs, "loss": loss}, "loss", resamples=0).theta[None]
+            return fitted[rows]
 
     Implied.__name__ = law.__name__
     return Implied

@@ -35,7 +35,7 @@ from moe_leverage.analysis.fitting import (
 )
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
 from moe_leverage.rules import require
-from moe_leverage.theory.law import Array, Law
+from moe_leverage.theory.law import Array, Law, LogLinearLaw
 
 POINTS = 25  # of a profile, on each side of the estimate
 REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile leaves what it holds
@@ -224,6 +224,8 @@ def _lowest(problem: Problem, fixed: NDArray[np.int64], starts: Array) -> Soluti
     every = minimise(problem, begin, fixed=held, most=TRIAL_ITERATIONS)
     rows = every.objective.reshape(-1, count).argmin(axis=0) * count + own
     solved = minimise(problem, every.theta[rows], fixed=fixed, most=PROFILE_ITERATIONS)
+    if issubclass(problem.law, LogLinearLaw):  # convex: there is one minimum, and it is found
+        return solved
     for inward in (1, -1):  # each point again from its neighbour's optimum: paths bend
         begin = np.roll(solved.theta, inward, axis=0)
         begin[own, fixed] = starts[own, fixed]

@@ -103,11 +103,15 @@ def examine(
 def with_and_without(
     look: Callable[..., Findings], kept: Runs, whole: Runs | None, **options: int
 ) -> Findings:
-    """What a look finds without the outliers, beside its fits with them where there are any."""
+    """What a look finds without the outliers, beside its fits with them where there are any.
+
+    Of these the coefficients are wanted and no interval.
+    """
     found = look(kept, **options)
     if whole is None:
         return found
-    return replace(found, with_outliers=look(whole, **options).fits)
+    fewest = {name: 1 if name == "resamples" else value for name, value in options.items()}
+    return replace(found, with_outliers=look(whole, **fewest).fits)
 
 
 def merge(parts: list[Findings]) -> Findings:

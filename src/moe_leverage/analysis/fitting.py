@@ -83,6 +83,7 @@ def fit(
     require_variation(law, inputs, int(groups.max()) + 1)
     generator = np.random.default_rng(seed)
     begin = law.starts(inputs, log_target, starts, generator)
+    begin = law.followed(begin, inputs, log_target)
     problem = Problem(law=law, inputs=inputs, log_target=log_target, delta=delta or np.inf)
     if len(log_target) > MANY_ROWS:
         begin = _polished(problem, begin, generator)

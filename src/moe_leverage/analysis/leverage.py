@@ -241,12 +241,13 @@ def _points_of_curves(
     theirs = np.concatenate([dense.theta[None], dense.samples])
     log_loss = own.law.log_value(ours, {"compute": compute})
     log_compute = inverse_log_compute(type(dense.law), theirs, log_loss)
-    leverage = np.exp(np.clip(log_compute - np.log(compute), -700, 700))
+    ratio = np.clip(log_compute - np.log(compute), -700, 700)
     tail = (1 - level) / 2
-    low, high = np.quantile(leverage[1:], [tail, 1 - tail], axis=0, method="nearest")
+    low, high = np.exp(np.quantile(ratio[1:], [tail, 1 - tail], axis=0, method="nearest"))
     first, last = dense.law.domain["compute"]
-    reached = leverage[0] * compute
-    value = np.where(np.isinf(log_compute[0]), np.nan, leverage[0])
+    leverage = np.exp(ratio[0])
+    reached = leverage * compute
+    value = np.where(np.isinf(log_compute[0]), np.nan, leverage)
     beyond = (reached < first) | (reached > last)
     return points_of(
         runs, estimator, efficiency_leverage=value, low=low, high=high, extrapolated=beyond

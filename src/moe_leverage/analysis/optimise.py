@@ -69,11 +69,16 @@ class Problem:
             return self
         return replace(self, log_target=self.log_target[rows])
 
+    def pull(self, residuals: Array) -> Array:
+        """The slope of the Huber loss: r within delta, delta with the sign of r outside."""
+        if self.delta == np.inf:
+            return residuals
+        pull = np.minimum(residuals, self.delta)
+        return np.maximum(pull, -self.delta, out=pull)
+
     def huber(self, residuals: Array) -> Array:
         """r^2 / 2 within delta, delta (|r| - delta / 2) outside."""
-        size = np.abs(residuals)
-        inside = np.minimum(size, self.delta)
-        return inside * (size - 0.5 * inside)
+        return _huber(residuals, self.pull(residuals))
 
 
 def minimise(
@@ -156,7 +161,8 @@ class _State:
         if same:  # resamples start from one fit: what they share is computed once
             self.residuals = np.repeat(self.residuals, len(theta), axis=0)
             self.slopes = np.broadcast_to(self.slopes, (len(theta), *self.slopes.shape[1:]))
-        self.value = _total(problem, self.residuals, weights)
+        self.pull = problem.pull(self.residuals)
+        self.value = _total(self.residuals, self.pull, weights)
         self.damping = np.full(len(theta), FIRST_DAMPING)
         self.growth = np.full(len(theta), 2.0)  # factor on the damping at the next failure
 
@@ -166,7 +172,8 @@ class _State:
         """Try one step of every problem; say which had nothing left to gain."""
         step, promised = self.step(problem.delta, weights, fixed)
         residuals, slopes = _linearise(problem, self.theta + step)
-        value = _total(problem, residuals, weights)
+        pull = problem.pull(residuals)
+        value = _total(residuals, pull, weights)
         gain = np.where(promised > 0, (self.value - value) / promised, 0.0)
         # `tiny` for an exact fit, whose value is 0
         settled = promised <= DECREASE_TOLERANCE * self.value + np.finfo(float).tiny
@@ -175,13 +182,14 @@ class _State:
         better = (gain > LEAST_GAIN) | (settled & (value <= self.value))
         if better.all():  # as mostly: whole arrays change hands instead of being copied row by row
             self.theta, self.value = self.theta + step, value
-            self.residuals, self.slopes = residuals, slopes
+            self.residuals, self.pull, self.slopes = residuals, pull, slopes
         else:
             # a row that stands for all of them, as at the start, must be copied to be written to
             self.slopes = np.array(self.slopes) if self.slopes.strides[0] == 0 else self.slopes
             self.theta[better] += step[better]
             self.value[better] = value[better]
             self.residuals[better], self.slopes[better] = residuals[better], slopes[better]
+            self.pull = problem.pull(self.residuals)
         # Damp less where the model kept its promise, more where it did not, and after several
         # failures in a row ever faster (Nielsen's rule for Levenberg-Marquardt).
         trusted = np.where(gain > 0.7, 0.1, np.where(gain > 0.2, 0.5, 2.0))
@@ -196,14 +204,14 @@ class _State:
         slopes = self.slopes
         if delta == np.inf:  # least squares
             curvature = np.broadcast_to(weights, self.residuals.shape)
-            pull = weights * self.residuals
         else:
             # beyond delta, 1 is the quadratic that bounds the loss from above, 0 is Gauss-Newton
-            size = np.abs(self.residuals)
             blend = np.minimum(np.maximum(self.damping, SMALLEST_BLEND), 1.0)[:, None]
-            curvature = weights * np.where(size <= delta, 1.0, blend * delta / size)
-            pull = weights * np.maximum(np.minimum(self.residuals, delta), -delta)
-        gradient = (slopes @ pull[..., None])[..., 0]
+            curvature = self.pull / self.residuals
+            curvature *= blend
+            np.copyto(curvature, 1.0, where=self.pull == self.residuals)
+            curvature *= weights
+        gradient = (slopes @ (weights * self.pull)[..., None])[..., 0]
         matrix = _weighted_squares(slopes, curvature)
         if fixed is not None:
             own = np.arange(len(fixed))
@@ -229,6 +237,7 @@ class _State:
         """Drop the problems that are done."""
         self.theta, self.value = self.theta[stay], self.value[stay]
         self.residuals, self.slopes = self.residuals[stay], self.slopes[stay]
+        self.pull = self.pull[stay]
         self.damping, self.growth = self.damping[stay], self.growth[stay]
 
 
@@ -247,6 +256,16 @@ def _linearise(problem: Problem, theta: Array) -> tuple[Array, Array]:
     return log_value - problem.log_target, np.swapaxes(gradient, -1, -2)
 
 
-def _total(problem: Problem, residuals: Array, weights: Array) -> Array:
-    total = (weights * problem.huber(residuals)).sum(-1)
+def _huber(residuals: Array, pull: Array) -> Array:
+    """The Huber loss by its slope p, p (r - p / 2)."""
+    height = np.multiply(pull, -0.5)
+    height += residuals
+    height *= pull
+    return height
+
+
+def _total(residuals: Array, pull: Array, weights: Array) -> Array:
+    height = _huber(residuals, pull)
+    height *= weights
+    total = height.sum(-1)
     return np.where(np.isfinite(total), total, np.inf)

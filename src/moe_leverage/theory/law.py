@@ -110,6 +110,11 @@ class Law:
         return theta
 
     @classmethod
+    def followed(cls, starts: Array, inputs: Inputs, log_target: Array) -> Array:
+        """Those of the starting points that a fit follows: all, unless a law tells them apart."""
+        return starts
+
+    @classmethod
     def to_theta(cls, coefficients: ArrayLike) -> Array:
         """Coefficients (..., P) with the logarithm taken of the positive ones."""
         return _transform(cls, coefficients, np.log)

@@ -18,8 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from moe_leverage.theory.law import UNSOURCED, Array, Inputs, Law, LogLinearLaw, Source, columns
-from moe_leverage.theory.laws import SaturatedActivationLaw
-from moe_leverage.theory.saturation import START_BOX
+from moe_leverage.theory.saturation import START_BOX, saturation
 
 MOST_APART = 700.0  # ln of two terms of a loss: beyond, floats overflow
 FLOORS = 16  # that are tried: a fit is told by its floor alone
@@ -46,7 +45,10 @@ class FlooredPowerLaw(Law):
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Ln (floor + coefficient C^exponent)."""
-        return np.logaddexp(theta[..., 0, None], _log_power(theta, inputs["compute"]))
+        floor, power = theta[..., 0, None], _log_power(theta, inputs["compute"])
+        # `logaddexp` takes five times as long, and a thousand curves of resamples come here
+        value: Array = np.maximum(floor, power) + np.log(1 + np.exp(-np.abs(floor - power)))
+        return value
 
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
@@ -57,10 +59,13 @@ class FlooredPowerLaw(Law):
     def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
         """Both from one evaluation of the sum."""
         power = _log_power(theta, inputs["compute"])
-        # a fit comes here a thousand times a second: `logaddexp` takes ten times as long
-        share = 1 / (1 + np.exp(np.minimum(theta[..., 0, None] - power, MOST_APART)))
-        total = power - np.log(share)
-        return total, columns(theta, 1 - share, share, (share, np.log(inputs["compute"])))
+        # a fit comes here a thousand times a second: value and slopes share one exponential
+        share = np.minimum(theta[..., 0, None] - power, MOST_APART)  # of the power in the loss
+        np.exp(share, out=share)
+        share += 1
+        np.divide(1, share, out=share)
+        power -= np.log(share)
+        return power, columns(theta, 1 - share, share, (share, np.log(inputs["compute"])))
 
     @classmethod
     def starts(
@@ -81,6 +86,21 @@ class FlooredPowerLaw(Law):
         aside = log_c - middle[:, None]
         exponent = (weight * aside * np.log(above)).sum(axis=1) / (weight * aside**2).sum(axis=1)
         return np.stack([np.log(floor), height - exponent * middle, exponent], axis=-1)
+
+    @classmethod
+    def followed(cls, starts: Array, inputs: Inputs, log_target: Array) -> Array:
+        """No floor, and the floors that miss less than both neighbours, with these.
+
+        A floor tells the rest, so that starts in order of their floors show where the minima are.
+        Those far below one are a long way from it, and all others would wait for them.
+        """
+        starts = starts[np.argsort(starts[:, 0])]
+        missed = ((cls.log_value(starts, inputs) - log_target) ** 2).sum(axis=-1)
+        around = np.pad(missed, 1, constant_values=np.inf)
+        is_low = np.pad((missed <= around[:-2]) & (missed <= around[2:]), 1)
+        near = is_low[:-2] | is_low[1:-1] | is_low[2:]
+        near[0] = True
+        return np.asarray(starts[near])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +212,27 @@ class JointLawWithoutGranularity(Law):
     @classmethod
     def log_value(cls, theta: Array, inputs: Inputs) -> Array:
         """Exponent x ln A^."""
-        return SaturatedActivationLaw.log_value(_with_exponent(theta), inputs) * _exponent(
-            theta, inputs
-        )
+        log_saturated, _, _ = saturation(theta[..., -2:], inputs["activation_ratio"])
+        return _exponent(theta, inputs) * log_saturated
 
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
         """By a, d, log A_start and log A_max."""
-        of_one = SaturatedActivationLaw.log_gradient(_with_exponent(theta), inputs)
-        log_saturated, by_start, by_max = np.moveaxis(of_one, -1, 0)
+        return cls.log_value_and_gradient(theta, inputs)[1]
+
+    @classmethod
+    def log_value_and_gradient(cls, theta: Array, inputs: Inputs) -> tuple[Array, Array]:
+        """Both from one evaluation of the transform."""
+        log_saturated, by_start, by_max = saturation(theta[..., -2:], inputs["activation_ratio"])
         exponent = _exponent(theta, inputs)
-        by_d = log_saturated * np.log10(inputs["compute"])
-        return columns(theta, log_saturated, by_d, exponent * by_start, exponent * by_max)
+        gradient = columns(
+            theta,
+            log_saturated,
+            (log_saturated, np.log10(inputs["compute"])),
+            (exponent, by_start),
+            (exponent, by_max),
+        )
+        return exponent * log_saturated, gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +273,3 @@ def _chinchilla_terms(theta: Array, inputs: Inputs) -> tuple[Array, Array, Array
 
 def _exponent(theta: Array, inputs: Inputs) -> Array:
     return theta[..., 0, None] + theta[..., 1, None] * np.log10(inputs["compute"])
-
-
-def _with_exponent(theta: Array) -> Array:
-    """(exponent 1, log A_start, log A_max): the transform alone."""
-    return np.concatenate([np.ones_like(theta[..., :1]), theta[..., -2:]], axis=-1)
