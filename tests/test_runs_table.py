@@ -349,3 +349,56 @@ def test_an_axis_may_differ_by_a_twentieth_from_what_the_sizes_give(tmp_path, gi
     else:
         with pytest.raises(ValueError, match=r"row 3, activation_ratio = 0\.0535: differs from"):
             read(tmp_path, header + "\n".join(rows))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["3.0 ± 0.01", "3.0±0.01", "3.0 (±0.01)", "3.0 +/- 1e-2", r"$3.0 \pm 0.01$", "3.0(1)"],
+)
+def test_the_error_beside_a_value_is_not_read_and_said_not_to_be(tmp_path, cell):
+    table = read(tmp_path, HEADER + ROWS.replace("3.0", cell))
+    assert table.runs["loss"].tolist() == [3.0, 2.9]
+    assert [note for note in table.notes if "1 cell(s)" in note and "loss" in note]
+
+
+@pytest.mark.parametrize("cell", ["3.0 ±", "± 3.0", "3.0 ± a bit", "3.0 - 3.1", "3.0 (2.9)"])
+def test_what_is_no_value_with_its_error_is_refused(tmp_path, cell):
+    with pytest.raises(ValueError, match=r"row 2, loss = .* is not a number"):
+        read(tmp_path, HEADER + ROWS.replace("3.0", cell))
+
+
+@pytest.mark.parametrize(
+    "cell", ["10^18", "1.0 x 10^18", "1×10¹⁸", "1*10**18", r"$1.0\times10^{18}$", "1 × 10^18 FLOPs"]
+)
+def test_powers_of_ten_are_read(tmp_path, cell):
+    table = read(tmp_path, HEADER + ROWS.replace("1e18", cell))
+    assert table.runs["compute"].tolist() == [1e18, 1e18]
+
+
+NAMED = "run,loss,tokens,flops,A,G\na,3.0,1e9,1e18,1,2\nb,2.9,1e9,1e18,0.1,4\n"
+
+
+@pytest.mark.parametrize(
+    "foot",
+    [
+        "mean,2.95,,,,\n",
+        "Average:,2.95,1e9,1e18,0.5,3\n",  # told by the first column alone
+        ",2.95,TOTAL,,,\n",
+        "count,2,2,2,2,2\nmean,2.95,1e9,1e18,0.5,3\nstd. dev.,0.07,,,,\n",
+    ],
+)
+def test_rows_that_sum_up_the_others_are_left_out_by_name(tmp_path, foot):
+    table = read(tmp_path, NAMED + foot)
+    assert table.runs["loss"].tolist() == [3.0, 2.9]
+    assert [warning for warning in table.warnings if "row 4" in warning and "no run" in warning]
+
+
+def test_a_setting_that_is_called_like_a_summary_is_a_run(tmp_path):
+    table = read(tmp_path, "loss,pooling,tokens,flops,A,G\n3.0,max,1e9,1e18,1,2\n"
+                 "2.9,mean,1e9,1e18,0.1,4\n")  # fmt: skip
+    assert table.runs["loss"].tolist() == [3.0, 2.9]
+
+
+def test_a_row_without_tokens_is_told_that_it_has_none(tmp_path):
+    with pytest.raises(ValueError, match=r"row 4, num_tokens .column tokens. = nan: is blank"):
+        read(tmp_path, NAMED + ",2.95,,,,\n")

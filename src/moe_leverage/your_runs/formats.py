@@ -254,12 +254,13 @@ def _tidy(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             text = column.astype(object).where(column.notna(), np.nan)
             text = text.map(lambda cell: printable(cell.strip()) if isinstance(cell, str) else cell)
             text = text.where(~text.isin(BLANKS), np.nan)
-            column = _numeric_if_all(text)
+            column = numeric_if_all(text)
         done[printable(str(name))] = column
     return pd.DataFrame(done, index=frame.index)
 
 
-def _numeric_if_all(text: pd.Series) -> pd.Series:
+def numeric_if_all(text: pd.Series) -> pd.Series:
+    """A column as numbers where it holds nothing else, as text where it does."""
     numbers = pd.to_numeric(text, errors="coerce")
     whole = bool((numbers.notna() == text.notna()).all())
     if whole:

@@ -68,8 +68,10 @@ def check_range(frame: pd.DataFrame, name: str, written: pd.Series, theirs: str)
         refuse_row(missing | np.isinf(column), name, column, absent, theirs)
 
     def told(place: int) -> str:
+        if missing.iloc[place]:
+            return "is blank; every run has it. A row of means or totals is no run: leave it out"
         value = column.iloc[place]
-        is_same = missing.iloc[place] or numbers(written.iloc[[place]]).value.iloc[0] == value
+        is_same = numbers(written.iloc[[place]]).value.iloc[0] == value
         return f"must be {rule}" if is_same else f"must be {rule}; it is read as {value:.4g}"
 
     refuse_row(bad, name, written, told, theirs)

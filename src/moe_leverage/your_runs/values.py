@@ -1,4 +1,4 @@
-"""What people write for a number: 36.8M, 1.2B, 2,040, 3.1%, 1.5 EFLOPs, 3.2 PF-days."""
+"""What people write for a number: 36.8M, 2,040, 3.1%, 1.5 EFLOPs, 1.2 x 10^20, 3.904 ± 0.01."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 
 PF_DAY = 1e15 * 24 * 3600  # FLOPs
 
-NUMBER = re.compile(
-    r"([-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?))"
-    r"\s*([A-Za-z%][A-Za-z%/ .-]*)?"
+PLAIN = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?)"
+UNIT = r"[A-Za-z%][A-Za-z%/ .-]*"
+NUMBER = re.compile(rf"({PLAIN})\s*({UNIT})?")
+POWER = re.compile(  # 1.2 x 10^20, 1.2×10²⁰, 10**20
+    r"(?:([-+]?\d+\.?\d*)\s*(?:[x×*·]|\\times|\\cdot)\s*)?10\s*(?:\^|\*\*)\s*[{(]?([-+]?\d+)[})]?"
+)
+SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+WITH_ERROR = re.compile(  # 3.904 ± 0.01, 3.904 (±0.01), 36.8M +/- 0.1M, and 3.904(12) of physics
+    rf"(.+?)\s*(?:\(?\s*(?:±|\+/?[-−]|\\pm)\s*{PLAIN}\s*({UNIT})?\)?|(?<=\d)\(\d+\))"
 )
 SUFFIXES = {
     "": 1.0, "%": 0.01, "k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9, "t": 1e12, "million": 1e6,
@@ -34,6 +40,7 @@ class Numbers:
         np.bool_
     ]  # cells that carry a unit of their own, which the header's yields to
     is_bad: NDArray[np.bool_]  # cells that hold something, but no number
+    has_error: NDArray[np.bool_]  # cells that tell how sure the number is, which is not read
 
 
 def numbers(column: pd.Series) -> Numbers:
@@ -43,29 +50,46 @@ def numbers(column: pd.Series) -> Numbers:
     [36800000.0, 2040.0, 0.05, nan]
     >>> numbers(pd.Series(["2 PF-days"])).value.tolist()  # of 86,400 s each
     [1.728e+20]
+    >>> numbers(pd.Series(["3.904 ± 0.01", "1.2 x 10^20"])).value.tolist()
+    [3.904, 1.2e+20]
     """
-    nothing = np.zeros(len(column), dtype=bool)
     if pd.api.types.is_numeric_dtype(column):
-        return Numbers(column.astype(float), nothing, nothing)
+        nothing = np.zeros(len(column), dtype=bool)
+        return Numbers(column.astype(float), nothing, nothing, nothing)
     parsed = {cell: _number(str(cell)) for cell in column.dropna().unique()}
     value = column.map({cell: entry[0] for cell, entry in parsed.items()}).astype(float)
-    units = column.map({cell: entry[1] for cell, entry in parsed.items()}).fillna(False)
-    bad = column.notna() & column.map(
-        {cell: entry[0] is None for cell, entry in parsed.items()}
-    ).fillna(False).astype(bool)
-    return Numbers(value, units.to_numpy(dtype=bool), bad.to_numpy(dtype=bool))
+
+    def marked(marks: dict[object, bool]) -> NDArray[np.bool_]:
+        return column.map(marks).fillna(False).to_numpy(dtype=bool)
+
+    return Numbers(
+        value,
+        has_unit=marked({cell: entry[1] for cell, entry in parsed.items()}),
+        is_bad=marked({cell: entry[0] is None for cell, entry in parsed.items()}),
+        has_error=marked({cell: entry[2] for cell, entry in parsed.items()}),
+    )
 
 
-def _number(cell: str) -> tuple[float | None, bool]:
-    """The number in a cell and whether it carries a unit; None if it is no number."""
+def _number(cell: str) -> tuple[float | None, bool, bool]:
+    """The number in a cell, and whether it carries a unit and an error; None if it is no number."""
     try:
-        return float(cell), False
+        return float(cell), False, False
     except ValueError:
         pass
-    found = NUMBER.fullmatch(cell.strip())
+    text = cell.strip().strip("$").replace("−", "-")
+    with_error = WITH_ERROR.fullmatch(text)
+    if with_error is not None:
+        text = with_error[1] if with_error[1][-1:].isalpha() else (
+            with_error[1] + (with_error[2] or "")
+        )  # fmt: skip
+    if "10" in text:
+        text = re.sub("(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda power: "^" + power[0], text)
+        text = POWER.sub(lambda found: f"{found[1] or 1}e{found[2]}", text.translate(SUPERSCRIPTS))
+    found = NUMBER.fullmatch(text)
     if found is None:
-        return None, False
+        return None, False, False
     unit = re.sub(r"[^a-z%]", "", (found[2] or "").lower())
     if unit not in SUFFIXES:
-        return None, False
-    return float(found[1].replace(",", "")) * SUFFIXES[unit], bool(unit)
+        return None, False, False
+    value = float(found[1].replace(",", "")) * SUFFIXES[unit]
+    return value, bool(unit), with_error is not None
