@@ -72,3 +72,22 @@ def test_a_mixture_without_an_upper_end_asks_for_a_larger_dense_run():
     beyond = runs[runs["is_moe"]].assign(loss=lambda own: own["loss"] * 0.5, compute=1e21)
     told = advice.next_runs(examine(pd.concat([runs, beyond]), resamples=50))
     assert any(text.startswith("a dense model at 3e+22 FLOPs") for text in told)
+
+
+def test_what_a_table_lacks_for_a_leverage_is_what_is_advised():
+    runs = table((2, 2, 2, 2, 2))
+    dense = runs[~runs["is_moe"]]
+    mixtures = advice.next_runs(examine(dense, resamples=2))
+    assert mixtures == ["train a mixture inside the range of the dense losses"]
+    budgets = advice.next_runs(examine(runs[runs["is_moe"]], resamples=2))
+    assert budgets == ["train dense models at three or more budgets"]
+    flat = runs.assign(loss=runs["loss"].where(runs["is_moe"], 2.5))  # no frontier either
+    assert advice.next_runs(examine(flat, resamples=2)) == budgets
+
+
+def test_a_second_seed_is_advised_only_where_the_noise_is_a_guess():
+    assert not any(
+        "a guess" in text for text in advice.next_runs(examine(table((2,) * 5), resamples=20))
+    )
+    once = table((1,) * 5).drop_duplicates(["is_moe", "compute"])
+    assert any("a guess" in text for text in advice.next_runs(examine(once, resamples=20)))

@@ -26,7 +26,9 @@ from moe_leverage.analysis.fitting import UnidentifiedError, fit
 from moe_leverage.analysis.leverage import (
     MIN_SEED_PAIRS,
     RESAMPLES,
+    Lack,
     Leverage,
+    NoLeverageError,
     estimate,
     family_curves,
 )
@@ -69,6 +71,7 @@ class Findings:
     skipped: dict[str, str]
     warnings: list[str]
     leverage: Leverage | None = None
+    lacks: Lack = ""  # of which runs there are too few for a leverage, where it was looked for
     optima: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # isoFLOP, by family
     scores: Mapping[str, list[Score]] = field(default_factory=dict)  # rivals, by kind of test
     with_outliers: Mapping[str, Fit] = field(default_factory=dict)  # of points kept from `fits`
@@ -124,6 +127,7 @@ def merge(parts: list[Findings]) -> Findings:
             skipped=found.skipped | part.skipped,
             warnings=found.warnings + part.warnings,
             leverage=part.leverage or found.leverage,
+            lacks=part.lacks or found.lacks,
             optima={**found.optima, **part.optima},
             scores={**found.scores, **part.scores},
             with_outliers={**found.with_outliers, **part.with_outliers},
@@ -263,7 +267,7 @@ def joint_law(
         measured = look(table, resamples=resamples, seed=seed, floor=floor)
     except UnidentifiedError as error:
         found.skipped["leverage"] = str(error)
-        return found
+        return replace(found, lacks=error.lacks if isinstance(error, NoLeverageError) else "")
     found.warnings.extend(measured.warnings)
     if "optimal frontier" in measured.skipped:
         found.skipped["optimal frontier"] = measured.skipped["optimal frontier"]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ from moe_leverage.theory.law import Array, Law
 from moe_leverage.theory.laws import JointLaw, PowerLaw
 from moe_leverage.theory.rivals import FlooredPowerLaw
 
+Lack = Literal["", "dense", "mixtures"]  # which runs there are too few of for a leverage
 MIN_SEED_PAIRS = 3  # degrees of freedom that make the seed noise worth using
 HELD_OUT_SHARE = 1 / 6  # largest leverages, kept from the joint fit as the paper keeps EL >= 6
 RESAMPLES = 1000
@@ -49,6 +51,24 @@ STRAIGHT_WARNING = (
     "pins one that is known"
 )
 MOST_JOINT = 1000  # points of a joint fit: more tell no more
+
+
+class NoLeverageError(UnidentifiedError):
+    """There is no leverage to read; `lacks` says of which runs there are too few."""
+
+    lacks: Lack = ""
+
+
+class NoFrontierError(NoLeverageError):
+    """The dense runs make no frontier."""
+
+    lacks = "dense"
+
+
+class NoMixtureError(NoLeverageError):
+    """There is no mixture."""
+
+    lacks = "mixtures"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +87,7 @@ class Leverage:
     noise: float  # standard deviation of ln loss between seeds
     noise_source: str
     noise_freedom: int  # degrees of freedom behind it, at least 1 where there is noise
+    noise_is_between_seeds: bool  # and no guess from what a dense law leaves over
     floor: float  # of the loss, between the dense points of the frontier
     fits: Mapping[str, Fit]
     skipped: Mapping[str, str] = field(default_factory=dict)  # estimator or family: reason
@@ -124,18 +145,18 @@ def estimate(
     `floor` pins the loss floor of the dense frontier. `best` are the points where not all of
     `best_runs(table)` are to count. `residual_noise` is a noise of ln loss and its degrees of
     freedom, for a table without repeats. `known_curves` are fits by name, taken where they are of
-    the same losses. UnidentifiedError where there is no dense frontier or no mixture.
+    the same losses. NoLeverageError where there is no dense frontier or no mixture.
     """
     best = best_runs(table) if best is None else best
     dense, moe = best[~best["is_moe"]], best[best["is_moe"]]
     beaten = dominated(dense)
     _require_frontier(dense.drop(index=beaten.index), len(dense))
-    require(
-        len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate", UnidentifiedError
-    )
+    require(len(moe) >= 1, "MoE runs", len(moe), "there is no leverage to estimate", NoMixtureError)
     fits, skipped = _curve_fits(best.drop(index=beaten.index), resamples, seed, known_curves)
     floored = fits.get("dense, FlooredPowerLaw")
-    noise, freedom, source = _noise(table, floored or fits.get("dense, PowerLaw"), residual_noise)
+    noise, freedom, source, is_of_seeds = _noise(
+        table, floored or fits.get("dense, PowerLaw"), residual_noise
+    )
     if floor is None:
         floor = 0.0 if floored is None else float(floored.law.coefficients[0])
         is_straight = len(dense) - len(beaten) <= STRAIGHT
@@ -159,6 +180,7 @@ def estimate(
         noise=noise,
         noise_source=source,
         noise_freedom=freedom,
+        noise_is_between_seeds=is_of_seeds,
         floor=floor,
         fits=fits,
         skipped=skipped,
@@ -174,12 +196,12 @@ def estimate(
 def _require_frontier(dense: pd.DataFrame, count: int) -> None:
     """Refuse dense points, those without dominated ones among `count`, that are no frontier."""
     rule = "the dense frontier needs 2 or more"
-    require(count >= 2, "dense budgets", count, rule, UnidentifiedError)
+    require(count >= 2, "dense budgets", count, rule, NoFrontierError)
     losses = dense["loss"]
     rule = (
         f"no dense run has less than the cheapest, {losses.max():.4g}: no frontier to read EL off"
     )
-    require(losses.nunique() >= 2, "dense losses", count, rule, UnidentifiedError)
+    require(losses.nunique() >= 2, "dense losses", count, rule, NoFrontierError)
 
 
 def family_curves(
@@ -306,8 +328,10 @@ def _joint_points(points: pd.DataFrame, fitted: Fit, level: float) -> pd.DataFra
 
 def _noise(
     table: pd.DataFrame, dense: Fit | None, residual: tuple[float, int] | None
-) -> tuple[float, int, str]:
+) -> tuple[float, int, str, bool]:
     """Noise of ln loss as wide as its degrees of freedom ask for, these, and where it is from.
+
+    Last, whether that is from repeated seeds.
 
     NaN where nothing tells it: then there is no interval.
     """
@@ -315,22 +339,22 @@ def _noise(
     sigma, freedom = table_noise(plain)  # a variant has a noise of its own
     if freedom >= MIN_SEED_PAIRS:
         words = f"between seeds, {freedom} degrees of freedom"
-        return sigma * student_ratio(freedom), freedom, words
+        return sigma * student_ratio(freedom), freedom, words, True
     if residual is not None:
         sigma, freedom = residual
         source = f"residuals of the dense L(N, D), for want of repeated seeds, {freedom} degrees"
-        return sigma * student_ratio(freedom), freedom, f"{source} of freedom"
+        return sigma * student_ratio(freedom), freedom, f"{source} of freedom", False
     spread = np.empty(0) if dense is None else dense.residuals
     size = 0 if dense is None else len(dense.theta)
     of_curve = max(len(spread) - size, 0)
     both = freedom + of_curve
     if both == 0:
-        return float("nan"), 0, "nothing repeats and no curve is left over: no interval"
+        return float("nan"), 0, "nothing repeats and no curve is left over: no interval", False
     # the two are of one size where the curve holds; where it does not, the misfit counts as noise
     pooled = float(np.sqrt((sigma**2 * freedom + (spread**2).sum()) / both))
     degrees = f"{both} degree{'s' if both > 1 else ''} of freedom"
     source = f"residuals of the dense curve, for want of repeated seeds, {degrees}"
-    return pooled * student_ratio(both), both, source
+    return pooled * student_ratio(both), both, source, False
 
 
 def _dominated_warnings(dropped: pd.DataFrame) -> list[str]:

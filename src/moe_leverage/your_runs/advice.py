@@ -18,7 +18,7 @@ from moe_leverage.analysis.bootstrap import student_ratio
 from moe_leverage.analysis.dense_frontier import frontier_compute
 from moe_leverage.analysis.envelope import Envelope
 from moe_leverage.analysis.findings import Findings
-from moe_leverage.analysis.leverage import Leverage
+from moe_leverage.analysis.leverage import Lack, Leverage
 from moe_leverage.analysis.points import family_name
 from moe_leverage.theory.law import Array
 from moe_leverage.theory.rivals import ChinchillaLaw
@@ -29,16 +29,18 @@ MIN_DENSE = 4  # budgets that a curve with a floor needs
 RATIOS = np.geomspace(5.0, 320.0, 13)  # tokens a parameter of the runs that are weighed
 BUDGETS = np.array([0.1, 0.3, 1.0])  # of theirs over the largest dense one: none costs more
 STEP = 1e-4  # of a coefficient, for the slope of ln C*
+LACKING: dict[Lack, list[str]] = {
+    "": [],
+    "dense": ["train dense models at three or more budgets"],
+    "mixtures": ["train a mixture inside the range of the dense losses"],
+}
 
 
 def next_runs(found: Findings) -> list[str]:
     """What to train next, in words, the most useful first."""
     measured = found.leverage
     if measured is None:
-        lacks = found.skipped.get("leverage", "")
-        return ["train dense models at three or more budgets"] if lacks.startswith("dense") else (
-            ["train a mixture inside the range of the dense losses"] if lacks else []
-        )  # fmt: skip
+        return LACKING[found.lacks]
     dense, advice = measured.best[~measured.best["is_moe"]], []
     head = main_point(found)
     if head is not None and np.isfinite(measured.noise):
@@ -54,7 +56,7 @@ def next_runs(found: Findings) -> list[str]:
     if len(dense) < MIN_DENSE:
         count = MIN_DENSE - len(dense)
         advice.append(f"dense models at {count} more budget(s): a curve needs {MIN_DENSE}")
-    if "want of repeated seeds" in measured.noise_source or np.isnan(measured.noise):
+    if not measured.noise_is_between_seeds:
         advice.append("a second seed of three settings: the noise is now a guess from residuals")
     return advice
 
