@@ -390,7 +390,44 @@ NAMED = "run,loss,tokens,flops,A,G\na,3.0,1e9,1e18,1,2\nb,2.9,1e9,1e18,0.1,4\n"
 def test_rows_that_sum_up_the_others_are_left_out_by_name(tmp_path, foot):
     table = read(tmp_path, NAMED + foot)
     assert table.runs["loss"].tolist() == [3.0, 2.9]
-    assert [warning for warning in table.warnings if "row 4" in warning and "no run" in warning]
+    assert [
+        warning for warning in table.warnings if "row 4" in warning and "none itself" in warning
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# exported in May\n# by hand, twice\n" + NAMED,
+        NAMED.replace("run,", "# run,"),
+        NAMED.replace("\n", ",\n").replace("G,\n", "G\n"),  # rows that end with a comma
+        NAMED.replace("1,2\n", "1,2\nrun,loss,tokens,flops,A,G\n"),  # two files, one after another
+        NAMED.replace("1e9", "1").replace("1e18", "1").replace("G\n", "G\n,,(B),(EFLOP),,\n"),
+        NAMED.replace("2.9", "2.9*") + "* with a larger batch,,,,,\n",
+        "The runs of May.\n\n| run | loss | tokens | flops | A | G |\n|:--|--:|--|--|--|--|\n"
+        "| a | 3.0 | 1e9 | 1e18 | 1 | 2 |\n| b | 2.9 | 1e9 | 1e18 | 0.1 | 4 |\n\nThat was May.\n",
+        '{"loss": {"0": 3.0, "1": 2.9}, "tokens": {"0": 1e9, "1": 1e9}, "flops": {"0": 1e18, '
+        '"1": 1e18}, "A": {"0": 1, "1": 0.1}, "G": {"0": 2, "1": 4}}',
+    ],
+)
+def test_what_stands_around_the_runs_is_no_run(tmp_path, text):
+    runs = read(tmp_path, text).runs
+    assert runs["loss"].tolist() == [3.0, 2.9]
+    assert runs["compute"].tolist() == [1e18, 1e18]
+    assert runs["num_tokens"].tolist() == [1e9, 1e9]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("run loss tokens flops\na 3.0 1e9 1e18\n", "no comma, semicolon or tab separates"),
+        ("| loss |\n|---|\n| 3 |\n\n| loss |\n|---|\n| 2 |\n", "has several tables"),
+        (HEADER + ROWS.replace("3.0", "diverged"), "a run that did not end"),
+    ],
+)
+def test_tables_that_are_refused_for_their_form_say_so(tmp_path, text, rule):
+    with pytest.raises(ValueError, match=rule):
+        read(tmp_path, text)
 
 
 def test_a_setting_that_is_called_like_a_summary_is_a_run(tmp_path):

@@ -30,6 +30,8 @@ HEAD_BYTES = 1 << 16
 MOST_ROWS, MOST_COLUMNS = 5_000_000, 10_000  # of a table, which is held in memory
 LONGEST_LINE = 16 << 20  # bytes; gzip packs a line of gigabytes into little
 MOST_DIGITS = 300  # of a whole number; those of a float end at 308
+SEPARATORS = (",", ";", "\t")
+MANY_NAMES = 3  # between blanks, beyond which they are no single name
 FIRST_ROW = 2  # of data in a table with a header, as editors number it
 BLANKS = ("", "NA", "N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "None", "-", "–", "—")
 
@@ -67,7 +69,7 @@ def _cells(path: Path) -> pd.DataFrame:
     first = start.removeprefix(BOM).lstrip()[:1]
     if first in (b"{", b"["):
         frame = _read_json(path)
-    elif head.startswith("|"):
+    elif head.startswith("|") or re.search(rb"^\s*\|[ :|-]*-[ :|-]*\|\s*$", start, re.MULTILINE):
         frame = _read_markdown(path)
     else:
         frame = _read_delimited(path)
@@ -154,6 +156,12 @@ def _read_json(path: Path) -> pd.DataFrame:
     for number, record in rows.items():
         shown = type(record).__name__
         require(isinstance(record, dict), f"{path.name}, row {number}", shown, "must be an object")
+    only = next(iter(rows.values())) if len(rows) == 1 else {}
+    if only and all(isinstance(column, dict) for column in only.values()):
+        frame = pd.DataFrame(only)  # by column, as pandas writes a table by default
+        if all(map(np.isscalar, frame.to_numpy().ravel())):
+            frame.index = pd.RangeIndex(1, 1 + len(frame))
+            return _tidy(frame, path)
     try:
         frame = pd.json_normalize(list(rows.values()))
     except RecursionError:
@@ -168,8 +176,11 @@ def _whole(digits: str) -> int | float:
 
 
 def _read_markdown(path: Path) -> pd.DataFrame:
-    """A table between vertical bars, as pasted from a README."""
-    lines = [(row, re.split(r"(?<!\\)\|", text.strip("|"))) for row, text in _lines(path)]
+    """A table between vertical bars, as pasted from a README, text around it and all."""
+    barred = [(row, text) for row, text in _lines(path) if text.startswith("|")]
+    is_one = all(row - barred[0][0] == place for place, (row, _) in enumerate(barred))
+    require(is_one, "RUNS", path.name, "has several tables; keep the one with the runs")
+    lines = [(row, re.split(r"(?<!\\)\|", text.strip("|"))) for row, text in barred]
     headers = [_plain_cell(cell) for cell in lines[0][1]]
     _require_names(headers, path)
     rows = {}
@@ -188,14 +199,13 @@ def _plain_cell(cell: str) -> str:
 
 def _read_delimited(path: Path) -> pd.DataFrame:
     """Cells between commas, semicolons or tabs, quoted or not, blanks around them dropped."""
-    first, head = next(_lines(path))
-    separator = max((",", ";", "\t"), key=head.count)
+    first, head, separator = _header(path)
     headers = [
         cell.strip()
         for cell in next(csv.reader([head], delimiter=separator, skipinitialspace=True))
     ]
     _require_names(headers, path)
-    _check_widths(path, len(headers), separator)
+    _check_widths(path, len(headers), separator, first)
     try:
         with _opened(path) as file:
             frame = pd.read_csv(
@@ -216,6 +226,26 @@ def _read_delimited(path: Path) -> pd.DataFrame:
     return _tidy(frame, path)
 
 
+def _header(path: Path) -> tuple[int, str, str]:
+    """The number of the line with the names, what it says and what separates its cells.
+
+    Lines of comments may stand before it, each behind a # and with fewer cells than the names.
+    """
+    comment: tuple[int, str] = (0, "")
+    for number, line in _lines(path):
+        if line.startswith("#"):
+            comment = number, line
+            continue
+        separator = max(SEPARATORS, key=line.count)
+        if comment[1].count(separator) >= max(line.count(separator), 1):
+            return *comment, separator
+        rule = "no comma, semicolon or tab separates its names; save the table as CSV"
+        is_split = separator in line or len(line.split()) <= MANY_NAMES
+        require(is_split, f"{path.name}, row {number}", line, rule)
+        return number, line, separator
+    return *comment, max(SEPARATORS, key=comment[1].count)
+
+
 def _require_few(columns: int, path: Path) -> None:
     require(columns <= MOST_COLUMNS, "RUNS", path.name, f"has more than {MOST_COLUMNS:,} columns")
 
@@ -228,11 +258,16 @@ def _require_names(headers: list[str], path: Path) -> None:
         headers[place] = name or f"column {place + 1}"  # pandas writes its index without a name
 
 
-def _check_widths(path: Path, num_columns: int, separator: str) -> None:
+def _check_widths(path: Path, num_columns: int, separator: str, first: int) -> None:
     """A row with more or fewer cells than the header is an error; pandas judges quoted rows."""
     mark = separator.encode()
     for row, line in _raw_lines(path):
-        if line.count(mark) + 1 != num_columns and b'"' not in line and line.strip():
+        if row < first:
+            continue
+        cells = line.rstrip(b"\r\n").removesuffix(mark)  # some writers end each row with one
+        if {line.count(mark), cells.count(mark)}.isdisjoint({num_columns - 1}) and (
+            b'"' not in line and line.strip()
+        ):
             _require_width(path, row, line.count(mark) + 1, num_columns)
 
 

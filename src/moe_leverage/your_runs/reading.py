@@ -19,6 +19,7 @@ import pandas as pd
 
 from moe_leverage.rules import require
 from moe_leverage.your_runs import conventions
+from moe_leverage.your_runs.asides import without_asides
 from moe_leverage.your_runs.axes import (
     COUNTED_WITHOUT,
     EXPERT_COLUMNS,
@@ -36,7 +37,7 @@ from moe_leverage.your_runs.columns import (
     load_map,
     told_map,
 )
-from moe_leverage.your_runs.formats import numeric_if_all, read_cells
+from moe_leverage.your_runs.formats import read_cells
 from moe_leverage.your_runs.plausible import WHOLE, check_loss_unit, check_range, refuse_row
 from moe_leverage.your_runs.settings import (
     row_names,
@@ -44,7 +45,6 @@ from moe_leverage.your_runs.settings import (
     split_checkpoints,
     with_config_ids,
 )
-from moe_leverage.your_runs.summaries import num_summaries
 from moe_leverage.your_runs.values import numbers
 
 TEXTS = ("status", "variant", "is_moe", "run", "outlier")
@@ -138,7 +138,7 @@ def _read_one(
     require(len(cells) > 0, "RUNS", path.name, "has a header and no rows")
     if blank.any():
         log.warnings.append(f"{int(blank.sum())} blank line(s) were left out")
-    cells = _without_summaries(cells, log.warnings)
+    cells = without_asides(cells, log.warnings)
     mapping = _mapped(cells, choice, several=several)
     cells = _chosen(cells, choice.where, log)
     log.notes += [
@@ -155,16 +155,6 @@ def _read_one(
     if several:
         frame.index = settings.index = pd.Index([f"{label}:{row}" for row in frame.index])
     return frame, settings, mapping
-
-
-def _without_summaries(cells: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
-    """The table without a foot of means and totals, whose cells made its columns text."""
-    count, words = num_summaries(cells)
-    if count == 0:
-        return cells
-    rows = row_names(cells.iloc[-count:])
-    warnings.append(f"{rows} ({words}): sums up the rows above and is no run; left out")
-    return cells.iloc[:-count].apply(numeric_if_all)
 
 
 def _mapped(cells: pd.DataFrame, choice: Choice, *, several: bool) -> ColumnMap:
@@ -248,12 +238,14 @@ def _in_our_units(
         else:
             texts = shown[read.is_bad].astype(str)
             hint = "; decimals need a point" if texts.str.contains(",").any() else ""
+            if ours == "loss" and not hint:
+                hint = "; a run that did not end? leave its row out, or mark it in a column status"
             bad = pd.Series(read.is_bad, index=shown.index)
             refuse_row(bad, ours, shown, f"is not a number{hint}", theirs)
         if read.has_error.any():
             notes.append(
-                f"column {theirs}: what {int(read.has_error.sum())} cell(s) say of their own error "
-                "is not used; intervals are by what the runs show"
+                f"column {theirs}: what {int(read.has_error.sum())} cell(s) say beside the number "
+                "(its error, a footnote) is not used; intervals are by what the runs show"
             )
         if ours in UNITS:
             unit = mapping.units[ours]
