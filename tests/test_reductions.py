@@ -14,6 +14,7 @@ from moe_leverage.analysis.reductions import (
     near_optimal,
     noise_near,
     redrawn_optima,
+    seed_noise,
 )
 from moe_leverage.theory.laws import PUBLISHED, PowerLaw
 
@@ -217,3 +218,31 @@ def test_three_optima_on_a_line_still_leave_a_doubt():
         low, high = found.fits[name].interval(0.99)["exponent"]
         assert low < truth < high
         assert 0.02 < high - low < 2
+
+
+def test_the_noise_of_three_seeds_is_their_standard_deviation():
+    losses = np.array([3.0, 3.1, 3.3])
+    found, freedom = seed_noise(pd.DataFrame({"config_id": "a", "loss_nats": losses}))
+    assert found == pytest.approx(np.log(losses).std(ddof=1))
+    assert freedom == 2
+
+
+def two_rates(losses, seeds):
+    return pd.DataFrame({"compute": 1e18, "rate": [1e-3, 4e-3], "loss": losses, "num_seeds": seeds})
+
+
+def test_settings_that_are_as_good_share_the_optimum():
+    optima, _ = redrawn_optima(two_rates([2.5, 2.5], [1, 1]), "rate", 0.0, 50)
+    step = np.log(4)
+    assert np.abs(optima - np.log(2e-3)).max() <= step / 2
+    assert np.ptp(optima) > step / 2  # within a step of the grid it tells nothing
+
+
+def test_the_mean_of_many_seeds_moves_an_optimum_less():
+    gap = 0.02  # of ln loss, eight times what is near-optimal
+    losses = 2.5 * np.exp([0.0, gap])
+    one, many = (
+        redrawn_optima(two_rates(losses, [count] * 2), "rate", gap, 400)[0] for count in (1, 64)
+    )
+    assert (many < np.log(2e-3)).all()  # the better one alone, half a step about it
+    assert (one > np.log(2e-3)).mean() > 0.1
