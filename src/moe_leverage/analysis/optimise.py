@@ -236,8 +236,9 @@ class _State:
     def keep(self, stay: NDArray[np.bool_]) -> None:
         """Drop the problems that are done."""
         self.theta, self.value = self.theta[stay], self.value[stay]
-        self.residuals, self.slopes = self.residuals[stay], self.slopes[stay]
-        self.pull = self.pull[stay]
+        self.residuals, self.pull = self.residuals[stay], self.pull[stay]
+        is_shared = self.slopes.strides[0] == 0  # by all: of a law that is linear, or at the start
+        self.slopes = self.slopes[: int(stay.sum())] if is_shared else self.slopes[stay]
         self.damping, self.growth = self.damping[stay], self.growth[stay]
 
 

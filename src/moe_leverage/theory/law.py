@@ -193,8 +193,10 @@ class LogLinearLaw(Law, is_form=False):
 
     @classmethod
     def log_gradient(cls, theta: Array, inputs: Inputs) -> Array:
-        """The features."""
-        return columns(theta, *cls.features(inputs))
+        """The features, one array that stands for every row of theta."""
+        features = np.stack(cls.features(inputs))
+        shared = np.broadcast_to(features, (*theta.shape[:-1], *features.shape))
+        return np.swapaxes(shared, -1, -2)
 
 
 def columns(theta: Array, *values: float | Array | tuple[Array, Array]) -> Array:
