@@ -26,6 +26,7 @@ from moe_leverage.figures import (
     limits,
     other_laws,
     second_pilot,
+    shared_experts,
     trained,
     two_families,
 )
@@ -690,6 +691,19 @@ def test_fine_experts_are_held_against_coarse_ones_for_each_outcome():
     assert "cannot be told" in granularity.fine_against_coarse(even, PUBLISHED.joint)
     assert granularity.fine_against_coarse(runs[runs["seed"] < 2], PUBLISHED.joint) == ""
     assert "fail: sized" in granularity.fine_against_coarse(runs, PUBLISHED.joint, ["sized"])
+
+
+def test_a_first_shared_expert_is_weighed_pair_by_pair():
+    rows = [
+        (1e12, 0, 0, 3.30), (1e12, 0, 1, 3.34), (1e12, 1, 0, 3.28), (1e12, 1, 1, 3.34),
+        (1e13, 0, 0, 2.50), (1e13, 0, 1, 2.49), (1e13, 1, 1, 2.0), (1e13, 0, 4, 1.0),
+    ]  # fmt: skip
+    names = ["budget_flops", "seed", "num_shared_experts", "loss_nats"]
+    runs = pd.DataFrame(rows, columns=names)
+    said = shared_experts.first_expert(runs)
+    assert "by +0.050 nats at 1e12 (2), -0.010 nats at 1e13 (1)," in said
+    assert shared_experts.first_expert(runs.query("num_shared_experts > 0")) == ""
+    assert shared_experts.first_expert(runs.iloc[:0]) == ""
 
 
 def test_a_bend_is_held_against_that_of_the_published_law():

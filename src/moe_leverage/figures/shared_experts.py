@@ -72,6 +72,26 @@ def optimum(table_9: pd.DataFrame, measured: pd.DataFrame | None = None) -> Draw
     return Drawing(fig, pd.concat([stated, runs], ignore_index=True), finding)
 
 
+def first_expert(runs: pd.DataFrame) -> str:
+    """What a first shared expert does to the loss, pair by pair of budget and seed, in words."""
+    if runs.empty:
+        return ""
+    number = runs["num_shared_experts"]
+    losses = runs[number <= 1].pivot_table(
+        index=["budget_flops", "seed"], columns=number, values="loss_nats"
+    )
+    if not {0, 1} <= set(losses.columns):
+        return ""
+    gaps = (losses[1] - losses[0]).dropna().groupby(level=0).agg(["mean", "size"])
+    said = [f"{row['mean']:+.3f} nats at {power(at)} ({row['size']:.0f})" for at, row in
+            gaps.iterrows()]  # fmt: skip
+    return (
+        "Seeds share their text and its order, so that designs can be held against each other pair "
+        f"by pair: a first shared expert changes the loss by {', '.join(said)}, with the number of "
+        "pairs in brackets. Designs whose routers stay unbalanced are left out."
+    )
+
+
 @figure(
     "loss-shared",
     paper="Figure 7a",
