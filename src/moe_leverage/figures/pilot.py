@@ -19,7 +19,6 @@ from moe_leverage import ledger
 from moe_leverage.analysis.reductions import seed_noise
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import log_axes, note, plain_ticks, power
-from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 
 INIT_STD = 0.02  # of every study
@@ -68,7 +67,6 @@ def gates(pilot: pd.DataFrame) -> Drawing:
         few, many = mine[mine["num_experts"] <= 64], mine[mine["num_experts"] > 64]
         _line(ax, few, ink, family)
         ax.plot(many["learning_rate"], many["loss_nats"], "D", color=theme.colour(ink), ms=7)
-        link_runs(ax, mine, "learning_rate", "loss_nats")
     _rate_axis(ax, table)
     ax.legend()
     note(fig, f"Ours: {power(budget)} FLOPs, batches of {GATES_TOKENS:,} tokens, one seed.")
@@ -110,7 +108,6 @@ def rates(pilot: pd.DataFrame) -> Drawing:
                 line["learning_rate"], line["loss_nats"], yerr=line["error"], color=colour,
                 marker=mark, mfc="none", lw=1.2, label=f"{size:,}",
             )  # fmt: skip
-        link_runs(ax, mine, "learning_rate", "loss_nats")
         _rate_axis(ax, table)
         ax.set_title("dense" if family == DENSE else "MoE, E = 64")
     axes[0].legend(title="batch, tokens")

@@ -83,7 +83,7 @@ def first_expert(runs: pd.DataFrame) -> str:
     if not {0, 1} <= set(losses.columns):
         return ""
     gaps = (losses[1] - losses[0]).dropna().groupby(level=0).agg(["mean", "size"])
-    said = [f"{row['mean']:+.3f} nats at {power(at)} ({row['size']:.0f})" for at, row in
+    said = [f"{row['mean']:+.3f} nats at {power(float(str(at)))} ({row['size']:.0f})" for at, row in
             gaps.iterrows()]  # fmt: skip
     return (
         "Seeds share their text and its order, so that designs can be held against each other pair "

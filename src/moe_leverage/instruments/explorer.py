@@ -194,7 +194,10 @@ def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leverage(fits: Path) -> pd.DataFrame:
-    """EL with its interval, or its bound beyond the dense frontier, for each run behind a point."""
+    """EL with its interval, or its bound beyond the dense frontier, for each run behind a point.
+
+    A run of a variant that is the baseline itself has the baseline's: it stands on more seeds.
+    """
     names = {"efficiency_leverage": "EL", "low": "EL_low", "high": "EL_high"}
     names |= {"at_least": "EL_least", "at_most": "EL_most"}
     blank = pd.DataFrame(columns=["run", *names.values()])
@@ -204,6 +207,7 @@ def _leverage(fits: Path) -> pd.DataFrame:
         return blank
     said = points[["efficiency_leverage", "at_least", "at_most"]].notna().any(axis=1)
     points = points[(points["estimator"] == ESTIMATOR) & said]
+    points = points.sort_values("variant", key=pd.Series.notna, kind="stable")
     each = points.assign(run=points["run_id"].str.split()).explode("run").rename(columns=names)
     return each[list(blank)].drop_duplicates("run") if len(each) else blank
 
