@@ -439,3 +439,27 @@ def test_a_setting_that_is_called_like_a_summary_is_a_run(tmp_path):
 def test_a_row_without_tokens_is_told_that_it_has_none(tmp_path):
     with pytest.raises(ValueError, match=r"row 4, num_tokens .column tokens. = nan: is blank"):
         read(tmp_path, NAMED + ",2.95,,,,\n")
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("800M tokens", 8e8),
+        ("0.8BT", 8e8),
+        ("~800M", 8e8),
+        ("800 000 000", 8e8),
+        ("8e8 tokens", 8e8),
+    ],
+)
+def test_counts_as_people_write_them(tmp_path, cell, value):
+    runs = read(tmp_path, HEADER + ROWS.replace("3.0,1e9", f"3.0,{cell}")).runs
+    assert runs["num_tokens"].tolist() == [value, 1e9]
+
+
+@pytest.mark.parametrize(("factor", "is_told"), [(1.0, False), (1.4427, True), (0.6931, True)])
+def test_mixtures_in_another_unit_than_the_dense_runs_are_warned_of(tmp_path, factor, is_told):
+    dense = [(1e18 * 10**k, 3.0 * 0.9**k) for k in range(4)]
+    rows = [f"{loss},1e9,{c},1,2" for c, loss in dense]
+    rows += [f"{0.95 * factor * loss},1e9,{c},0.1,4" for c, loss in dense]
+    table = read(tmp_path, HEADER + "\n".join(rows) + "\n")
+    assert any("another unit" in warning for warning in table.warnings) == is_told

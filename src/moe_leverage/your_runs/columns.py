@@ -74,7 +74,7 @@ SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "flops_per_token": (("m", "flop_per_token"),),
     "active_params": (
         ("n_a", "na", "activated_params", "params_active", "active", "active_parameters",
-         "params_active_precise", "activated_parameters", "num_active_params"),
+         "params_active_precise", "activated_parameters", "num_active_params", "n_active"),
         ("dense_parameter_count",),
     ),
     "total_params": (
@@ -121,6 +121,7 @@ UNITS: dict[str, dict[str, float]] = {
 MOE_WORDS = {
     "true": True, "1": True, "moe": True, "yes": True, "sparse": True, "1.0": True, "mixture": True,
     "0.0": False, "false": False, "0": False, "dense": False, "no": False, "": False,
+    "✓": True, "✔": True, "✗": False, "✘": False,
 }  # fmt: skip
 NO_LOSS = re.compile(
     r"aux|balanc|router|z_loss|zloss|(^|_)(se|std|stderr|sem|var|err|error|ema|weight|coef|scale)$"

@@ -44,6 +44,7 @@ PLAUSIBLE: dict[str, tuple[float, float, str]] = {  # low, high, and what else t
 NEIGHBOURS = 5  # runs of about the same compute that a loss is compared with
 BITS_MARGIN = 0.04  # around ln(1 / ln 2), the step from nats to bits
 MOST_ODD = 0.2  # share of losses off their neighbours beyond which the spread is real
+UNLIKELY = (-0.25, 0.15)  # ln loss of mixtures over dense runs at equal compute
 UNIFORM_MARGIN = 1.05  # over ln(vocabulary), which no trained model exceeds in nats
 MOST_PERPLEXITY = 12.0  # median "loss" that is none in nats: over ln of a vocabulary of 160,000
 
@@ -94,6 +95,30 @@ def check_loss_unit(frame: pd.DataFrame, mapping: ColumnMap, warnings: list[str]
     if 0 < len(odd) < MOST_ODD * len(loss):
         rows = row_names(frame.loc[odd])
         warnings.append(f"loss of {rows} is 1.44 times off its neighbours': bits and nats mixed?")
+    warnings += _family_warnings(frame)
+
+
+def _family_warnings(frame: pd.DataFrame) -> list[str]:
+    """A warning where mixtures lie farther from the dense runs than any leverage takes them."""
+    moe = frame["is_moe"].to_numpy(bool)
+    log_c, log_loss = (np.log(frame[name].to_numpy(float)) for name in ("compute", "loss"))
+    order = np.argsort(log_c[~moe])
+    if len(order) < 2 or not moe.any():
+        return []
+    knots = log_c[~moe][order]
+    inside = (log_c[moe] >= knots[0]) & (log_c[moe] <= knots[-1])
+    if not inside.any():
+        return []
+    dense = np.interp(log_c[moe][inside], knots, np.minimum.accumulate(log_loss[~moe][order]))
+    gaps = log_loss[moe][inside] - dense
+    if gaps.min() <= UNLIKELY[1] and gaps.max() >= UNLIKELY[0]:  # one that is usual is enough
+        return []
+    gap = float(np.median(gaps))
+    side = "above" if gap > 0 else "below"
+    return [
+        f"losses of the mixtures lie {abs(np.expm1(gap)):.0%} {side} those of dense runs at equal "
+        "compute: another unit (bits, nats), tokenizer or data?"
+    ]
 
 
 def refuse_row(

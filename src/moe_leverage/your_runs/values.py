@@ -27,8 +27,10 @@ SUFFIXES = {
     "gflops": 1e9, "tflop": 1e12, "tflops": 1e12, "pflop": 1e15, "pflops": 1e15, "eflop": 1e18,
     "eflops": 1e18, "exaflop": 1e18, "exaflops": 1e18, "zflop": 1e21, "zflops": 1e21,
     "pfdays": PF_DAY, "pfday": PF_DAY, "pfsdays": PF_DAY, "pfsday": PF_DAY, "nats": 1.0,
-    "tokens": 1.0, "params": 1.0, "parameters": 1.0,
+    "tokens": 1.0, "params": 1.0, "parameters": 1.0, "mt": 1e6, "bt": 1e9, "tt": 1e12,
 }  # fmt: skip
+COUNTED = re.compile(r"(?<=.)(?:tokens?|params?|parameters)$")  # behind a count: 800M tokens
+GROUPS = re.compile(r"\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?:\.\d+)?")  # 800 000 000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,10 @@ def _number(cell: str) -> tuple[float | None, bool, bool]:
         return float(cell), False, False
     except ValueError:
         pass
-    text = cell.strip().strip("$").replace("−", "-")
+    written = cell.strip().strip("$").replace("−", "-")
+    text = written.lstrip("~≈ ")  # of a rounded number
+    if GROUPS.fullmatch(text):
+        text = re.sub(r"\s", "", text)
     with_error = WITH_ERROR.fullmatch(text)
     if with_error is not None:
         text = with_error[1] if with_error[1][-1:].isalpha() else (
@@ -89,7 +94,8 @@ def _number(cell: str) -> tuple[float | None, bool, bool]:
     if found is None:
         return None, False, False
     unit = re.sub(r"[^a-z%]", "", (found[2] or "").lower())
+    unit = unit if unit in SUFFIXES else COUNTED.sub("", unit)
     if unit not in SUFFIXES:
         return None, False, False
     value = float(found[1].replace(",", "")) * SUFFIXES[unit]
-    return value, bool(unit), with_error is not None
+    return value, bool(unit), with_error is not None or written[:1] in "~≈"
