@@ -272,3 +272,40 @@ def test_the_starts_that_are_followed_lead_as_low_as_all_of_them(rows: int, nois
         assert len(followed) < len(starts)
         # where no floor is best the rest crawl towards it, and end by their last digits
         assert reached <= lowest * (1 + 1e-5)
+
+
+def test_many_rows_follow_an_error_that_they_share():
+    """Beyond MANY_ROWS a resample is one step from the fit: exact where the law is linear."""
+    table = curve_table(count=400, sigma=0.01)
+    fitted = fit(PowerLaw, table, "loss", resamples=10)
+    centred = np.log(table["compute"]) - np.log(table["compute"]).mean()
+    moved = fitted.log_target + 0.5 + 0.2 * centred
+    again = refit(fitted, np.tile(moved, (400, 1)))
+    within = np.abs(fitted.residuals) <= fitted.delta
+    assert 0.5 < within.mean() < 1.0
+    rise = again.samples.mean(axis=0) - fitted.theta
+    assert rise[1] == pytest.approx(0.2, abs=1e-3)
+    height = rise[0] + rise[1] * np.log(table["compute"]).mean()
+    assert height == pytest.approx(0.5, abs=1e-3)
+
+
+def test_delta_is_as_wide_as_the_residuals_of_least_squares_and_few_rows_ask():
+    table = curve_table(count=8)
+    fitted = fit(PowerLaw, table, "loss", resamples=1)
+    features = np.stack([np.ones(8), np.log(table["compute"])], axis=-1)
+    line = np.linalg.lstsq(features, np.log(table["loss"]), rcond=None)[0]
+    spread = np.median(np.abs(np.log(table["loss"]) - features @ line))
+    assert fitted.delta == pytest.approx(1.345 * 1.4826 * spread * np.sqrt(8 / 6), rel=1e-4)
+
+
+def test_a_law_of_leverage_alone_knows_how_far_its_own_values_went():
+    assert set(fit(PowerLaw, curve_table(), "loss", resamples=1).law.domain) == {"compute"}
+    joint = fit(JointLaw, joint_table(), "efficiency_leverage", resamples=1).law
+    assert "efficiency_leverage" in joint.domain
+
+
+def test_starts_at_the_best_are_those_that_end_as_low():
+    found = fit(FlooredPowerLaw, curve_table(count=12), "loss", resamples=1).convergence
+    assert 1 <= found.starts_at_best <= found.num_starts
+    exact = fit(PowerLaw, curve_table(), "loss", resamples=1).convergence
+    assert exact.starts_at_best == exact.num_starts == 1
