@@ -149,7 +149,9 @@ def test_leverage_reaches_every_seed_of_a_point(tmp_path):
     seeds = ledger.table()["run_id"].unique()[:2]
     row = {"estimator": "frontier", "efficiency_leverage": 1.5, "low": 1.2, "high": 1.9}
     row |= {"variant": None, "at_least": None, "at_most": None, "run_id": " ".join(seeds)}
-    pd.DataFrame([row]).to_csv(tmp_path / "leverage.csv")
+    variant = row | {"variant": "the baseline, in a study of another thing"}
+    variant |= {"efficiency_leverage": 9.0}
+    pd.DataFrame([variant, row]).to_csv(tmp_path / "leverage.csv")
     shown = table(explorer.index(fits=tmp_path)).set_index("run")
     assert shown.loc[seeds, "EL"].tolist() == [1.5, 1.5]
     assert shown["EL"].notna().sum() == 2
