@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe_leverage import paths
-from moe_leverage.corpus import documents
+from moe_leverage import ledger, paths
+from moe_leverage.corpus import documents, domains
 from moe_leverage.corpus import tokens as corpus
 from moe_leverage.corpus.documents import Document, Source
 
@@ -115,6 +115,87 @@ def test_what_is_built_is_not_built_again(toy, monkeypatch):
     monkeypatch.setattr(documents, "fetch", lambda *rest: pytest.fail("fetched again"))
     assert corpus.build_corpus("smoke").digest == built.digest
     assert corpus.load("smoke", build=True).digest == built.digest
+
+
+# --- domains of the training documents -----------------------------------------------------
+
+
+def index_path(tier="smoke"):
+    return paths.CACHE / "corpus" / tier / domains.INDEX
+
+
+def test_the_text_of_a_domain_is_the_text_of_its_files(toy):
+    """Of the toy's sources each has a domain of its own, but for code, which holds prose too."""
+    built = corpus.build_corpus("smoke", pin=True)
+    tokenizer, manifest = corpus.load_tokenizer(), corpus.read_manifest("smoke")
+    marks = {"code": "def f", "services": "Do: ", "data": " 20", "prose": ""}
+    seen = 0
+    for domain, mark in marks.items():
+        text = built.text(domain)
+        assert len(text) == manifest["domains"][domain]["tokens"]
+        tokens = text[np.arange(len(text))]
+        assert tokens.dtype == np.uint16
+        ends = np.flatnonzero(tokens == corpus.END_OF_TEXT) + 1
+        passages = [tokenizer.decode(part.tolist()) for part in np.split(tokens, ends)[:-1]]
+        assert len(passages) == manifest["domains"][domain]["documents"]
+        assert all(mark in passage for passage in passages)
+        assert ("def f" in passages[0]) == (domain == "code")
+        seen += len(text)
+    assert seen == len(built.train)
+    assert built.text() is built.train
+
+
+def test_batches_of_a_domain_hold_its_windows_and_no_others(toy):
+    text = corpus.build_corpus("smoke", pin=True).text("data")
+    count = (len(text) - 1) // 16
+    drawn = corpus.batch(text, seed=3, step=0, batch_sequences=count, sequence_length=16)
+    whole = text[np.arange(len(text))]
+    wanted = [whole[start : start + 17].tolist() for start in range(0, 16 * count, 16)]
+    assert sorted(drawn.tolist()) == sorted(wanted)
+
+
+def test_an_index_is_added_to_tokens_that_stay_as_they_are(toy, monkeypatch):
+    """What an earlier version built has none: it loads, and one command adds the same index."""
+    built = corpus.build_corpus("smoke", pin=True)
+    written = index_path().read_bytes()
+    index_path().unlink()
+    stamps = {p.name: p.stat().st_mtime_ns for p in index_path().parent.iterdir()}
+    old = corpus.load("smoke")
+    assert old.digest == built.digest
+    with pytest.raises(ValueError, match=r"domain = 'code': needs the index .* --tier smoke$"):
+        old.text("code")
+    monkeypatch.setattr(corpus, "_write", lambda *rest: pytest.fail("built again"))
+    assert corpus.build_corpus("smoke").digest == built.digest
+    assert index_path().read_bytes() == written
+    assert (
+        stamps.items()
+        <= {p.name: p.stat().st_mtime_ns for p in index_path().parent.iterdir()}.items()
+    )
+    with pytest.raises(ValueError, match=r"domain = 'verse': must be one of code, prose, serv"):
+        built.text("verse")
+
+
+def test_an_index_that_differs_from_the_manifest_is_refused_and_written_again(toy):
+    corpus.build_corpus("smoke", pin=True)
+    good = index_path().read_bytes()
+    index_path().write_bytes(good[:-8])
+    with pytest.raises(
+        ValueError, match=r"corpus = 'smoke': train.domains differs from manifest-s"
+    ):
+        corpus.load("smoke")
+    corpus.build_corpus("smoke")
+    assert index_path().read_bytes() == good
+
+
+def test_the_corpus_of_every_recorded_run_is_the_one_of_the_manifest():
+    """So that the index of domains, or whatever is added to a build, moves no recorded run."""
+    digests = {tier: corpus.read_manifest(tier)["digest"] for tier in corpus.TIERS}
+    seen = 0
+    for path in ledger.DIRECTORY.glob("*.jsonl"):
+        for record in ledger.records(path):
+            assert record["corpus_digest"] == digests[record["config"]["corpus"]]
+            seen += 1
+    assert seen > 100
 
 
 def test_bad_corpora_are_refused_by_name(toy):

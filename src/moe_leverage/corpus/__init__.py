@@ -1,7 +1,7 @@
 """The text that is trained on: documents, tokens, and batches as a function of (seed, step)."""
 
+from moe_leverage.corpus.documents import END_OF_TEXT
 from moe_leverage.corpus.tokens import (
-    END_OF_TEXT,
     TIERS,
     Corpus,
     batch,

