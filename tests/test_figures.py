@@ -34,7 +34,7 @@ from moe_leverage.figures.beyond_the_paper import frontier_table, gallery_table
 from moe_leverage.model import counter
 from moe_leverage.modules import import_modules
 from moe_leverage.page import chapter as page
-from moe_leverage.page import drawing, measured, theme
+from moe_leverage.page import drawing, links, measured, theme
 from moe_leverage.page import phone as narrow
 from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.page.registry import ENTRIES, draw, save
@@ -59,6 +59,7 @@ def points(**columns):
             "efficiency_leverage": [0.8, 1.1],
             "leverage_low": [0.7, 1.0],
             "leverage_high": [0.9, 1.3],
+            "run_id": ["a" * 12, "b" * 12],
         }
         | columns
     )
@@ -85,6 +86,7 @@ def baseline(low=1.8, value=2.0, high=2.2):
         "leverage_low": [0.0, 0.9, low, np.nan],
         "leverage_high": [1.2, 1.3, high, np.nan],
         "at_least": [np.nan, np.nan, np.nan, 1.0],
+        "run_id": list("abcd"),
     }
     design = {"activation_ratio": 3 / 65, "granularity": 2.0, "estimator": "frontier"}
     other = pd.DataFrame(rows).assign(**design | {"estimator": "joint"}, leverage_low=9.0)
@@ -99,6 +101,7 @@ def best_sizes():
             "loss_nats": [3.4, 3.3, 2.7, 2.5],
             "loss_nats_low": [3.3, 3.2, 2.6, 2.4],
             "loss_nats_high": [3.5, 3.4, 2.8, 2.6],
+            "run_id": list("abcd"),
         }
     )
 
@@ -276,8 +279,7 @@ BOTH = sweep("activation_ratio", [0.02, 0.1, 0.3]).assign(
 ALLOCATED = sweep("number", [0, 1, 2, 3, 4])
 PAIR = sweep("seed", [0, 1]).assign(family=lambda t: np.where(t["number"] == 1, "moe", "dense"))
 WAYS = pd.concat(
-    points(agree=[True, False], estimator=name, run_id=["a" * 12, "b" * 12])
-    for name in ("frontier", "joint", "power curves")
+    points(agree=[True, False], estimator=name) for name in ("frontier", "joint", "power curves")
 )
 EIGHT = points(predicted_leverage=[0.9, 1.0], part=["fitted", "joint study"])
 ROUTED = sweep("activation_ratio", [0.02, 0.1]).assign(
@@ -304,6 +306,8 @@ INPUTS |= {  # figures of our own runs alone
     "seed-noise": ((limits.noise_of_ladders(trained.ladders()),), None),
     "router-loads": ((trained.loads(trained.ladders()),), None),
 }
+CURVES = {"nano-beta-curves"}  # of whole runs, without marks
+COLOURED_BY_LAW = {"law-scores"}  # where a colour of our runs may be another group's law
 MEASURED = [name for name, (_, rows) in INPUTS.items() if rows is not None]
 
 
@@ -358,6 +362,17 @@ def test_a_figure_wears_no_colour_that_the_dark_theme_lacks(name, tmp_path):
     seen = re.sub(r"fill: #[0-9a-f]{6}; fill-opacity: 0\b(?!\.)", "", svg)
     lights = {light for light, _ in theme.variables().values()}
     assert set(re.findall(r"#[0-9a-f]{6}\b", seen)) <= lights
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", [name for name in INPUTS if ENTRIES[name].studies])
+def test_every_mark_of_our_runs_leads_to_them(name, tmp_path):
+    published, rows = INPUTS[name]
+    drawing = draw(name, *published, *([] if rows is None else [rows]))
+    assert links.bare_marks(drawing.figure) == 0 or name in COLOURED_BY_LAW
+    if name not in CURVES:
+        is_of_runs = "run_id" in drawing.table
+        assert links.names_runs(save(name, drawing, tmp_path)) == is_of_runs
     plt.close("all")
 
 
@@ -683,7 +698,7 @@ def test_fine_experts_are_held_against_coarse_ones_for_each_outcome():
     runs = pd.DataFrame({**at, "granularity": [2.0] * 3 + [8.0] * 3 + [16.0] * 3,
                          "loss_nats": [2.5, 2.6, 2.4, 2.55, 2.66, 2.44, 9, 9, 9]})  # fmt: skip
     worse = granularity.fine_against_coarse(runs, PUBLISHED.joint)
-    assert "end +0.050 nats away (+0.033 to +0.067, 3 pairs)" in worse
+    assert "end 0.050 nats above (+0.033 to +0.067, 3 pairs)" in worse
     assert worse.endswith("finer experts cost more than they give.")
     better = runs.assign(loss_nats=-runs["loss_nats"])
     assert "finer experts pay" in granularity.fine_against_coarse(better, PUBLISHED.joint)

@@ -36,10 +36,10 @@ def drawn(monkeypatch, tmp_path):
 
 def test_each_point_that_names_a_run_leads_to_it(drawn):
     _, page, _ = drawn(POINTS)
-    found = re.findall(r'<a href="([^"]+)" tabindex="-1" aria-label="([^"]+)">', page)
+    found = re.findall(r'<a href="([^"]+)" tabindex="-1" aria-label="([^"]+)"(.*?)>', page)
     assert found == [
-        (f"{links.EXPLORER}#run=c0ffee", "run c0ffee"),
-        (f"{links.EXPLORER}#run=decade", "run decade"),
+        (f"{links.EXPLORER}#run=c0ffee", "run c0ffee", ""),
+        (f"{links.EXPLORER}#run=decade", "2 runs, the first decade", ' data-runs="decade facade"'),
     ]
     assert 'role="group"' in page
     assert 'role="img"' not in page

@@ -6,6 +6,7 @@
 (() => {
   const RUN = "svg.ml-figure a[href*='#run=']";
   const SUBJECTS = `a.symbol, ${RUN}`;
+  const MOST_LINKS = 6; // in one card
   const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
   const card = document.createElement("div");
   card.className = "ml-card";
@@ -35,30 +36,63 @@
   const number = (x) =>
     Math.abs(x) >= 1e4 ? x.toExponential(1) : String(Number(x.toPrecision(3)));
 
-  function said(run) {
-    if (!run) return "Not in the explorer.";
-    const parts = [`${number(run.budget)} FLOPs`, `A = ${number(100 * run.A)} %`];
-    if (run.family !== "dense") parts.push(`G = ${number(run.G)}`);
-    parts.push(run.loss === null ? run.status : `loss ${run.loss.toFixed(3)} nats`);
-    if (run.EL !== null) parts.push(`EL = ${run.EL.toFixed(2)}`);
-    return `${run.family === "dense" ? "Dense" : "Mixture"}: ${parts.join(", ")}. Load and curve: open it.`;
+  /* What the runs behind a mark have in common, or from where to where they reach */
+  function reach(found, name, write) {
+    const values = found.map((run) => run[name]).filter((value) => value !== null);
+    const ends = [Math.min(...values), Math.max(...values)].map(write);
+    return values.length ? [...new Set(ends)].join(" to ") : "";
+  }
+
+  const ROUTED = { moe: "mixture", dense: "dense" };
+  function said(found) {
+    if (!found.length) return "Not in the explorer.";
+    const parts = [`${reach(found, "budget", number)} FLOPs`];
+    parts.push(`A = ${reach(found, "A", (ratio) => number(100 * ratio))} %`);
+    const routed = found.filter((run) => run.family !== "dense");
+    if (routed.length) parts.push(`G = ${reach(routed, "G", number)}`);
+    const loss = reach(found, "loss", (nats) => nats.toFixed(3));
+    parts.push(loss ? `loss ${loss} nats` : found[0].status);
+    const load = reach(routed, "load", (times) => times.toFixed(2));
+    if (load) parts.push(`busiest expert ${load} times the mean`);
+    else parts.push(routed.length ? "load not recorded" : "no routed experts");
+    const leverage = reach(found, "EL", (times) => times.toFixed(2));
+    if (leverage) parts.push(`EL = ${leverage}`);
+    const families = [...new Set(found.map((run) => ROUTED[run.family]))].join(" and ");
+    return `${families[0].toUpperCase()}${families.slice(1)}: ${parts.join(", ")}.`;
+  }
+
+  /* A link to each run, or to the first of them: the card of a mark may be pointed at itself */
+  function links(names, page) {
+    const text = document.createElement("span");
+    text.append(names.length > MOST_LINKS ? `The first of ${names.length}: ` : "Open: ");
+    for (const name of names.slice(0, MOST_LINKS)) {
+      const link = document.createElement("a");
+      link.href = new URL(`#run=${name}`, page).href;
+      link.textContent = name;
+      link.tabIndex = -1; // Enter on the mark opens the first
+      text.append(link, " ");
+    }
+    return text;
   }
 
   function fill(link) {
     const title = document.createElement("strong");
     const text = document.createElement("span");
+    const more = [];
     if (link.matches(RUN)) {
-      const name = link.getAttribute("href").split("#run=")[1];
-      title.textContent = `Run ${name}`;
-      runs(new URL(link.getAttribute("href"), location.href)).then((known) => {
-        text.textContent = said(known.get(name));
+      const page = new URL(link.getAttribute("href"), location.href);
+      const names = (link.dataset.runs || page.hash.split("=")[1]).split(" ");
+      title.textContent = names.length > 1 ? `${names.length} runs` : `Run ${names[0]}`;
+      more.push(" ", links(names, page));
+      runs(page).then((known) => {
+        text.textContent = said(names.map((name) => known.get(name)).filter(Boolean));
         if (shown === link) place(link);
       });
     } else {
       title.append(...[...link.childNodes].map((node) => node.cloneNode(true)));
       text.textContent = link.dataset.says;
     }
-    card.replaceChildren(title, " ", text);
+    card.replaceChildren(title, " ", text, ...more);
   }
 
   function place(link) {

@@ -191,8 +191,8 @@ def balanced(runs: pd.DataFrame) -> Iterator[Gate]:
             best = near_optimal(with_law_names(tried), tolerance)["run_id"]
             routed = routed[(routed["role"] != role) | routed["run_id"].isin(best)]
     for study, mine in routed.groupby("study"):
-        busiest = _worst(mine, "load.max_over_mean")
-        idle = _worst(mine, "load.idle_experts") / mine["num_experts"]
+        busiest = ledger.worst_layer(mine, "load.max_over_mean")
+        idle = ledger.worst_layer(mine, "load.idle_experts") / mine["num_experts"]
         for name, figures, limit in (
             ("balanced", busiest, MOST_LOAD),
             ("no expert idle", idle, MOST_IDLE),
@@ -299,12 +299,6 @@ def _difference(dense: pd.DataFrame, whole: pd.DataFrame, sigma: float) -> tuple
     error = sigma * np.sqrt(1 / len(dense) + 1 / len(whole))
     nats = float(np.exp(means[1]) - np.exp(means[0]))
     return nats, float((means[1] - means[0]) / error) if error > 0 else np.inf
-
-
-def _worst(runs: pd.DataFrame, column: str) -> pd.Series[float]:
-    """The largest of the layers of each run; NaN, which keeps no limit, where none is recorded."""
-    layers = runs[column] if column in runs else pd.Series(None, runs.index, dtype=object)
-    return layers.map(lambda found: max(found) if isinstance(found, list | tuple) else np.nan)
 
 
 def _noise(group: pd.DataFrame, study: pd.DataFrame) -> float:

@@ -182,7 +182,7 @@ def isoflop_optima(table: pd.DataFrame) -> pd.DataFrame:
     budget: `compute, flops_per_token, num_tokens, loss`, the standard error of ln loss at the
     optimum `log_loss_error` by what the parabola misses, 90 % ends `flops_per_token_low/high` (and
     of the tokens) by Fieller's theorem, `num_sizes`, and `reason`, empty where the optimum is sound
-    and else it is NaN.
+    and else it is NaN. With `run_id` in the table also that of the runs behind the parabola.
     """
     require(len(table) > 0, "rows", 0, "the table has no runs")
     table = table.assign(budget=budgets(table))
@@ -212,6 +212,8 @@ def _isoflop_optimum(runs: pd.DataFrame) -> dict[str, object]:
     low, high = np.exp(np.clip(ends_of_vertex, log_m[0], log_m[-1]))  # claim no more
     to_budget = runs["budget"] / runs["compute"]  # tokens that spend the budget exactly
     log_tokens = np.log((runs["num_tokens"] * to_budget).to_numpy(dtype=float))
+    if "run_id" in runs:
+        row["run_id"] = " ".join(runs["run_id"])
     return row | {
         "flops_per_token": float(np.exp(vertex)),
         "num_tokens": float(np.exp(np.interp(vertex, log_m, log_tokens))),

@@ -60,7 +60,7 @@ def scores(as_json: Json = False) -> None:
     """Score every printed law on public leverages and our own, by range of compute."""
     from moe_leverage.evidence.scores import score_table
 
-    _print(score_table(), as_json)
+    _print(score_table().drop(columns="run_id"), as_json)
 
 
 def _print(table: pd.DataFrame, as_json: bool) -> None:

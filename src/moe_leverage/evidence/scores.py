@@ -68,7 +68,7 @@ def our_points(fits: Path = paths.FITS) -> pd.DataFrame:
         + ", " + found["granularity"].map("{:.3g}".format),
         "activation_ratio": found["activation_ratio"], "granularity": found["granularity"],
         "compute": found["compute"], "low": found["low"], "high": found["high"],
-        "active_params": np.nan, "num_tokens": np.nan,
+        "active_params": np.nan, "num_tokens": np.nan, "run_id": found["run_id"],
     }).reset_index(drop=True)  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def score_table() -> pd.DataFrame:
     """Each law's typical and mean error, as factors with intervals, by range of compute.
 
     `factor` is exp of the mean absolute error: off by that much, up or down; `leaning` exp of the
-    mean error: above 1 the law promises too much.
+    mean error: above 1 the law promises too much; `run_id` names the runs of ours behind it.
     """
     points = pd.concat([points_table(), our_points()], ignore_index=True)
     table = errors(points).dropna(subset=["error"])
@@ -137,6 +137,7 @@ def score_table() -> pd.DataFrame:
                 "inside": int(part["in_domain"].sum()),
                 "factor": math.exp(size[0]), "factor_low": math.exp(max(size[1], 0.0)),
                 "factor_high": _exp(size[2]), "leaning": math.exp(leaning[0]),
+                "run_id": " ".join(part["run_id"].dropna()),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -276,8 +277,8 @@ def _loads() -> dict[str, float]:
     """The busiest expert over the mean of each mixture of the ledger, the worst of its layers."""
     runs = ledger.once(ledger.table(directory=ledger.DIRECTORY))
     runs = runs[runs["is_moe"].astype(bool)]
-    loads = runs["load.max_over_mean"].map(lambda layers: max(layers, default=math.inf))
-    return dict(zip(runs["run_id"], loads.astype(float), strict=True))
+    loads = ledger.worst_layer(runs, "load.max_over_mean").fillna(math.inf)
+    return dict(zip(runs["run_id"], loads, strict=True))
 
 
 def _busiest(run_ids: str) -> float:

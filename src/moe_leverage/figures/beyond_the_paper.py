@@ -86,7 +86,8 @@ def printed_table(models: Sequence[OpenModel]) -> pd.DataFrame:
 def crossings(measured: pd.DataFrame) -> pd.DataFrame:
     """Where measured EL passes 1 from below, for each pair of A and G that has both sides.
 
-    `measured` holds points of EL (`measured.leverage_points`); log EL is interpolated in log C.
+    `measured` holds points of EL (`measured.leverage_points`); log EL is interpolated in log C, and
+    `run_id` names the runs on both sides.
     """
     axes = ["activation_ratio", "granularity"]
     rows = []
@@ -97,8 +98,9 @@ def crossings(measured: pd.DataFrame) -> pd.DataFrame:
         for i in np.flatnonzero((height[:-1] < 0) & (height[1:] >= 0)):
             part = -height[i] / (height[i + 1] - height[i])
             compute = float(np.exp(place[i] + part * (place[i + 1] - place[i])))
-            rows.append({**dict(zip(axes, values, strict=True)), "training_flops": compute})
-    return pd.DataFrame(rows, columns=[*axes, "training_flops"])
+            row = {**dict(zip(axes, values, strict=True)), "training_flops": compute}
+            rows.append(row | {"run_id": " ".join(ordered["run_id"].iloc[i : i + 2])})
+    return pd.DataFrame(rows, columns=[*axes, "training_flops", "run_id"])
 
 
 def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:

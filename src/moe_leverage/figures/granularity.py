@@ -215,11 +215,12 @@ def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str
     mean, wide = mean_and_half_width(gaps)
     fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": STUDY_BUDGETS_FLOPS[0]}
     saved = law(**fixed, granularity=BEST_RANGE[0]) / law(**fixed, granularity=COARSE) - 1
+    side = "above" if mean > 0 else "below"
     start = (
         f"Held against experts as wide as the model (G = {COARSE:g}) at equal budget and seed, "
         f"those of the paper's best range (G = {BEST_RANGE[0]:g} to {BEST_RANGE[1]:g}) end "
-        f"{mean:+.3f} nats away ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} pairs), "
-        f"where by the law they have at least {saved:.0%} more leverage"
+        f"{abs(mean):.3f} nats {side} ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} "
+        f"pairs), where by the law they have at least {saved:.0%} more leverage"
     )
     if mean - wide > 0:
         return f"{start}: in models this small finer experts cost more than they give."

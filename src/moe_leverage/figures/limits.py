@@ -30,15 +30,17 @@ from moe_leverage.figures.hyperparameter_laws import (
     LEARNING_RATE_LOG2,
     SEARCH_FLOPS,
 )
+from moe_leverage.figures.trained import ARCHIVED
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, log_axes, note, plain_ticks, power
+from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 
 STUDY_TABLES = (7, 8, 9, 10, 11)  # the models of Section 4 and Appendix D
 MANY = 1e5  # from here on a number is written as a power of ten
 NUM_MODELS = "more than 300"  # Abstract
-INKS = ("muted", "measured")  # of the ladders, the first one first
+INKS = ("accent", "measured")  # of the ladders, the first one first
 TELLING = NORMAL_95 * np.sqrt(2)  # standard deviations between two single runs, at 90 %
 
 
@@ -120,6 +122,8 @@ def noise(found: pd.DataFrame) -> Drawing:
         ax.errorbar(mine["training_flops"], mine["sd_nats"], yerr=ends, fmt="o-", mfc="none",
                     color=ink, lw=1, label=str(name))  # fmt: skip
         ax.plot(mine["training_flops"], mine["evaluation_nats"], "--", color=ink, lw=1)
+        if name != ARCHIVED:
+            link_runs(ax, mine, "training_flops", "sd_nats")
     log_axes(ax, "training_flops")
     ax.set_ylabel("Standard deviation of the loss (nats)")
     ax.set_yscale("log")
@@ -158,6 +162,7 @@ def noise_by_budget(runs: pd.DataFrame) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "evaluation_nats": repeats["validation_standard_error_nats"].astype(float).mean(),
+                "run_id": " ".join(repeats["run_id"]),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -34,6 +34,7 @@ from moe_leverage.page.drawing import (
     ranges,
     reach_of,
 )
+from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import PowerLaw
@@ -177,6 +178,7 @@ def isoflops(
         if len(stars):
             ink = theme.colour("accent")
             ax.plot(stars["flops_per_token"], stars["loss"], "*", ms=11, color=ink, label="lowest")
+            link_runs(ax, stars, "flops_per_token", "loss")
         log_axes(ax, "flops_per_token")
         plain_ticks(ax.xaxis, SCALE_TICKS, ".0e")
         ax.set_title(FAMILIES[name])

@@ -22,6 +22,7 @@ from moe_leverage.evidence.sources import points_table, sources
 from moe_leverage.figures.other_laws import law_colour
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import log_axes, note, percent, plain_ticks, power
+from moe_leverage.page.links import link_runs
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.theory.laws import PUBLISHED
@@ -139,7 +140,9 @@ def law_scores(table: pd.DataFrame) -> Drawing:
         ax.plot(ends, [i, i], "-", color=ink, lw=2)
         ax.plot([row["factor"]], [i], "o", color=ink, ms=8)
         if row["law"] in ours.index:
-            ax.plot([ours.loc[row["law"], "factor"]], [i], "x", color=ink, mew=2, ms=8)
+            mine = ours.loc[[row["law"]]].assign(row=i)
+            ax.plot(mine["factor"], mine["row"], "x", color=ink, mew=2, ms=8)
+            link_runs(ax, mine, "factor", "row")
     names = public["law_title"].str.replace(" et al. ", " et al.\n")
     ax.set_yticks(range(len(public)), names)
     ax.invert_yaxis()

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from scipy.special import ndtri
 from scipy.stats import chi2, t
 
@@ -26,7 +27,7 @@ from moe_leverage.analysis.bootstrap import LEVEL
 from moe_leverage.analysis.gates import MOST_LOAD
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import note, percent, plain_ticks, power
-from moe_leverage.page.links import link_runs
+from moe_leverage.page.links import BARS, link_runs
 from moe_leverage.page.registry import Drawing, figure
 
 MIN_SEEDS = 3  # below which no spread is shown
@@ -75,8 +76,8 @@ def routing_table(runs: pd.DataFrame) -> pd.DataFrame:
     return done.assign(
         design=designs(done),
         recipe=[routing_recipe(run) for run in done.to_dict("records")],
-        busiest=done["load.max_over_mean"].map(max),
-        idle=done["load.idle_experts"].map(max),
+        busiest=ledger.worst_layer(done, "load.max_over_mean"),
+        idle=ledger.worst_layer(done, "load.idle_experts"),
     )[list(COLUMNS)]
 
 
@@ -112,7 +113,8 @@ def spreads(noise: pd.DataFrame) -> pd.DataFrame:
         sd = losses.std(ddof=1)
         low, high = sd * np.sqrt(freedom / chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], freedom))
         row = dict(zip(keys, key, strict=True)) | {
-            "seeds": len(mine), "loss_nats": losses.mean(), "sd": sd, "sd_low": low, "sd_high": high
+            "seeds": len(mine), "loss_nats": losses.mean(), "sd": sd, "sd_low": low,
+            "sd_high": high, "run_id": " ".join(mine["run_id"]),
         }  # fmt: skip
         rows.append(row | _gain(mine, paper))
     return pd.DataFrame(rows)
@@ -246,6 +248,7 @@ def noise(table: pd.DataFrame) -> Drawing:
             palette=inks, dodge=0.44, linestyle="none", mfc="none", ms=5, mew=1.2, capsize=0.1,
             err_kws={"linewidth": 1}, ax=ax, legend=ax is axes[1],
         )  # fmt: skip
+        _link_dodged(ax, mine)
     axes[0].set_xlim(left=0)
     axes[0].set_ylabel("What is changed")
     axes[0].set_xlabel("sd between seeds (nats)")
@@ -254,6 +257,19 @@ def noise(table: pd.DataFrame) -> Drawing:
     axes[1].legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     note(fig, f"Ours: {power(float(str(budget)))} FLOPs, up to {int(mine['seeds'].max())} seeds.")
     return Drawing(fig, table, _noise_finding(mine))
+
+
+def _link_dodged(ax: Axes, mine: pd.DataFrame) -> None:
+    """Links over the points of `seaborn.pointplot`: a line a design, in it a place a recipe."""
+    recipes = mine["recipe"].unique()
+    marked = [line for line in ax.get_lines() if line.get_marker() not in BARS]
+    lines = [line for line in marked if np.size(line.get_xdata()) > 0]  # none is a legend's key
+    for line, design in zip(lines, mine["design"].unique(), strict=True):
+        runs = mine[mine["design"] == design].set_index("recipe")["run_id"].reindex(recipes)
+        places = pd.DataFrame(np.asarray(line.get_xydata()), columns=["x", "y"]).assign(
+            run_id=runs.to_numpy()
+        )
+        link_runs(ax, places, "x", "y")
 
 
 def _noise_finding(mine: pd.DataFrame) -> str:

@@ -21,11 +21,13 @@ from moe_leverage import ledger
 from moe_leverage.analysis.gates import JUDGED, MOST_LOAD, Gate
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, power
+from moe_leverage.page.links import link_runs
 from moe_leverage.page.registry import Drawing, figure
 from moe_leverage.paths import DATA
 from moe_leverage.studies.catalogue import STUDIES
 
-LADDERS = {"first ladder": ledger.FIRST_LADDER, "second ladder": ledger.DIRECTORY}
+ARCHIVED = "first ladder"  # whose runs are not in the explorer
+LADDERS = {ARCHIVED: ledger.FIRST_LADDER, "second ladder": ledger.DIRECTORY}
 SHUT = {  # what a gate of `analysis.gates` that fails says of the runs of its ladder
     "bodies": "its models hardly grow with the budget",
     "tuned": "its best rates and batches lie at the edge of what was tried",
@@ -168,7 +170,7 @@ def loads(found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     parts = []
     for name, runs in found.items():
         routed = runs[runs["is_moe"]]
-        busiest = routed["load.max_over_mean"].map(_worst)
+        busiest = ledger.worst_layer(routed, "load.max_over_mean")
         usual = routed.loc[routed["role"] == "plain", "routing.balance_coefficient"].max()
         part = routed[["run_id", "study", "num_experts", "budget_flops"]].assign(
             is_about_balance=routed["routing.balance_coefficient"] < usual
@@ -188,14 +190,16 @@ def router_loads(found: pd.DataFrame) -> Drawing:
     """A mark a run, by number of experts and ladder; `found` comes from `loads`."""
     fig, ax = plt.subplots()
     names = [name for name in LADDERS if (found["ladder"] == name).any()]
-    inks = {"first ladder": theme.colour("accent"), "second ladder": theme.colour("moe")}
+    inks = {ARCHIVED: theme.colour("accent"), "second ladder": theme.colour("moe")}
     generator = np.random.default_rng(0)
+    aside = np.exp(generator.uniform(-0.08, 0.08, len(found)))
+    placed = found.assign(x=found["num_experts"] * aside)
     sns.scatterplot(
-        x=found["num_experts"] * np.exp(generator.uniform(-0.08, 0.08, len(found))),
-        y=found["busiest_over_mean"], hue=found["ladder"], style=found["ladder"], ax=ax,
+        placed, x="x", y="busiest_over_mean", hue="ladder", style="ladder", ax=ax,
         hue_order=names, style_order=names, palette=[inks[name] for name in names],
         edgecolor=theme.colour("surface"), s=28,
     )  # fmt: skip
+    link_runs(ax, placed[placed["ladder"] != ARCHIVED], "x", "busiest_over_mean")
     ax.axhline(MOST_LOAD, color=theme.colour("muted"), lw=1, ls="--")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
@@ -231,8 +235,3 @@ def _word(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _worst(layers: object) -> float:
-    """The largest of the layers of a run; NaN where none is recorded."""
-    return max(layers) if isinstance(layers, list | tuple) else np.nan

@@ -187,6 +187,7 @@ def _index_table(frame: pd.DataFrame, leverage: pd.DataFrame) -> pd.DataFrame:
     table[["family", "role"]] = frame[["family", "role"]]
     table["config"] = pd.factorize(frame["config_id"])[0]
     table["excess"] = _excess(frame, table)
+    table["load"] = ledger.worst_layer(frame, "load.max_over_mean")
     table["shade"] = [theme.activation_step(float(ratio)) for ratio in table["A"]]
     table = table.merge(leverage, on="run", how="left")
     table["twin"] = _twins(table)

@@ -22,7 +22,16 @@ from moe_leverage.ledger.file import (
     verify,
     write_plans,
 )
-from moe_leverage.ledger.table import COLUMNS, Stamp, finished, once, rung, stamp, table
+from moe_leverage.ledger.table import (
+    COLUMNS,
+    Stamp,
+    finished,
+    once,
+    rung,
+    stamp,
+    table,
+    worst_layer,
+)
 
 __all__ = [
     "COLUMNS",
@@ -51,5 +60,6 @@ __all__ = [
     "statuses",
     "table",
     "verify",
+    "worst_layer",
     "write_plans",
 ]

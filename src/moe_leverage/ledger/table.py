@@ -80,6 +80,19 @@ def once(runs: pd.DataFrame) -> pd.DataFrame:
     return runs if runs.empty else runs.drop_duplicates("run_id", ignore_index=True)
 
 
+def worst_layer(runs: pd.DataFrame, column: str) -> pd.Series[float]:
+    """The largest of the layers of each run, such as of `load.max_over_mean`.
+
+    NaN, which keeps no limit, where none is recorded: for a dense run or one that diverged.
+    """
+    import pandas as pd
+
+    layers = runs[column] if column in runs else pd.Series(None, runs.index, dtype=object)
+    return layers.map(
+        lambda found: float(max(found)) if isinstance(found, list | tuple) and found else math.nan
+    ).astype(float)
+
+
 def rung(training_flops: float) -> float:
     """The budget that a compute stands on: 1 or 3 times a power of ten, if it is as near as that.
 

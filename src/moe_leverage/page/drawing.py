@@ -13,7 +13,7 @@ import matplotlib.ticker as ticker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from moe_leverage.analysis.bootstrap import NORMAL_95
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.reductions import widened_noise
 from moe_leverage.page import theme
-from moe_leverage.page.links import link_runs
+from moe_leverage.page.links import lay_links, link_runs
 from moe_leverage.page.notation import axis_label, notation
 from moe_leverage.paper import STUDY_BUDGETS_FLOPS
 from moe_leverage.rules import require
@@ -163,14 +163,16 @@ def draw_over(ax: Axes, above: Axes, law: PowerLaw, quantity: str, of: str) -> N
     """What the panel `above` shows over compute, again as multiples of a law of compute.
 
     Laws that lie on each other over many powers of ten part here, and a point shows by how much it
-    misses. Lines, bars and bands are taken over; `of` says whose law it is.
+    misses. Lines, bars, bands and links are taken over; `of` says whose law it is.
     """
     for line in above.get_lines():
         copied = Line2D(*_over(line.get_xydata(), law).T)
         copied.update_from(line)
         copied.set(transform=ax.transData, label="_again")
         ax.add_line(copied)
-    for part in above.collections:
+    for part in list(above.collections):
+        if isinstance(part, PathCollection) and any(part.get_urls()):
+            lay_links(ax, _over(part.get_offsets(), law), part.get_urls())
         for kind in (LineCollection, PolyCollection):
             if isinstance(part, kind):
                 again = kind([_over(path.vertices, law) for path in part.get_paths()])

@@ -70,10 +70,10 @@ def _ours(entry: dict[str, Any], measured: str) -> str:
     place = f'<a href="{AUDIT_PAGE}#conclusion-{conclusion.fact.id}">{conclusion.label}</a>'
     shut = len(conclusion.gates)
     verb = "fails" if shut == 1 else "fail"
-    gates = f", since {shut} of the gates that they rest on {verb}" if shut else ""
+    gates = f", since {shut} of the gates that it rests on {verb}" if shut else ""
     found = ", ".join(effects) if effects else "no effect can be read from them yet"
-    drawn = f" ({{numref}}`{entry['figure']}`)" if effects else ""
-    said = f"{found}{drawn}: {place}{gates}. {{doc}}`{TRAINED_PAGE}` describes them."
+    drawn = f", {{numref}}`{entry['figure']}`" if effects else ""
+    said = f"{found}{drawn} ({place}{gates}). {{doc}}`{TRAINED_PAGE}` describes them."
     if measured:
         said = f"{measured} {said[0].upper()}{said[1:]}"
     return f"**Our runs say{_reach([v for v, _ in asked])}:** {said}"

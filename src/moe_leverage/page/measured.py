@@ -210,10 +210,12 @@ def allocation_ratio(minima: pd.DataFrame) -> pd.DataFrame:
     names = ["flops_per_token", "flops_per_token_low", "flops_per_token_high"]
     moe, dense = (np.log(at.loc[family, names]) for family in ("moe", "dense"))
     (m, m_low, m_high), (d, d_low, d_high) = ([of[name] for name in names] for of in (moe, dense))
+    behind = {family: at.loc[[family]].droplevel(0)["run_id"] for family in ("moe", "dense")}
     ratio = pd.DataFrame({
         "model_ratio": np.exp(m - d),
         "model_ratio_low": np.exp(m - d - np.hypot(m - m_low, d_high - d)),
         "model_ratio_high": np.exp(m - d + np.hypot(m_high - m, d - d_low)),
+        "run_id": behind["moe"] + " " + behind["dense"],
     })  # fmt: skip
     return ratio.dropna(subset="model_ratio").reset_index()
 
