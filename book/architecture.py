@@ -25,7 +25,7 @@ FLOORS: tuple[dict[str, int], ...] = (
     {"locks": 0, "rules": 2, "paths": 4, "modules": 6},
     {"record": 2, "config": 4, "axes": 6},
     {"theory": 1, "accounting": 3, "pruning": 5, "paper": 7},
-    {"model": 0, "corpus": 2, "ledger": 4},
+    {"model": 0, "corpus": 2, "ledger": 4, "stages": 6},
     {"training": 1, "analysis": 3},
     {"studies": 1, "design": 3, "evidence": 5, "audit": 7},
     {"page": 6},

@@ -11,7 +11,8 @@ from toy import CORPUS, CPU, DENSE, VOCABULARY, run_of
 from moe_leverage.config import RoutingConfig
 from moe_leverage.model.counter import counter_table
 from moe_leverage.model.transformer import build_model
-from moe_leverage.model.upcycling import require_branches, upcycled
+from moe_leverage.model.upcycling import upcycled
+from moe_leverage.stages import require_branches
 from moe_leverage.training.loop import train
 
 RENORMALISED = RoutingConfig(renormalise=True)

@@ -32,6 +32,7 @@ def toy_corpus(num_tokens=4_096):
         train=np.concatenate([text(num_tokens // 2, 1), text(num_tokens // 2, 3)]),
         validation={"one": text(600, 1), "three": text(900, 3)},
         bytes_per_token={"one": 2.0, "three": 3.0},
+        train_domains=np.array([[num_tokens // 2, 0], [num_tokens, 1]], np.uint32),
     )
 
 

@@ -275,6 +275,8 @@ class RunConfig(Record):
 
     model: ModelConfig
     corpus: str  # tier of the corpus, "smoke" or "full"
+    domain: str = ""  # the one domain of its training text that is seen; "": all of it
+    parents: tuple[RunConfig, ...] = ()  # whose last weights it begins from; several: `upcycled`
     sequence_length: int
     batch_sequences: int
     num_steps: int
@@ -395,8 +397,9 @@ class RunConfig(Record):
         return replace(self, **own) if own else self
 
     def with_seed(self, seed: int) -> Self:
-        """The same run from another seed of weights and batches."""
-        return replace(self, seed=seed)
+        """The same run from another seed of weights and batches, as are the runs behind it."""
+        parents = tuple(parent.with_seed(seed) for parent in self.parents)
+        return replace(self, seed=seed, parents=parents)
 
 
 PRUNING_DEFAULTS = {  # of what says how a run prunes, once it does

@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Self
 
@@ -26,7 +26,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Every field by name, nested configs as dictionaries."""
         return {
-            f.name: value.to_dict() if isinstance(value := getattr(self, f.name), Record) else value
+            f.name: _plain(getattr(self, f.name), lambda held: held.to_dict())
             for f in fields(typing.cast(Any, self))
         }
 
@@ -55,13 +55,20 @@ class Record:
             value = getattr(self, f.name)
             default = f.default_factory() if f.default_factory is not MISSING else f.default
             if value != default:
-                found[f.name] = value.departures() if isinstance(value, Record) else value
+                found[f.name] = _plain(value, lambda held: held.departures())
         return found
 
     def identity(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the canonical JSON of `departures`."""
         text = json.dumps(self.departures(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _plain(value: Any, of: Callable[[Record], dict[str, Any]]) -> Any:
+    """A field's value as JSON has it: what `of` says of a record, and a list of several."""
+    if isinstance(value, tuple):
+        return [_plain(part, of) for part in value]
+    return of(value) if isinstance(value, Record) else value
 
 
 @functools.cache
@@ -82,6 +89,9 @@ def converted(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = [option for option in options if option is not type(None)]
         return converted(name, value, hint)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), name, value, "must be a list")
+        return tuple(converted(f"{name}.{i}", part, options[0]) for i, part in enumerate(value))
     if is_dataclass(hint):
         require(isinstance(value, Mapping), name, value, "must be an object with named fields")
         return typing.cast(type[Record], hint).from_dict(value)

@@ -37,7 +37,8 @@ def train(
 
     Example: moe-leverage train --config run.json --out record.jsonl --checkpoints run/
 
-    Again what the ledger holds: moe-leverage train --run 111d68ac48ba
+    Again what the ledger holds: moe-leverage train --run 111d68ac48ba. Runs that it begins from are
+    trained before it.
 
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
@@ -65,8 +66,8 @@ def train(
 
     from moe_leverage import corpus  # only now: a mistake is answered at once
     from moe_leverage.training import size
+    from moe_leverage.training.chain import train_chain
     from moe_leverage.training.loop import Stopped
-    from moe_leverage.training.loop import train as train_run
     from moe_leverage.training.machine import Execution, room, share_of_torchrun
 
     how = Execution.from_dict(settings)
@@ -78,7 +79,7 @@ def train(
         )  # fmt: skip
     tokens = corpus.load(run.corpus)
     try:
-        record = train_run(run, corpus=tokens, execution=how, checkpoint_directory=checkpoints)
+        record = train_chain(run, corpus=tokens, execution=how, checkpoint_directory=checkpoints)
     except Stopped as stopped:
         print(f"moe-leverage: {stopped}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(128 + stopped.signal_number) from None

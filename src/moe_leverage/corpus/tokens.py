@@ -108,11 +108,13 @@ def batch(
     step: int,
     batch_sequences: int,
     sequence_length: int,
+    before: int = 0,
 ) -> npt.NDArray[np.int64]:
     """The windows [batch_sequences, sequence_length + 1] of one step; the last column only targets.
 
     The stream is cut into windows that overlap by one token; every epoch visits each window once,
-    in an order that depends on the seed and the epoch alone.
+    in an order that depends on the seed and the epoch alone. The first `before` windows are left
+    to the runs that a run goes on from.
 
     >>> stream = np.arange(41, dtype=np.uint16)
     >>> shown = [batch(stream, seed=1, step=s, batch_sequences=2, sequence_length=4)
@@ -123,7 +125,7 @@ def batch(
     count = (len(tokens) - 1) // sequence_length
     rule = f"is longer than the {len(tokens)} tokens there are"
     require(count > 0, "sequence_length", sequence_length, rule)
-    places = np.arange(step * batch_sequences, (step + 1) * batch_sequences)
+    places = before + np.arange(step * batch_sequences, (step + 1) * batch_sequences)
     epochs = places // count
     windows = np.empty_like(places)
     for epoch in np.unique(epochs):

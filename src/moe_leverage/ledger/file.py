@@ -20,7 +20,7 @@ from typing import IO, Any
 import orjson
 from filelock import lock_descriptor
 
-from moe_leverage import paths, pruning
+from moe_leverage import paths, pruning, stages
 from moe_leverage.accounting import (
     ForwardFlops,
     ParameterCount,
@@ -59,7 +59,8 @@ def describe(run: RunConfig) -> dict[str, Any]:
     """The part of a record that follows from the config alone: identity, axes, counts.
 
     N and N_a are `total_params` and `active_params`, M is `flops_per_token`, C `training_flops`. A
-    run that prunes has N averaged over its steps and in the end beside, and C without its zeros.
+    run that prunes has N averaged over its steps and in the end beside, and C without its zeros. A
+    run that begins from others has C with theirs, each counted once.
 
     >>> from moe_leverage.config import ModelConfig
     >>> model = ModelConfig(vocab_size=1024, num_layers=4, d_model=64, num_heads=4,
@@ -90,6 +91,7 @@ def describe(run: RunConfig) -> dict[str, Any]:
         "parameters": _known_parts(parameters),
         "forward_flops": _known_parts(forward),
         **(_pruned(run) if run.prune_sparsity else {}),
+        **(_chained(run) if run.parents else {}),
     }
 
 
@@ -99,6 +101,14 @@ def _pruned(run: RunConfig) -> dict[str, Any]:
         "average_params": pruning.average_parameters(run),
         "final_params": pruning.parameters_after(run, run.num_steps),
         "sparse_training_flops": pruning.sparse_training_flops(run),
+    }
+
+
+def _chained(run: RunConfig) -> dict[str, Any]:
+    """The runs it begins from, and C with all that lies behind it."""
+    return {
+        "parent_ids": [parent.identity() for parent in run.parents],
+        "chain_training_flops": stages.chain_flops(run),
     }
 
 

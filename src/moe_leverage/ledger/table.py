@@ -41,6 +41,8 @@ COLUMNS: Mapping[str, str] = {  # added to the leaves of the records: type, unit
     "family": "str: `moe` where it does, `dense` where none does",
     "batch_tokens": "int, tokens: of one optimiser step",
     "training_flops": "float, FLOPs: C, exact convention",
+    "num_parents": "int: runs whose weights it began from",
+    "chain_flops": "float, FLOPs: C with that of all runs behind it, each once",
     "budget_flops": "float, FLOPs: the rung of C, 1 or 3 times a power of ten, or C in two digits",
     "attention_share": "float: attention's part of the non-embedding FLOPs of a token",
     "loss_nats": "float, nats a token: validation loss, NaN where the run diverged",
@@ -128,7 +130,7 @@ def _read(directory: Path, _: Stamp) -> pd.DataFrame:
 def _named(record: dict[str, Any], study: str) -> dict[str, Any]:
     """The record with its study, its config's identity and its protocol in their places."""
     config = config_of(record, f"{study}.jsonl")
-    seedless = {k: v for k, v in config.items() if k not in ("seed", "order_seed")}
+    seedless = _seedless(config)
     return {
         **record,
         "study": study,
@@ -137,14 +139,25 @@ def _named(record: dict[str, Any], study: str) -> dict[str, Any]:
     }
 
 
+def _seedless(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without its seeds, nor those of the runs that it begins from."""
+    kept = {name: value for name, value in config.items() if name not in ("seed", "order_seed")}
+    return kept | {"parents": [_seedless(parent) for parent in kept.get("parents", ())]}
+
+
 @functools.cache
 def _config_id(config: str) -> str:
     return RunConfig.from_dict(json.loads(config)).identity()
 
 
 def _with_columns(leaves: pd.DataFrame, planned: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
     compute = leaves["training_flops"].astype(float)
     parts = ("attention_projections", "attention_scores")
+    nothing = pd.Series(None, leaves.index, dtype=object)  # while no run begins from another
+    parents = leaves.get("parent_ids", nothing)
+    chained = leaves.get("chain_training_flops", nothing)
     attention = sum(leaves[f"forward_flops.{part}"].astype(float) for part in parts)
     roles = {study: plan["role"] for study, plan in planned.items()}
     is_moe = leaves["num_experts"].astype(int) > 0
@@ -154,6 +167,8 @@ def _with_columns(leaves: pd.DataFrame, planned: Mapping[str, Any]) -> pd.DataFr
         family=np.where(is_moe, "moe", "dense"),
         batch_tokens=leaves["batch_sequences"] * leaves["sequence_length"],
         training_flops=compute,
+        num_parents=[len(found) if isinstance(found, tuple) else 0 for found in parents],
+        chain_flops=chained.astype(float).fillna(compute),
         budget_flops=compute.map(rung),
         attention_share=attention / leaves["flops_per_token"].astype(float),
         loss_nats=leaves["validation_loss_nats"].astype(float),

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from moe_leverage.config import ModelConfig
-from moe_leverage.model.transformer import Transformer, build_model
-from moe_leverage.rules import require
-
-OF_EXPERTS = (  # fields in which the mixture may differ from its branches
-    "num_experts", "num_active_experts", "d_expert", "d_ffn", "num_dense_layers", "routing",
-    "num_attention_experts", "shares_key_values", "router_bias",
-)  # fmt: skip
+from moe_leverage.model.transformer import Dispatch, Transformer, build_model
+from moe_leverage.stages import require_branches
 
 
-def upcycled(branches: Sequence[Transformer], config: ModelConfig, seed: int) -> Transformer:
+def upcycled(
+    branches: Sequence[Transformer],
+    config: ModelConfig,
+    seed: int,
+    dispatch: Dispatch = "grouped",
+) -> Transformer:
     """The mixture `config` with the weights of `branches`; its routers are drawn from `seed`.
 
     An expert's place is its branch's. Raises ValueError for shapes that do not fit together,
@@ -44,36 +44,13 @@ def upcycled(branches: Sequence[Transformer], config: ModelConfig, seed: int) ->
     True
     """
     require_branches([branch.config for branch in branches], config)
-    made = build_model(config, seed)
+    made = build_model(config, seed, dispatch)
     weights = [dict(branch.named_parameters()) for branch in branches]
     with torch.no_grad():
         for name, weight in made.named_parameters():
             if ".router." not in name:
                 weight.copy_(_weight(name, weights, config))
     return made
-
-
-def require_branches(branches: Sequence[ModelConfig], config: ModelConfig) -> None:
-    """Refuse branches that are not one dense shape, and a mixture that they cannot become."""
-    require(len(branches) >= 2, "branches", len(branches), "must be two at least")
-    seed = branches[0]
-    require(not seed.is_moe, "branches", seed.num_experts, "must be dense: of num_experts = 0")
-    require(all(b == seed for b in branches), "branches", len(branches), "must be of one shape")
-    count = len(branches)
-    rule = f"must be the number of branches, {count}"
-    require(config.num_experts == count, "num_experts", config.num_experts, rule)
-    attentions = config.num_attention_experts
-    require(attentions in (0, count), "num_attention_experts", attentions, f"{rule}, or 0")
-    rule = f"must be the d_ffn of the branches, {seed.d_ffn}"
-    require(config.d_expert == seed.d_ffn, "d_expert", config.d_expert, rule)
-    dense = config.num_dense_layers
-    require(
-        dense == 0, "num_dense_layers", dense, "must be 0: every layer has an FFN of each branch"
-    )
-    for name, value in seed.to_dict().items():
-        rule = f"must be that of the branches, {value}"
-        is_equal = name in OF_EXPERTS or getattr(config, name) == getattr(seed, name)
-        require(is_equal, name, getattr(config, name), rule)
 
 
 def _weight(name: str, branches: Sequence[Mapping[str, Tensor]], config: ModelConfig) -> Tensor:

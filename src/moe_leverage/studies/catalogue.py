@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from moe_leverage.config import RunConfig
 from moe_leverage.rules import require
 from moe_leverage.studies import ladder, neighbours
-from moe_leverage.studies.protocol import Laws, adopted_laws, laws_for
+from moe_leverage.studies.protocol import Laws, Point, adopted_laws, laws_for
 from moe_leverage.studies.sweeps import Planned, Study
 
 STUDIES: dict[str, Study] = {study.name: study for study in (*ladder.STUDIES, *neighbours.STUDIES)}
@@ -41,14 +42,22 @@ def plan(
         found.setdefault(cell.run_id, cell)
     for repeat in _repetitions(study, list(found.values()), losses or {}):
         found.setdefault(repeat.run_id, repeat)
+    awaiting: dict[str, list[str]] = {}
+    for task in found.values():
+        for parent in task.run.parents:
+            awaiting.setdefault(parent.identity(), []).append(task.run_id)
+    for run_id, stages in awaiting.items():
+        found[run_id] = replace(found[run_id], awaited_by=tuple(stages))
     return sorted(found.values(), key=lambda task: (task.point.budget_flops, task.point.seed))
 
 
 def cells(study: Study, laws: Laws | None = None) -> Iterator[Planned]:
     """Every run of every sweep of a study, one that two sweeps share twice."""
     laws = laws_for(study.name, study.needs, adopted_laws() if laws is None else laws)
+    made: dict[str, list[tuple[Point, RunConfig]]] = {}
     for sweep in study.sweeps:
-        for point, run in sweep.runs(laws):
+        made[sweep.name] = list(sweep.runs(laws, made.get(sweep.after, ())))
+        for point, run in made[sweep.name]:
             yield Planned(
                 study=study.name, sweep=sweep.name, point=point, run=run, protocol=study.protocol
             )

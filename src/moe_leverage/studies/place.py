@@ -4,7 +4,8 @@ What asks how far the studies are loads nothing that trains.
 
     ledger/<study>.jsonl      one line a finished run
     runs/<run id>.lock        held by the process that trains the run
-    runs/<run id>/            its checkpoint, gone once the record stands in the ledger
+    runs/<run id>/            its checkpoint, gone once the record stands in the ledger, and those
+                              of all runs that `awaited.json` there names: they begin from it
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ def missing(planned: Sequence[Planned], place: Place) -> list[Planned]:
     }
     unique = {task.run_id: task for task in planned if task.run_id not in have[task.study]}
     return sorted(unique.values(), key=lambda task: count_training_flops(task.run))
+
+
+def ready(tasks: Sequence[Planned], place: Place) -> list[Planned]:
+    """Those of `tasks` that can begin: the runs that they begin from are recorded, with a loss."""
+    have = recorded(place.ledger) if any(task.run.parents for task in tasks) else {}
+    return [task for task in tasks if all(have.get(p.identity()) == "ok" for p in task.run.parents)]
 
 
 def recorded(directory: Path) -> dict[str, str]:

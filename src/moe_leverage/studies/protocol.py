@@ -124,6 +124,7 @@ def require_axis(name: str, value: Any) -> None:
     rule = "is not a field of a point, a run, its model or its routing"
     require(name in POINT_FIELDS | RUN_FIELDS | ROUTING_FIELDS, name, value, rule)
     require(name != "num_steps", name, value, "follows from budget_flops")
+    require(name != "parents", name, value, "follows from the sweep that it goes on `after`")
 
 
 def require_family(point: Point, name: str, value: Any) -> None:

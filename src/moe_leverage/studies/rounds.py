@@ -1,7 +1,8 @@
 """Rounds of a study: plan, run what is missing, and plan again with what was learned.
 
 A study that repeats its best cells (Section 2.2) knows them only when its grid is done, so that
-one plan is not enough; the rounds end when nothing new is planned, or when time or a signal says.
+one plan is not enough; nor can a stage begin before the runs that it begins from are recorded. The
+rounds end when nothing new is planned or can begin, or when time or a signal says.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from moe_leverage.studies import runner, status
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.catalogue import STUDIES
-from moe_leverage.studies.place import Place, missing
+from moe_leverage.studies.place import Place, missing, ready
 from moe_leverage.studies.protocol import adopted_laws
 from moe_leverage.studies.runner import Outcome, Report
 from moe_leverage.studies.sweeps import Planned
@@ -33,10 +34,12 @@ def run_rounds(
     deadline = time.monotonic() + pool.max_seconds
     while True:
         planned = [run for run in planned_now(studies, place) if run.run_id not in outcomes]
-        waiting = missing(planned, place)
+        waiting = ready(missing(planned, place), place)
         was_stopped = any(outcome.state == "stopped" for outcome in outcomes.values())
-        if not waiting or was_stopped:
+        if was_stopped:
             return list(outcomes.values())
+        if not waiting:
+            return [*outcomes.values(), *map(_waiting, missing(planned, place))]
         from moe_leverage import corpus  # only now: a plan without a run needs none
 
         for tier in {run.run.corpus for run in waiting}:
@@ -47,6 +50,12 @@ def run_rounds(
         outcomes |= {outcome.run_id: outcome for outcome in found}
         if len(found) < len(waiting):
             return list(outcomes.values())
+
+
+def _waiting(task: Planned) -> Outcome:
+    """Of a run that could not begin, since one that it begins from has no loss."""
+    reason = f"begins from {', '.join(parent.identity() for parent in task.run.parents)}"
+    return Outcome(study=task.study, run_id=task.run_id, state="waiting", reason=reason)
 
 
 def planned_now(studies: Collection[str], place: Place) -> list[Planned]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -28,14 +29,16 @@ from moe_leverage.config import RunConfig
 from moe_leverage.corpus.tokens import Corpus
 from moe_leverage.locks import claim, holder, is_claimed
 from moe_leverage.model.native import door
+from moe_leverage.paths import write_atomically
 from moe_leverage.studies.backends import Pool, connected, deaths_of
-from moe_leverage.studies.place import Place, ledger_path, lock_path, missing, recorded
+from moe_leverage.studies.place import Place, ledger_path, lock_path, missing, ready, recorded
 from moe_leverage.studies.sweeps import Planned
-from moe_leverage.training import loop
+from moe_leverage.training import chain, loop
 from moe_leverage.training.checkpoint import CheckpointError
 from moe_leverage.training.machine import Execution
 
-State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed"]
+State = Literal["ok", "diverged", "recorded", "elsewhere", "stopped", "failed", "waiting"]
+AWAITED = "awaited.json"  # beside a checkpoint: identities of the runs that will begin from it
 COMPILED_FROM_FLOPS = 7e11  # at 3e11 compiling costs more than it saves: `bench_runner`
 LONGEST_REASON = 240  # characters
 DEATHS_ALONE = 2  # of a worker with nothing beside it, after which its run is given up
@@ -66,7 +69,8 @@ def run(
 ) -> list[Outcome]:
     """Train what the ledger lacks of `planned`, cheapest first, and say what became of each.
 
-    A run that fails is reported by name and the rest goes on. SIGTERM and Ctrl-C let the runs in
+    A run that begins from others is left out until they are recorded: that takes a further call. A
+    run that fails is reported by name and the rest goes on. SIGTERM and Ctrl-C let the runs in
     progress write their checkpoints, and start no further one.
     """
     pool = pool or Pool()
@@ -79,7 +83,7 @@ def run(
 
     sweep_leftovers(place)
     share(planned, place)
-    waiting = missing(planned, place)
+    waiting = ready(missing(planned, place), place)
     with _stopping(place) as stopping:
         deadline = time.monotonic() + pool.max_seconds
 
@@ -109,9 +113,12 @@ def run_one(task: Planned, pool: Pool, place: Place) -> Outcome:
             if task.run_id in recorded(place.ledger):
                 _copy(task, place)
                 return _outcome(task, "recorded", "another process finished it")
-            record, remark = _train(task, pool, place)
+            record, remark = _train(task.run, pool, place)
+            if record["status"] == "ok" and task.awaited_by:
+                awaited = json.dumps(task.awaited_by)
+                write_atomically(place.runs / task.run_id / AWAITED, awaited)
             ledger.append(path, record | {"study": task.study, "protocol": task.protocol})
-            shutil.rmtree(place.runs / task.run_id, ignore_errors=True)
+            _drop_checkpoint(task.run_id, place)
         return _outcome(task, record["status"], remark, time.monotonic() - start)
     except loop.Stopped as stopped:
         return _outcome(task, "stopped", str(stopped))
@@ -147,14 +154,27 @@ def _copy(task: Planned, place: Place) -> None:
 
 
 def sweep_leftovers(place: Place) -> None:
-    """Remove checkpoints and locks of runs whose record stands in the ledger already."""
+    """Remove checkpoints and locks of runs whose record stands in the ledger already.
+
+    A checkpoint stays for as long as a run that will begin from it is not recorded.
+    """
     have = recorded(place.ledger)
     names = {path.name.removesuffix(".lock") for path in place.runs.glob("*")}
     for run_id in sorted(names & set(have)):
         if _has_lock(run_id, place):
             with claim(lock_path(run_id, place)) as is_mine:
                 if is_mine:
-                    shutil.rmtree(place.runs / run_id, ignore_errors=True)
+                    _drop_checkpoint(run_id, place)
+
+
+def _drop_checkpoint(run_id: str, place: Place) -> None:
+    """Remove the checkpoint of a recorded run, unless a run without a record will begin from it."""
+    directory = place.runs / run_id
+    awaited: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        awaited = json.loads((directory / AWAITED).read_text("utf-8"))
+    if set(awaited) <= set(recorded(place.ledger)):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _has_lock(run_id: str, place: Place) -> bool:
@@ -245,23 +265,33 @@ def _outcomes(
         yield from parallel(calls)
 
 
-def _train(task: Planned, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
-    """The record of a run, from its checkpoint if that can be read, and a remark if it cannot."""
-    directory = place.runs / task.run_id
-    tokens = _opened(place.open_corpus, task.run.corpus)
+def _train(run: RunConfig, pool: Pool, place: Place) -> tuple[dict[str, Any], str]:
+    """The record of a run, from its checkpoint if that can be read, and a remark if it cannot.
+
+    What it begins from is trained again if its checkpoint is gone, without a second record.
+    """
+    directory = place.runs / run.identity()
+    tokens = _opened(place.open_corpus, run.corpus)
     execution = Execution(
         device=pool.device,
         threads=pool.threads,
-        compile=_repays_compiling(task.run) if pool.compile is None else pool.compile,
+        compile=_repays_compiling(run) if pool.compile is None else pool.compile,
         checkpoint_seconds=pool.checkpoint_seconds,
+    )
+    parents = chain.parents_of(
+        run,
+        place.runs,
+        train_one=lambda parent: _train(parent, pool, place)[0],
+        hold=lambda parent: claim(lock_path(parent.identity(), place), wait=True),
     )
     again = functools.partial(
         loop.train,
-        task.run,
+        run,
         corpus=tokens,
         execution=execution,
         checkpoint_directory=directory,
         progress=False,
+        parents=parents,
     )
     try:
         return again(), ""

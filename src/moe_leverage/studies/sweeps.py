@@ -19,6 +19,7 @@ from typing import Any
 from moe_leverage import ledger
 from moe_leverage.config import RunConfig
 from moe_leverage.rules import require
+from moe_leverage.stages import require_chain
 from moe_leverage.studies.protocol import (
     POINT_FIELDS,
     PROTOCOL,
@@ -61,6 +62,7 @@ class Sweep:
     where: Callable[[Point, RunConfig], bool] = feasible
     derive: Callable[[Point, Laws], RunConfig] = derive
     ignored: frozenset[str] = frozenset()  # names that some points may do without
+    after: str = ""  # a sweep of the study before this one: each run begins from its seed's there
 
     def __post_init__(self) -> None:
         for axis, values in self.axes.items():
@@ -76,13 +78,20 @@ class Sweep:
         for _, point in self._changes():
             yield point
 
-    def runs(self, laws: Laws) -> Iterator[tuple[Point, RunConfig]]:
-        """The points that pass `where`, with their runs; ValueError where a change changes none."""
+    def runs(
+        self, laws: Laws, before: Sequence[tuple[Point, RunConfig]] = ()
+    ) -> Iterator[tuple[Point, RunConfig]]:
+        """The points that pass `where`, with their runs; ValueError where a change changes none.
+
+        `before` are those of the sweep that this one goes on `after`.
+        """
         seen: dict[RunConfig, Point] = {}
         for changes, point in self._changes():
             run = self.derive(point, laws)
             if not self.where(point, run):
                 continue
+            if self.after:
+                run = self._begun(point, run, before)
             for name in sorted(set(changes) - self.ignored):
                 if changes[name] != _value(self.base, name):
                     require_family(point, name, changes[name])
@@ -90,6 +99,17 @@ class Sweep:
                 self._require_other(seen[run], point)
             seen[run] = point
             yield point, run
+
+    def _begun(
+        self, point: Point, run: RunConfig, before: Sequence[tuple[Point, RunConfig]]
+    ) -> RunConfig:
+        """The run as a stage after all runs of its seed in `before`."""
+        parents = tuple(parent for place, parent in before if place.seed == point.seed)
+        rule = f"no run of the sweep {self.after} has it, from which {self.name} could begin"
+        require(bool(parents), "seed", point.seed, rule)
+        run = replace(run, parents=parents)
+        require_chain(run)
+        return run
 
     def _changes(self) -> Iterator[tuple[dict[str, Any], Point]]:
         """What each point has from its axes, and the point."""
@@ -129,6 +149,10 @@ class Study:
     def __post_init__(self) -> None:
         rule = f"must be one of {', '.join(ledger.ROLES)}"
         require(self.role in ledger.ROLES, f"{self.name}.role", self.role, rule)
+        for place, sweep in enumerate(self.sweeps):
+            earlier = [before.name for before in self.sweeps[:place]]
+            rule = f"must be a sweep before {sweep.name}: {', '.join(earlier) or 'there is none'}"
+            require(sweep.after in ("", *earlier), f"{self.name}.after", sweep.after, rule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +164,7 @@ class Planned:
     point: Point
     run: RunConfig
     protocol: int = PROTOCOL
+    awaited_by: tuple[str, ...] = ()  # identities of the planned runs that begin from this one
     run_id: str = field(init=False)  # the identity of the run's config
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ many processes and micro-batches share the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +22,8 @@ from moe_leverage.config import RunConfig
 from moe_leverage.model.kernels import cross_entropy
 from moe_leverage.model.routing import load_statistics
 from moe_leverage.model.transformer import ModelOutput, Transformer, build_model
+from moe_leverage.model.upcycling import upcycled
+from moe_leverage.rules import require
 from moe_leverage.training.machine import Machine, like, whole
 from moe_leverage.training.masks import Masks, mask_gradients, prune, pruned_weights
 from moe_leverage.training.schedule import (
@@ -55,13 +57,15 @@ class State:
         return len(self.losses)
 
 
-def start(run: RunConfig, machine: Machine) -> State:
-    """The state before the first step.
+def start(run: RunConfig, machine: Machine, parents: Sequence[Transformer] = ()) -> State:
+    """The state before the first step; `parents` are the trained models of the runs behind it.
+
+    The optimiser begins anew, with or without parents.
 
     Weight decay acts on matrices, embedding included, and spares norm gains and biases. The paper
     prints the coefficient, 0.1, and not what it acts on; this is the usual reading.
     """
-    model = build_model(run.model, run.seed, machine.dispatch)
+    model = _first_model(run, machine, parents)
     for router in model.routers():
         router.sum_counts = lambda counts: machine.sum(counts.clone())
     wrapped = machine.wrap(model)
@@ -79,6 +83,18 @@ def start(run: RunConfig, machine: Machine) -> State:
     )
     merged: dict[int, dict[str, Tensor]] = {window: {} for window in merge_windows(run)}
     return State(model=model, wrapped=wrapped, optimiser=optimiser, merged=merged)
+
+
+def _first_model(run: RunConfig, machine: Machine, parents: Sequence[Transformer]) -> Transformer:
+    """A model drawn from the seed, the parent's, or a mixture whose routers alone are drawn."""
+    rule = f"must be the trained models of the {len(run.parents)} runs that it begins from"
+    require(len(parents) == len(run.parents), "parents", len(parents), rule)
+    if len(parents) > 1:
+        return upcycled(parents, run.model, run.seed, machine.dispatch)
+    model = build_model(run.model, run.seed, machine.dispatch)
+    for parent in parents:
+        model.load_state_dict(parent.state_dict())
+    return model
 
 
 def learn(state: State, run: RunConfig, tokens: Tensor, machine: Machine) -> bool:

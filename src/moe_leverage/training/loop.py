@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from moe_leverage.config import RunConfig
 from moe_leverage.corpus.tokens import Corpus, batch
 from moe_leverage.model.transformer import Transformer, build_model, require_trainable
 from moe_leverage.rules import require
+from moe_leverage.stages import require_chain, sequences_before
 from moe_leverage.training import checkpoint
 from moe_leverage.training.evaluation import evaluate
 from moe_leverage.training.learning import (
@@ -65,8 +66,11 @@ def train(
     execution: Execution | None = None,
     checkpoint_directory: Path | None = None,
     progress: bool | None = None,
+    parents: Sequence[Transformer] = (),
 ) -> dict[str, Any]:
     """Train `run` on `corpus` and return its ledger record.
+
+    A run that begins from others is given their trained models; `chain.train_chain` trains them.
 
     With a checkpoint directory, of this run alone, the run resumes what it finds there, writes a
     checkpoint now and then and at the end, and on SIGTERM or Ctrl-C writes one and raises
@@ -81,7 +85,7 @@ def train(
         rule = f"must be shared equally by {machine.num_processes} processes"
         is_shared = run.batch_sequences % machine.num_processes == 0
         require(is_shared, "batch_sequences", run.batch_sequences, rule)
-        state = start(run, machine)
+        state = start(run, machine, parents)
         if checkpoint_directory is not None:
             _resume(state, run, corpus, checkpoint_directory)
         is_shown = sys.stderr.isatty() if progress is None else progress
@@ -122,8 +126,15 @@ def require_fit(run: RunConfig, corpus: Corpus, execution: Execution) -> None:
     require(run.corpus == corpus.tier, "corpus", run.corpus, f"the corpus given is {corpus.tier}")
     vocab_size, rule = run.model.vocab_size, f"the corpus has {corpus.vocab_size} tokens"
     require(vocab_size >= corpus.vocab_size, "vocab_size", vocab_size, rule)
-    rule = f"must be below the {len(corpus.train)} training tokens of the corpus"
-    require(run.sequence_length < len(corpus.train), "sequence_length", run.sequence_length, rule)
+    text = corpus.text(run.domain)
+    rule = f"must be below the {len(text)} training tokens of the corpus"
+    require(run.sequence_length < len(text), "sequence_length", run.sequence_length, rule)
+    require_chain(run)
+    if run.domain or run.parents:
+        before, there = sequences_before(run), (len(text) - 1) // run.sequence_length
+        rule = f"would repeat text: {there} sequences less {before} seen before are left of it"
+        is_new = before + run.num_steps * run.batch_sequences <= there
+        require(is_new, "num_steps", run.num_steps, rule)
     for name, tokens in corpus.validation.items():
         rule = f"{name} has {len(tokens)} validation tokens, fewer than two sequences"
         is_enough = 2 * run.sequence_length < len(tokens)
@@ -133,11 +144,12 @@ def require_fit(run: RunConfig, corpus: Corpus, execution: Execution) -> None:
 def own_share(run: RunConfig, corpus: Corpus, step: int, machine: Machine) -> torch.Tensor:
     """This process's sequences of the batch of `step`."""
     tokens = batch(
-        corpus.train,
+        corpus.text(run.domain),
         seed=run.batch_seed,
         step=step,
         batch_sequences=run.batch_sequences,
         sequence_length=run.sequence_length,
+        before=sequences_before(run),
     )
     return torch.from_numpy(np.split(tokens, machine.num_processes)[machine.rank])
 
