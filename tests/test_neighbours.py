@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from synthetic_ledger import ADOPTED as LAWS
 
-from moe_leverage import ledger, pruning
+from moe_leverage import corpus, ledger, pruning, stages
 from moe_leverage.accounting import count_parameters
 from moe_leverage.analysis import journey
 from moe_leverage.audit import load_claims, load_neighbours, pairs
 from moe_leverage.audit.claims import CHECKS
 from moe_leverage.config import LING2_ROUTING, RunConfig
+from moe_leverage.corpus.documents import DOMAINS
 from moe_leverage.modules import import_modules
 from moe_leverage.studies.catalogue import STUDIES, plan
 from moe_leverage.studies.neighbours import LING_PARTS
@@ -25,6 +26,8 @@ COLUMNS = STUDIES["nano-ling"].varies
 
 
 def leaf(run, name):
+    if name == "num_parents":
+        return len(run.parents)
     owner = run.model.routing if name.startswith("routing.") else run
     name = name.removeprefix("routing.")
     return getattr(owner, name) if hasattr(owner, name) else getattr(run.model, name)
@@ -33,6 +36,7 @@ def leaf(run, name):
 def table(planned, loss):
     rows = [
         {"budget": f"{task.point.budget_flops:.0e}", "seed": task.run.seed, "loss_nats": loss(task)}
+        | {"chain_flops": stages.chain_flops(task.run)}
         | {name: leaf(task.run, name) for name in STUDIES[task.study].varies}
         for task in planned
     ]
@@ -151,6 +155,40 @@ def test_a_law_of_few_dense_runs_is_refused():
         journey.errors(few)
 
 
+# --- upcycling -----------------------------------------------------------------------------
+
+
+def test_mixtures_of_four_branches_stand_beside_what_their_compute_buys_otherwise():
+    planned = plan("upcycling", LAWS)
+    upcycled = [task.run for task in planned if task.sweep == "upcycled"]
+    assert len(upcycled) == 3 * 3
+    for run in upcycled:
+        assert tuple(parent.domain for parent in run.parents) == DOMAINS
+        assert {len(parent.parents) for parent in run.parents} == {1}
+        assert (run.model.num_experts, run.model.num_active_experts) == (4, 2)
+        assert (run.domain, {one.seed for one in stages.behind(run)}) == ("", {run.seed})
+    kinds = {(r.model.num_attention_experts, r.model.shares_key_values) for r in upcycled}
+    assert kinds == {(0, False), (4, False), (4, True)}
+    charged = {round(stages.chain_flops(run) / 8e12, 2) for run in upcycled}
+    others = {
+        task.sweep: stages.chain_flops(task.run)
+        for task in planned
+        if task.sweep == "from-nothing" or task.point.budget_flops == 5e12
+    }
+    assert charged == {1.0} == {round(flops / 8e12, 2) for flops in others.values()}
+    assert set(others) == {"from-nothing", "continued"}
+    (shape,) = {task.run.model for task in planned if task.sweep == "from-nothing"}
+    assert shape in {run.model for run in upcycled}
+
+
+def test_no_stage_asks_for_more_of_a_domain_than_there_is():
+    for task in plan("upcycling", LAWS):
+        run, rows = task.run, corpus.read_manifest("full")["domains"]
+        there = rows[run.domain]["tokens"] if run.domain else 64_000_000
+        sequences = stages.sequences_before(run) + run.num_steps * run.batch_sequences
+        assert sequences * run.sequence_length < there / 2
+
+
 # --- questions and pairs -------------------------------------------------------------------
 
 
@@ -172,14 +210,13 @@ def test_every_question_names_a_study_columns_that_it_varies_and_one_pair_a_seed
             planned = plan(study, LAWS)
             runs = table(planned, lambda task: 3.0)
             found = pairs.differences(
-                runs,
+                pairs.at_equal_cost(runs) if claim.arguments.get("charged") else runs,
                 claim.arguments["changed"],
                 list(STUDIES[study].varies),
                 claim.arguments.get("partner"),
             )
-            assert len(found) == {"nano-ling": 2 * 3, "average-parameters": 2 * 2 * 3}[study], (
-                claim.id
-            )
+            of_study = {"nano-ling": 2 * 3, "average-parameters": 2 * 2 * 3, "upcycling": 3}
+            assert len(found) == of_study[study], claim.id
 
 
 def test_every_part_of_the_recipe_has_a_question():
@@ -229,7 +266,12 @@ def test_a_study_without_its_runs_says_so(tmp_path, monkeypatch):
 
 def test_no_field_of_a_run_that_a_neighbour_needs_is_part_of_older_identities():
     """Each is at its default in every other study, so that their runs keep their identity."""
-    added = {"merge_windows", *(f.name for f in fields(RunConfig) if f.name.startswith("prune_"))}
+    added = {
+        "merge_windows",
+        "domain",
+        "parents",
+        *(f.name for f in fields(RunConfig) if f.name.startswith("prune_")),
+    }
     assert added <= {field.name for field in fields(RunConfig)}
     for name in ("activation", "tuning", "merge"):
         for task in plan(name, LAWS):

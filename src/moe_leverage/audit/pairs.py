@@ -7,6 +7,7 @@ the claim names those of the partner too.
 
     d_bs     loss with the change less loss without it, nats, at budget b and seed s
     effect   mean over budgets of the mean over seeds of d_bs
+             (claims that are `charged`: the budget is C with all the runs behind, each once)
     interval Student's, 90 %, from the spread of d_bs within budgets
 """
 
@@ -30,7 +31,11 @@ LEAST_FREEDOM = 2  # differences beyond one a budget, below which no interval is
 
 @check
 def paired(
-    study: str, changed: Mapping[str, Any], partner: Mapping[str, Any] | None = None
+    study: str,
+    changed: Mapping[str, Any],
+    partner: Mapping[str, Any] | None = None,
+    *,
+    charged: bool = False,
 ) -> Measurement:
     """The mean difference in nats between runs that have these values and those that do not."""
     if lacking := evidence.shortfall([study]):
@@ -38,6 +43,7 @@ def paired(
     runs = evidence.runs([study])
     if runs.empty:
         return Measurement(effect=None, detail=f"no finished run of the study {study}")
+    runs = at_equal_cost(runs) if charged else runs
     varies = ledger.plans(ledger.DIRECTORY)[study]["varies"]
     found = differences(runs, changed, varies, partner)
     budgets = found["budget"].nunique()
@@ -53,6 +59,16 @@ def paired(
     return Measurement(
         effect=effect, low=effect - half, high=effect + half, detail=detail, gates=failing
     )
+
+
+def at_equal_cost(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the budget of all that they cost: their own steps and the runs behind them.
+
+    >>> runs = pd.DataFrame({"budget": ["3e+12", "8e+12"], "chain_flops": [7.99e12, 8.02e12]})
+    >>> at_equal_cost(runs)["budget"].tolist()
+    ['8e+12', '8e+12']
+    """
+    return runs.assign(budget=runs["chain_flops"].map(ledger.rung).map("{:.0e}".format))
 
 
 def differences(

@@ -7,23 +7,8 @@ is asked, and the statistic that answers, stand in data/paper/neighbours.toml be
                  without one part at a time, at equal compute: the FLOPs of a part are charged
     average-parameters   Jin et al. (arXiv 2501.12486): dense models pruned while they train, by
                  fifteen schedules, beside smaller dense models on as many tokens
-
-How the third, upcycling (BAM, arXiv 2408.08274), is to be declared, of which `model.upcycling` and
-the mixture of attention stand: a seed model, a branch of it for each domain, and mixtures made of
-the branches, beside a mixture from nothing and the dense model continued.
-
-    stage     a run that begins from others. Its config names their identities and how their last
-              weights are joined (one: continued; several: `upcycled`), so its own identity holds
-              the whole chain, and a chain replays as a run does
-    domain    a field of the run: the one domain of the training text a branch is given; batches
-              stay a pure function of seed and step, over that domain's tokens. The build of the
-              corpus has to write each training document's domain beside its tokens first
-    plan      parents are planned runs of the same study; a stage is missing until it is recorded
-              and waits until its parents are, which makes it a further round (`rounds`), as
-              repetitions of best cells are already
-    weights   the last checkpoint of a parent is kept until the stages planned from it are recorded
-    charge    a record has C of its own steps and, beside it, that of the stages behind it, each
-              once: EL with branches charged and without are two columns of one run
+    upcycling    BAM (arXiv 2408.08274): mixtures made of branches of one dense model, each trained
+                 on one domain, beside a mixture from nothing and the dense model continued
 """
 
 from __future__ import annotations
@@ -33,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from moe_leverage.accounting import count_training_flops
+from moe_leverage.corpus.documents import DOMAINS
 from moe_leverage.studies.ladder import BASE, after_sizes
 from moe_leverage.studies.protocol import Laws, Point, derive
 from moe_leverage.studies.sweeps import SEEDS, Sweep, study
@@ -117,6 +103,25 @@ SCHEDULES = tuple(
     for start, end in WINDOWS
 )
 
+# One body throughout: between those that the searches found best for the seed's budget and for all.
+# The mixtures' layers have an FFN of each branch, two of which serve a token.
+UPCYCLED_DENSE = replace(BASE, dense=True, size=4)
+UPCYCLED_MIXTURE = replace(
+    BASE,
+    size=4,
+    activation_ratio=2 / len(DOMAINS),
+    granularity=2 / 3,
+    shared_ratio=0.0,
+    active_ffn_ratio=6.0,
+)
+SEED_FLOPS, BRANCH_FLOPS, FURTHER_FLOPS = 3e12, 5e11, 3e12  # of each stage's own steps
+BRANCHES_FLOPS = len(DOMAINS) * BRANCH_FLOPS
+ATTENTIONS: tuple[dict[str, Any], ...] = (  # averaged; BAM's; BAM's with shared keys and values
+    {},
+    {"num_attention_experts": len(DOMAINS)},
+    {"num_attention_experts": len(DOMAINS), "shares_key_values": True},
+)
+
 STUDIES = (
     after_sizes(
         "nano-ling",
@@ -148,5 +153,47 @@ STUDIES = (
         needs=("tuning",),
         role="variant",
         varies=("d_model", "num_layers", "prune_sparsity", "prune_start", "prune_end"),
+    ),
+    study(
+        "upcycling",
+        "does a mixture of branches gain from their attentions, and repay the branches?",
+        Sweep(
+            name="seed",
+            base=replace(UPCYCLED_DENSE, budget_flops=SEED_FLOPS),
+            axes={"seed": SEEDS},
+        ),
+        Sweep(
+            name="branches",
+            base=replace(UPCYCLED_DENSE, budget_flops=BRANCH_FLOPS),
+            axes={"domain": DOMAINS, "seed": SEEDS},
+            after="seed",
+        ),
+        Sweep(
+            name="upcycled",
+            base=replace(UPCYCLED_MIXTURE, budget_flops=FURTHER_FLOPS),
+            axes={"attention": ATTENTIONS, "seed": SEEDS},
+            after="branches",
+        ),
+        Sweep(
+            name="from-nothing",  # given all the compute of an upcycled mixture and its chain
+            base=replace(
+                UPCYCLED_MIXTURE, budget_flops=SEED_FLOPS + BRANCHES_FLOPS + FURTHER_FLOPS
+            ),
+            axes={"seed": SEEDS},
+        ),
+        Sweep(
+            name="continued",  # without what the branches cost, and with it
+            base=UPCYCLED_DENSE,
+            axes={
+                "budget_flops": (FURTHER_FLOPS, BRANCHES_FLOPS + FURTHER_FLOPS),
+                "seed": SEEDS,
+            },
+            after="seed",
+        ),
+        needs=("tuning",),
+        role="variant",
+        varies=(
+            "domain", "num_parents", "num_experts", "num_attention_experts", "shares_key_values",
+        ),
     ),
 )  # fmt: skip
