@@ -6,7 +6,7 @@ import pytest
 
 from moe_leverage import corpus, ledger
 from moe_leverage.config import RunConfig
-from moe_leverage.training.loop import train
+from moe_leverage.training.chain import train_chain
 from moe_leverage.training.machine import Execution
 
 LOT = 20260722  # the seed of the draw, written down before any run was drawn
@@ -35,7 +35,7 @@ def retrained(record, tokens):
     """The loss of a recorded run trained again, on as many threads as then."""
     how = Execution(device="cpu", threads=record["environment"]["threads"])
     run = RunConfig.from_dict(record["config"])
-    return train(run, corpus=tokens, execution=how)["validation_loss_nats"]
+    return train_chain(run, corpus=tokens, execution=how)["validation_loss_nats"]
 
 
 @pytest.mark.slow

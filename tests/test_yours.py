@@ -75,6 +75,10 @@ REFUSED = {
         "designs.sigmoid = .*trains the same runs as designs.softmax",
     ),
     "repeats text": (("[3e11]", "[3e14]"), "tokens would repeat text: corpus smoke has 5,604,573"),
+    "no such domain": (
+        ("bias_routing = true", 'domain = "verse"'), "domain = 'verse': must be one of code, data",
+    ),
+    "parents": (("bias_routing = true", "parents = []"), "sigmoid.parents = .*follows from"),
     "budget": (("[3e10, 1e11]", "[0]"), "budgets_flops = 0: must be a list of FLOPs"),
     "nan": (("[3e10, 1e11]", "[nan]"), "budgets_flops = nan: must be a list of FLOPs"),
     "twice": (("[3e10, 1e11]", "[3e10, 3e10]"), "budgets_flops = .*each once"),

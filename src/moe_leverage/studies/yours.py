@@ -151,8 +151,12 @@ def _require_trainable(yours: YourStudy) -> None:
         got += f"{model.d_model}: too far from the axes asked for"
         where = f"designs.{task.sweep} at {task.point.budget_flops:.3g} FLOPs"
         require(feasible(task.point, run), where, "refused", got)
-        available = corpus.read_manifest(run.corpus)["files"]["train.bin"]["tokens"]
-        rule = f"tokens would repeat text: corpus {run.corpus} has {available:,}"
+        by_domain = corpus.read_manifest(run.corpus)["domains"]
+        require(run.domain in ("", *by_domain), "domain", run.domain, one_of(by_domain))
+        seen = [run.domain] if run.domain else list(by_domain)
+        available = sum(by_domain[domain]["tokens"] for domain in seen)
+        words = f"{run.domain} of corpus" if run.domain else "corpus"
+        rule = f"tokens would repeat text: {words} {run.corpus} has {available:,}"
         require(run.num_tokens < available, where, run.num_tokens, rule)
         other = owner.setdefault(task.run_id, task.sweep)
         rule = f"trains the same runs as designs.{other}: nothing would be compared"
