@@ -6,20 +6,22 @@ import json
 import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from toy import CORPUS, CPU, DENSE, MOE, run_of
 
-from moe_leverage import ledger, stages
+from moe_leverage import corpus, ledger, stages
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import RoutingConfig, RunConfig
+from moe_leverage.corpus.documents import DOMAINS
 from moe_leverage.model.upcycling import upcycled
 from moe_leverage.stages import behind, require_chain, sequences_before
 from moe_leverage.studies import catalogue, rounds, runner
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.place import Place, missing, ready, recorded
 from moe_leverage.studies.protocol import Laws, Point
-from moe_leverage.studies.sweeps import Study, Sweep
+from moe_leverage.studies.sweeps import Planned, Study, Sweep
 from moe_leverage.training import chain, learning, loop
 from moe_leverage.training.chain import train_chain
 from moe_leverage.training.loop import own_share, require_fit, train, trained_model
@@ -419,3 +421,43 @@ def test_rounds_follow_the_generations_and_name_what_could_not_begin(planned, pl
     for task in planned:
         expected = "ok" if task.point.seed == 0 else "failed" if task == lost else "waiting"
         assert states[task.run_id] == expected
+
+
+# --- on the small corpus -------------------------------------------------------------------
+
+
+def test_a_chain_of_four_domains_holds_on_the_small_corpus_from_seed_to_bam(place):
+    """Of one shape, the study's own chain: its losses by domain, and again from its last config."""
+    tokens = corpus.build_corpus("smoke")  # which adds the index to one that was built without
+    shape = dataclasses.replace(DENSE, vocab_size=tokens.vocab_size)
+    mixture = dataclasses.replace(
+        FULL, vocab_size=tokens.vocab_size, num_experts=4, num_active_experts=2,
+        num_attention_experts=4, shares_key_values=True,
+    )  # fmt: skip
+    seed = run_of(shape, num_steps=8, sequence_length=64, validation_tokens=1_000)
+    branches = tuple(
+        dataclasses.replace(seed, domain=domain, parents=(seed,), num_steps=12)
+        for domain in DOMAINS
+    )
+    last = dataclasses.replace(seed, model=mixture, parents=branches, num_steps=4)
+    tasks = [
+        Planned(study="toy", sweep=run.domain, point=Point(budget_flops=1e6), run=run)
+        for run in (seed, *branches, last)
+    ]
+    small = dataclasses.replace(place, open_corpus=lambda tier: tokens)
+    for task in tasks:
+        assert runner.run_one(task, POOL, small).state == "ok"
+    found = {run_id: ledger.find(run_id, small.ledger) for run_id in recorded(small.ledger)}
+    assert len(found) == 6
+    losses = {  # of each domain: what the branches that were trained on each say of it
+        branch.domain: {
+            name: row["loss_nats"] for name, row in found[branch.identity()]["validation"].items()
+        }
+        for branch in branches
+    }
+    own = np.mean([losses[domain][domain] for domain in DOMAINS])
+    foreign = np.mean([losses[a][b] for a in DOMAINS for b in DOMAINS if a != b])
+    assert own < foreign - 0.05
+    assert set(found[last.identity()]["validation"]) == set(DOMAINS)
+    again = train_chain(last, corpus=tokens, execution=CPU)
+    assert again["validation_loss_nats"] == found[last.identity()]["validation_loss_nats"]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from moe_leverage.record import Record, converted, field_types
-from moe_leverage.rules import one_of, refuse, require, require_count, require_number
+from moe_leverage.rules import one_of, require, require_count, require_number
 
 MOST_LAYERS = 10**6  # of a model; each is an object, and some counts go through them
 MOST_ATTENTION_EXPERTS = 1_024  # of a layer; each attends to the whole sequence
@@ -60,8 +60,7 @@ class RoutingConfig(Record):
 
     def __post_init__(self) -> None:
         options = ("softmax", "sigmoid")
-        if self.score not in options:
-            refuse("score", self.score, one_of(options))
+        require(self.score in options, "score", self.score, one_of(options))
         _require_counts(self, 1, "num_groups", "num_groups_kept")
         rule = f"cannot exceed num_groups = {self.num_groups}"
         require(
@@ -165,9 +164,8 @@ class ModelConfig(Record):
         _require_numbers(self, 1.0, 1e12, "rope_theta", above=True)
 
     def _check_attention(self) -> None:
-        divides = self.num_heads % self.num_kv_heads == 0
-        rule = f"must divide num_heads = {self.num_heads}"
-        require(divides, "num_kv_heads", self.num_kv_heads, rule)
+        heads, rule = self.num_kv_heads, f"must divide num_heads = {self.num_heads}"
+        require(self.num_heads % heads == 0, "num_kv_heads", heads, rule)
         if self.d_head == 0:
             rule = f"must be a multiple of num_heads = {self.num_heads}, or d_head be given"
             require(self.d_model % self.num_heads == 0, "d_model", self.d_model, rule)
@@ -179,9 +177,8 @@ class ModelConfig(Record):
     def _check_attention_experts(self) -> None:
         count = self.num_attention_experts
         require_count("num_attention_experts", count, 0, MOST_ATTENTION_EXPERTS)
-        require(
-            count != 1, "num_attention_experts", count, "must be 0 where there is one attention"
-        )
+        rule = "must be 0 where there is one attention"
+        require(count != 1, "num_attention_experts", count, rule)
         rule = "needs num_attention_experts of 2 at least to be shared by"
         require(count > 0 or not self.shares_key_values, "shares_key_values", True, rule)
         for name in ("latent_attention", "attention_sinks"):
@@ -199,12 +196,13 @@ class ModelConfig(Record):
         reachable = experts // groups * kept
         rule = f"exceeds the {reachable} experts of the {kept} groups kept"
         require(top_k <= reachable, "num_active_experts", top_k, rule)
-        rule = f"leaves no MoE layer among num_layers = {self.num_layers}"
-        require(
-            self.num_dense_layers < self.num_layers, "num_dense_layers", self.num_dense_layers, rule
+        dense, rule = (
+            self.num_dense_layers,
+            f"leaves no MoE layer of num_layers = {self.num_layers}",
         )
+        require(dense < self.num_layers, "num_dense_layers", dense, rule)
         rule = "must be positive: the model has dense layers"
-        require(self.num_dense_layers == 0 or self.d_ffn > 0, "d_ffn", self.d_ffn, rule)
+        require(dense == 0 or self.d_ffn > 0, "d_ffn", self.d_ffn, rule)
         if self.d_shared == 0:
             object.__setattr__(self, "d_shared", self.num_shared_experts * self.d_expert)
         has_shared = self.num_shared_experts > 0
@@ -219,12 +217,8 @@ class ModelConfig(Record):
         if self.num_dense_layers == 0:
             object.__setattr__(self, "num_dense_layers", self.num_layers)
         rule = f"must equal num_layers = {self.num_layers} in a dense model"
-        require(
-            self.num_dense_layers == self.num_layers,
-            "num_dense_layers",
-            self.num_dense_layers,
-            rule,
-        )
+        dense = self.num_dense_layers
+        require(dense == self.num_layers, "num_dense_layers", dense, rule)
 
     @property
     def is_moe(self) -> bool:
@@ -305,12 +299,10 @@ class RunConfig(Record):
     validation_tokens: int = 131_072  # scored at the end, or all there are if fewer
 
     def __post_init__(self) -> None:
-        _require_counts(
-            self, 1, "sequence_length", "batch_sequences", "num_steps", "merge_interval"
-        )
+        _require_counts(self, 1, "sequence_length", "batch_sequences", "num_steps")
+        _require_counts(self, 1, "merge_interval", "validation_tokens")
         _require_counts(self, 0, "seed", "min_warmup_steps", "merge_checkpoints")
         _require_counts(self, -1, "order_seed")
-        _require_counts(self, 1, "validation_tokens")
         _require_numbers(
             self, 0.0, 1.0, "warmup_fraction", "decay_fraction", "final_rate_fraction",
             "weight_decay", "adam_beta1", "adam_beta2",
