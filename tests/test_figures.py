@@ -399,6 +399,15 @@ def test_each_panel_of_a_narrow_figure_names_its_axes():
     plt.close(fig)
 
 
+def test_an_empty_place_of_a_grid_is_no_gap_in_a_column():
+    fig, grid = plt.subplots(2, 2, sharex=True)
+    grid[1, 1].set_visible(False)
+    narrow.make_narrow(fig)
+    assert fig.axes == [grid[0, 0], grid[0, 1], grid[1, 0]]
+    assert fig.get_size_inches()[1] == 3 * narrow.PANEL_INCHES
+    plt.close(fig)
+
+
 def test_a_narrow_panel_takes_the_label_of_the_axis_that_it_shares():
     fig, grid = plt.subplots(2, 2, sharex="col", sharey="row")
     for ax, label in zip(grid[-1], ("A", "G"), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import browser as browsing
 import pytest
@@ -68,6 +69,49 @@ def test_a_point_has_a_card_and_arrows_lead_to_the_next(page: Page) -> None:
         "() => document.activeElement.ownerSVGElement.querySelectorAll('a[tabindex=\"0\"]').length"
     )
     assert stops == 1
+
+
+@pytest.mark.parametrize("how", ["hover", "focus", "tap"])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_card_says_all_of_its_runs_and_leads_to_each(
+    page: Page, runs: list[dict[str, Any]], how: str, several: bool
+) -> None:
+    """Budget, A, G, loss, load and link of the run or of the runs behind a mark."""
+    if how == "tap" and page.viewport_size["width"] > 600:  # type: ignore[index]
+        return
+    known = {run["run"]: run for run in runs}
+    marks = page.locator(RUNS)
+    behind = marks.evaluate_all(NAMES)
+    asked = [
+        (len(names) > 1) == several and all(known[n]["load"] for n in names) for names in behind
+    ]
+    place = asked.index(True)
+    mark, mine = marks.nth(place), [known[name] for name in behind[place]]
+    mark.scroll_into_view_if_needed()
+    if how == "focus":
+        mark.focus()
+    else:  # another point may lie over this one
+        mark.dispatch_event("mouseover" if how == "hover" else "pointerdown", TOUCH)
+    if how == "tap":
+        mark.dispatch_event("click")
+        assert page.url.endswith(CHAPTER)
+    page.wait_for_function("() => /FLOPs/.test(document.querySelector('.ml-card')?.innerText)")
+    said = page.locator(CARD).inner_text()
+    ends = {name: [pick(run[name] for run in mine) for pick in (min, max)] for name in SAID}
+    for name, digits in SAID.items():
+        assert all(f"{end:.{digits}f}" in said for end in ends[name])
+    assert " FLOPs, A = " in said
+    assert ", G = " in said
+    shown = page.locator(f"{CARD} a").evaluate_all("links => links.map((a) => a.hash)")
+    assert shown == [f"#run={run['run']}" for run in mine][:6]
+
+
+SAID = {"loss": 3, "load": 2}  # digits after the point
+TOUCH = {"pointerType": "touch", "bubbles": True}
+NAMES = """links => links.map((a) => {
+  const first = a.getAttribute("href").split("#run=")[1];
+  return (a.dataset.runs || first).split(" ");
+})"""
 
 
 LAST = """() => {

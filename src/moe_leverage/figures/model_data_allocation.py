@@ -201,8 +201,8 @@ def _from_end_to_end(minima: pd.DataFrame) -> str:
             continue
         ends = mine.sort_values("training_flops").iloc[[0, -1]]
         scales, budgets = (map(power, ends[c]) for c in ("flops_per_token", "training_flops"))
-        said.append(f"{words} from {' to '.join(scales)} between {' and '.join(budgets)}")
-    return f" The lowest M goes for {', for '.join(said)} FLOPs." if said else ""
+        said.append(f"from {' to '.join(scales)} ({words}, {' to '.join(budgets)} FLOPs)")
+    return f" The best M goes {' and '.join(said)}." if said else ""
 
 
 def _draw_parabola(ax: Axes, runs: pd.DataFrame, ink: str) -> None:

@@ -28,6 +28,8 @@ GAP_PIXELS = 3.0  # at least between two tick labels
 
 def make_narrow(figure: Figure) -> None:
     """Lay a drawn figure out anew for a narrow page; what it shows stays the same."""
+    for ax in [ax for ax in figure.axes if not ax.get_visible()]:
+        ax.remove()  # of a grid that was not filled: in a column it would be a gap
     panels = _panels(figure)
     if len(panels) > 1:
         _stack(figure, panels)

@@ -45,7 +45,8 @@ class Axis:
     def words(self, value: float) -> str:
         """A value as a sentence writes it."""
         name = f"{self.symbol} = " if self.symbol else ""
-        return f"{name}{self.scale * value:.3g}{self.unit}"
+        unit = self.unit.removesuffix("s") if self.scale * value == 1 else self.unit
+        return f"{name}{self.scale * value:.3g}{unit}"
 
 
 def draw(
@@ -97,12 +98,12 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
         places = [axis.words(value) for value in found[axis.name]]
         budgets = [power(value) for value in found["budget_flops"]]
         of = f" of {name}" if len(series) > 1 else ""
-        if len(set(places)) == 1:
-            places, budgets = places[:1], [f"{len(budgets)} of {len(budgets)} budgets"]
+        if len(set(places)) == 1 < len(found):
+            places, budgets = places[:1], [f"all {len(budgets)} budgets"]
         listed = ", ".join(f"{p} at {b}" for p, b in zip(places, budgets, strict=True))
         sure = int((found["gap"] > found["gap_needed"]).sum())
         sentences.append(
-            f"The lowest mean loss{of} is at {listed}; at {sure} of {len(found)} budgets it lies "
+            f"The lowest mean loss{of} is at {listed}; at {_share(sure, len(found))} it lies "
             f"further below the next one than seeds differ"
         )
     if axis.band:
@@ -112,8 +113,20 @@ def finding(runs: pd.DataFrame, axis: Axis, series: Mapping[str, str]) -> str:
         low, high = (f"{axis.scale * end:.3g}" for end in axis.band)
         where = f"The text puts the best between {low} and {high}{axis.unit}"
         of = f" of {first}" if len(series) > 1 else ""
-        sentences.append(f"{where}: {inside} of the {len(found)}{of} lie inside")
+        verb = "lies" if inside == 1 else "lie"
+        sentences.append(f"{where}: {inside or 'none'} of the {len(found)}{of} {verb} inside")
     return ". ".join(sentences) + "."
+
+
+def _share(count: int, of: int) -> str:
+    """How many of the budgets, in words that fit none and one of one too.
+
+    >>> _share(0, 2), _share(1, 1), _share(1, 4)
+    ('none of 2 budgets', 'its budget', '1 of 4 budgets')
+    """
+    if of == 1:
+        return "its budget" if count else "no budget"
+    return f"{count or 'none'} of {of} budgets"
 
 
 def best(means: pd.DataFrame, axis: str) -> pd.DataFrame:
