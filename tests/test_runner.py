@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 from filelock import lock_descriptor, unlock_descriptor
 from safetensors.torch import load_file, save_file
-from toy_study import files_of_at_most, losses, open_corpus, toy_place, toy_plan, toy_run
+from toy_study import (
+    chain_plan,
+    domains_corpus,
+    files_of_at_most,
+    losses,
+    open_corpus,
+    toy_place,
+    toy_plan,
+    toy_run,
+)
 
 from moe_leverage import ledger, paths
 from moe_leverage.locks import claim, holder, is_claimed
@@ -26,6 +35,7 @@ from moe_leverage.studies.place import Place, in_progress, missing, recorded, st
 from moe_leverage.studies.protocol import Laws, Point, derive
 from moe_leverage.studies.runner import run_one
 from moe_leverage.training import checkpoint, loop
+from moe_leverage.training.chain import train_chain
 from moe_leverage.training.loop import train
 from moe_leverage.training.machine import Execution
 
@@ -76,6 +86,21 @@ def test_fifty_kills_lose_nothing_double_nothing_and_change_nothing(tmp_path):
     assert len(set(run_ids)) == len(run_ids) == 30
     assert found["losses"] == found["calm_losses"]
     assert found["left"] == []
+
+
+@pytest.mark.slow
+def test_kills_do_not_change_a_chain_nor_leave_its_weights_behind(tmp_path):
+    found = toy_program("storm", tmp_path, 15, 2, 2)
+    assert sum(found["kills"].values()) == 15
+    plan = chain_plan(2)
+    assert [run_id for run_id, _ in found["losses"]] == sorted(task.run_id for task in plan)
+    assert found["losses"] == found["calm_losses"]
+    assert found["left"] == []
+    last = plan[3].run
+    record = train_chain(
+        last, corpus=domains_corpus("smoke"), execution=Execution(device="cpu", threads=1)
+    )
+    assert dict(found["losses"])[last.identity()] == record["validation_loss_nats"]
 
 
 @pytest.mark.slow

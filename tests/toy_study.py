@@ -76,6 +76,50 @@ def toy_plan(count, num_steps=20, **changes):
     ]
 
 
+def domains_corpus(tier):
+    """The toy corpus in two domains, a half each."""
+    whole = open_corpus(tier)
+    (held,) = whole.validation.values()
+    return dataclasses.replace(
+        whole,
+        validation={"one": held[:500], "two": held[500:]},
+        bytes_per_token={"one": 1.0, "two": 1.0},
+        train_domains=np.array([[1_500, 0], [3_000, 1]], np.uint32),
+    )
+
+
+def chain_plan(count):
+    """Seed models, two branches of each, and a mixture of their attentions and FFNs."""
+    plan = []
+    for seed in range(count):
+        mixture = dataclasses.replace(
+            toy_run().model, num_experts=2, num_active_experts=1, num_shared_experts=0,
+            d_shared=0, d_expert=8, num_attention_experts=2,
+        )  # fmt: skip
+        dense = dataclasses.replace(
+            mixture, num_experts=0, num_active_experts=0, d_expert=0, d_ffn=8,
+            num_attention_experts=0,
+        )  # fmt: skip
+        first = dataclasses.replace(toy_run(seed, 12), model=dense)
+        branches = tuple(
+            dataclasses.replace(first, domain=domain, parents=(first,), num_steps=20)
+            for domain in ("one", "two")
+        )
+        last = dataclasses.replace(first, model=mixture, parents=branches, num_steps=30)
+        for run in (first, *branches, last):
+            awaited = {first: branches, last: ()}.get(run, (last,))
+            plan.append(
+                Planned(
+                    study="toy",
+                    sweep="chain",
+                    point=Point(budget_flops=1e6, seed=seed),
+                    run=run,
+                    awaited_by=tuple(stage.identity() for stage in awaited),
+                )
+            )
+    return plan
+
+
 def toy_place(folder, corpus=open_corpus):
     folder = Path(folder)
     return Place(ledger=folder / "ledger", runs=folder / "runs", open_corpus=corpus)
@@ -135,11 +179,12 @@ def trouble(folder):
     }
 
 
-def storm(folder, kills, seed):
+def storm(folder, kills, seed, chains=0):
     """Kill the runner, its workers or all of them, again and again; then let it finish."""
     choose = random.Random(seed)
-    place = toy_place(folder)
-    plan = toy_plan(30, 60)
+    corpus = domains_corpus if chains else open_corpus
+    place = toy_place(folder, corpus)
+    plan = chain_plan(chains) if chains else toy_plan(30, 60)
     # Threads of torch must not exist before a fork; the measured peak needs none and is cached.
     torch.set_num_threads(1)
     execution._measured_peak(torch.device("cpu"), torch.float32, 1)
@@ -162,8 +207,9 @@ def storm(folder, kills, seed):
                 done[target] += 1
             if os.waitpid(child, os.WNOHANG)[0]:
                 child = 0
-    calm = toy_place(Path(folder) / "calm")
+    calm = toy_place(Path(folder) / "calm", corpus)
     for here in (place, calm):
+        os.waitpid(forked_runner(plan, here), 0)  # which sweeps, even if all was done
         while missing(plan, here):
             os.waitpid(forked_runner(plan, here), 0)
     return {
