@@ -463,3 +463,18 @@ def test_mixtures_in_another_unit_than_the_dense_runs_are_warned_of(tmp_path, fa
     rows += [f"{0.95 * factor * loss},1e9,{c},0.1,4" for c, loss in dense]
     table = read(tmp_path, HEADER + "\n".join(rows) + "\n")
     assert any("another unit" in warning for warning in table.warnings) == is_told
+
+
+@pytest.mark.parametrize("header", ["log10(C),log10 tokens", "Log10_FLOPs,log10(D)"])
+def test_logarithms_to_the_base_of_ten_are_read_as_what_they_are_of(tmp_path, header):
+    table = read(tmp_path, f"loss,{header},A,G\n3.0,18,9,1,2\n2.9,18.30103,9.5,0.1,4\n")
+    assert table.runs["compute"].tolist() == pytest.approx([1e18, 2e18])
+    assert table.runs["num_tokens"].tolist() == pytest.approx([1e9, 10**9.5])
+    assert (table.mapping.units["compute"], table.mapping.units["num_tokens"]) == ("log10", "log10")
+
+
+def test_a_count_under_the_name_of_its_logarithm_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"row 2.*compute"):
+        read(tmp_path, "loss,log10(C),tokens,A,G\n3.0,1e18,1e9,1,2\n2.9,1e18,1e9,0.1,4\n")
+    with pytest.raises(ValueError, match="compute"):  # of another base, or of none that is said
+        read(tmp_path, "loss,log C,A,G\n3.0,18,1,2\n2.9,18,0.1,4\n")

@@ -99,9 +99,13 @@ ESSENTIAL = (  # a doubt about these is an error; about any other the column is 
     "num_active_experts", "d_expert", "flops_per_token", "active_params", "total_params",
 )  # fmt: skip
 WEAK_LABELS = ("is_moe",)  # whose weaker names count only where every value is a word for it
-COUNTS = {"": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12}
+LOG10 = "log10"
+COUNTS = {
+    "": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12, LOG10: 1.0,
+}  # fmt: skip
 SIZES = {"gflops": 1e9, "tflops": 1e12, "pflops": 1e15, "eflops": 1e18, "zflops": 1e21}
 PERPLEXITY, BITS_PER_BYTE = "perplexity", "bits per byte"
+IN_LOG10 = re.compile(r"\s*log_?10\s*[ _([]\s*(?P<of>.*?)[)\]\s]*")  # log10(C), log10_flops
 UNITS: dict[str, dict[str, float]] = {
     "loss": {
         "nats": 1.0, "bits": float(np.log(2)), BITS_PER_BYTE: float(np.log(2)), PERPLEXITY: 1.0,
@@ -116,6 +120,7 @@ UNITS: dict[str, dict[str, float]] = {
     "flops_per_step": {"training": 1.0} | SIZES,
     "compute": {
         "training": 1.0, "forward": float(TRAINING_PASSES), "six_n": 1.0, "pf_days": PF_DAY,
+        LOG10: 1.0,
     } | SIZES,
 }  # fmt: skip
 MOE_WORDS = {
@@ -297,6 +302,9 @@ def _candidates(ours: str, cells: pd.DataFrame) -> list[str]:
 
 def _bears(ours: str, header: str, names: tuple[str, ...], tier: int) -> bool:
     """Whether a header is one of these names: whole, without its path, or without its unit."""
+    logarithm = IN_LOG10.fullmatch(header.lower())
+    if logarithm is not None and LOG10 in UNITS.get(ours, {}):
+        return _bears(ours, logarithm["of"], names, tier)
     whole = plain_name(header)
     if ours == "loss" and tier == 0 and LOSS.search(whole):
         return not NO_LOSS.search(whole)
@@ -330,6 +338,8 @@ def _without_unit(ours: str, name: str) -> tuple[str, str]:
 
 def _unit_of(ours: str, header: str) -> str:
     """The unit that a header names: in brackets, by its ending, or by what it is."""
+    if IN_LOG10.fullmatch(header.lower()):
+        return LOG10
     whole, last = plain_name(header), plain_name(re.split(r"[./]", header)[-1])
     for bracket in re.findall(r"\(([^)]*)\)|\[([^\]]*)\]", header):
         unit = _bracketed(ours, "".join(bracket).strip())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from moe_leverage.rules import require
 from moe_leverage.your_runs import conventions
@@ -29,6 +30,7 @@ from moe_leverage.your_runs.axes import (
     is_mixture,
 )
 from moe_leverage.your_runs.columns import (
+    LOG10,
     PERPLEXITY,
     UNITS,
     ColumnMap,
@@ -250,9 +252,19 @@ def _in_our_units(
         if ours in UNITS:
             unit = mapping.units[ours]
             factor = np.where(read.has_unit, 1.0, UNITS[ours][unit])
-            value = np.log(value) if unit == PERPLEXITY else value * factor
+            value = _in_own_unit(value, unit, factor)
         frame = frame.assign(**{ours: value})
     return frame
+
+
+def _in_own_unit(value: pd.Series, unit: str, factor: NDArray[np.float64]) -> pd.Series:
+    """A quantity in nats, FLOPs, tokens or parameters."""
+    if unit == PERPLEXITY:
+        return pd.Series(np.log(value))
+    if unit == LOG10:
+        with np.errstate(over="ignore"):  # a count that is none: infinite, and so refused
+            return pd.Series(10.0**value)
+    return value * factor
 
 
 def _complete(
