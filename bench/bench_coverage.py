@@ -26,10 +26,10 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from moe_leverage import paths
-from moe_leverage.analysis.diagnose import holds
 from moe_leverage.analysis.findings import loss_curves
 from moe_leverage.analysis.fitting import fit
 from moe_leverage.analysis.leverage import estimate
+from moe_leverage.analysis.profiles import holds
 from moe_leverage.analysis.reductions import isoflop_optima
 from moe_leverage.theory.laws import JointLaw, SaturatedActivationLaw
 from moe_leverage.theory.rivals import FlooredPowerLaw

@@ -29,3 +29,16 @@ def synthetic_fits(directory: Path, *, resamples: int = 60) -> tuple[Fit, Fit]:
     tokens.save(directory / "moe_tokens.json")
     tokens.save(directory / "moe_batch_tokens.json")  # any power law will do
     return joint, tokens
+
+
+def leverage_of(law, count=80, sigma=0.04, seed=0):
+    """EL by a law of A, G and C at random points, with normal noise in its logarithm."""
+    generator = np.random.default_rng(seed)
+    table = {
+        "activation_ratio": np.exp(generator.uniform(np.log(0.0117), 0, count)),
+        "granularity": 2 ** generator.uniform(1, 4, count),
+        "compute": 10 ** generator.uniform(18, 20.5, count),
+    }
+    inputs = {name: table[name] for name in law.inputs}
+    noise = np.exp(sigma * generator.standard_normal(count))
+    return table | {"efficiency_leverage": law.evaluate(**inputs) * noise}

@@ -8,10 +8,10 @@ import pytest
 from scipy.special import stdtrit
 
 from moe_leverage.analysis.bootstrap import student_quantile, widened
-from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.fitting import UnidentifiedError, fit, refit
 from moe_leverage.analysis.optimise import Problem, minimise
+from moe_leverage.analysis.profiles import profile
 from moe_leverage.theory.laws import (
     PUBLISHED,
     GranularityLaw,
@@ -99,6 +99,18 @@ def test_student_s_quantile_is_scipy_s(level):
     freedom = np.array([1, 2, 3, 4, 7, 30, 31, 999, 1000, 1001, 5000])
     own = [student_quantile(int(count), level) for count in freedom]
     np.testing.assert_allclose(own, stdtrit(freedom, (1 + level) / 2), rtol=1e-10)
+
+
+@pytest.mark.parametrize("freedom", [2, 5, 3000])
+@pytest.mark.parametrize("room", [0.0, 0.3, 1.0, 1.5, 9.0])
+def test_a_quantile_with_little_room_holds_a_truth_that_cannot_be_passed(freedom, room):
+    """An estimate beyond the room stops there; what its end loses is no longer seen."""
+    drawn = np.random.default_rng(0).standard_t(freedom, 200_000)
+    beyond = np.maximum(drawn - room, 0.0)
+    off = np.sign(drawn) * np.sqrt(drawn**2 - beyond**2)
+    quantile = student_quantile(freedom, 0.9, room)
+    assert stdtrit(freedom, 0.9) - 1e-3 <= quantile <= stdtrit(freedom, 0.95) + 1e-9
+    assert (np.abs(off) <= quantile).mean() == pytest.approx(0.9, abs=0.003)
 
 
 def test_covariance_agrees_with_the_bootstrap():

@@ -10,10 +10,10 @@ from synthetic_runs import all_runs
 from test_optimise import THETAS, draw_inputs
 
 from moe_leverage import theory
-from moe_leverage.analysis.diagnose import compare
 from moe_leverage.analysis.findings import leverage_laws
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.fitting import fit
+from moe_leverage.analysis.held_out import compare
 from moe_leverage.theory import law as base
 from moe_leverage.theory.law import UNSOURCED, Law, LogLinearLaw, Source
 from moe_leverage.theory.registry import find, laws, rivals

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from moe_leverage.analysis.bootstrap import student_ratio
-from moe_leverage.analysis.diagnose import Score
 from moe_leverage.analysis.fitted import Family, Fit, described
 from moe_leverage.analysis.fitting import UnidentifiedError, fit
+from moe_leverage.analysis.held_out import Score
 from moe_leverage.analysis.leverage import (
     MIN_SEED_PAIRS,
     RESAMPLES,

@@ -10,7 +10,7 @@ from moe_leverage.rules import read_object
 
 IDENTIFIED = "identified"
 INDEX = "index.json"
-NOT_IDENTIFIED = "not identified"  # of the verdicts of `diagnose.Profile`: any value fits as well
+NOT_IDENTIFIED = "not identified"  # of the verdicts of `profiles.Profile`: any value fits as well
 
 
 def verdicts(directory: Path = paths.FITS) -> dict[tuple[str, str], str]:

@@ -18,10 +18,10 @@ import pandas as pd
 
 from moe_leverage import ledger, paths
 from moe_leverage.analysis import findings, gates
-from moe_leverage.analysis.diagnose import profile
 from moe_leverage.analysis.findings import Findings
 from moe_leverage.analysis.identification import INDEX
 from moe_leverage.analysis.leverage import RESAMPLES
+from moe_leverage.analysis.profiles import profile
 from moe_leverage.analysis.reductions import with_law_names
 from moe_leverage.rules import read_object
 

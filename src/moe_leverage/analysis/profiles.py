@@ -1,7 +1,7 @@
-"""How far a fit can be trusted: is each coefficient identified, and do other laws predict better?
+"""Whether the rows of a fit identify each of its coefficients: profile likelihood.
 
-Neither question is asked in the paper, which prints six coefficients for Equation 13 (Table 2), one
-of them 5.28e16, and compares it with no rival.
+The question is not asked in the paper, which prints six coefficients for Equation 13 (Table 2), one
+of them 5.28e16.
 
     profile    least objective with one coefficient held at a value, the others free
     deviance   n ln (profile / minimum): compared with Student's quantile, squared, at n - P
@@ -10,12 +10,11 @@ of them 5.28e16, and compares it with no rival.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from moe_leverage.analysis.bootstrap import (
@@ -26,16 +25,9 @@ from moe_leverage.analysis.bootstrap import (
     student_quantile,
 )
 from moe_leverage.analysis.fitted import Fit
-from moe_leverage.analysis.fitting import (
-    FEW_MINIMA,
-    MANY_ROWS,
-    UnidentifiedError,
-    fit,
-    require_column,
-)
+from moe_leverage.analysis.fitting import FEW_MINIMA, MANY_ROWS
 from moe_leverage.analysis.optimise import Problem, Solution, minimise
-from moe_leverage.rules import require
-from moe_leverage.theory.law import Array, Law, LogLinearLaw
+from moe_leverage.theory.law import Array, LogLinearLaw
 
 POINTS = 25  # of a profile, on each side of the estimate
 REFINEMENTS, REFINED_POINTS = 3, 9  # of the step in which a profile leaves what it holds
@@ -47,9 +39,6 @@ REACH_SIZES = 2.0  # of the coefficient itself
 PROFILE_ITERATIONS = 40  # what is gained after them is far below the threshold
 PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
 UNTOLD_REACH = 3.0  # of theta: a factor of 20 in a positive coefficient
-FOLDS = 10
-COMPARED_STARTS, FOLD_STARTS = 32, 16
-MOST_COMPARED = 400  # rows by which laws are compared: more tell no more
 SMALLEST = 1e-300
 
 Verdict = Literal["identified", "weakly identified", "not identified"]
@@ -112,6 +101,7 @@ def _quadratic(fitted: Fit, name: str, number: int) -> Profile:
 def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
     """Whether the profile interval of a coefficient holds a value, without walking the profile.
 
+    >>> from moe_leverage.analysis.fitting import fit
     >>> from moe_leverage.theory.laws import PowerLaw
     >>> compute = np.geomspace(1e11, 1e14, 6)
     >>> noise = 1 + 0.01 * np.array([1, -1, 1, -1, 1, -1])
@@ -125,16 +115,46 @@ def holds(fitted: Fit, name: str, value: float, level: float = LEVEL) -> bool:
     start[:, number] = np.log(value) if name in fitted.law.positive else value
     lowest = max(float(minimise(fitted.problem, fitted.theta[None]).objective[0]), SMALLEST)
     there = _lowest(fitted.problem, np.array([number]), start)
-    return bool(there.objective[0] <= _limit(fitted, number, lowest, level))
+    return bool(there.objective[0] <= _limits(fitted, number, there.theta, lowest, level)[0])
 
 
-def _limit(fitted: Fit, number: int, lowest: float, level: float) -> float:
-    """The objective up to which a value is held: Student's quantile at what freedom is left."""
+def _limits(fitted: Fit, number: int, theta: Array, lowest: float, level: float) -> Array:
+    """The objective up to which each of these values is held, by what freedom is left, (m,).
+
+    `theta` (m, P) has a coefficient at its values and the others where they fit best. From A_max
+    the law soon stops changing, so that an estimate misses a large truth on one side alone, and
+    the quantile is that of a coefficient with little room (Feldman and Cousins, 1998).
+    """
     told = _num_told(fitted, lowest)
     freedom = max(fitted.num_clusters - told, 1)
-    quantile = student_quantile(freedom, level)
     spare = max(len(fitted.log_target) - told, 1)  # of rows: their noise is lowest's
-    return lowest * (1 + quantile**2 * _dependence(fitted, number) / spare)
+    error = 2 * lowest * _dependence(fitted, number) / spare
+    rooms = _rooms(fitted, number, theta) / np.sqrt(error)
+    quantiles = np.array([student_quantile(freedom, level, float(room)) for room in rooms])
+    return np.asarray(lowest + quantiles**2 * error / 2)
+
+
+def _rooms(fitted: Fit, number: int, theta: Array) -> Array:
+    """How far the law moves, in ln, as a coefficient goes from each value to its nearer end, (m,).
+
+    The others follow. A positive coefficient ends at nothing and at more than all; others have no
+    ends.
+    """
+    if not _is_positive(fitted, number):
+        return np.full(len(theta), np.inf)
+    problem = replace(
+        fitted.problem,
+        log_target=fitted.law.log_value(theta, fitted.inputs),
+        delta=np.inf,
+    )
+    moved = []
+    for end in _reach(fitted, number) * np.array([-1.0, 1.0]):
+        begin = np.array(theta)
+        begin[:, number] = fitted.theta[number] + end
+        held = np.full(len(theta), number)
+        moved.append(minimise(problem, begin, fixed=held, most=PROFILE_ITERATIONS).objective)
+    nearer = np.fmin(*moved)
+    return np.asarray(np.sqrt(2 * np.where(np.isnan(nearer), np.inf, nearer)))
 
 
 def _num_told(fitted: Fit, lowest: float) -> int:
@@ -166,16 +186,18 @@ def _dependence(fitted: Fit, number: int) -> float:
 def _profiles(fitted: Fit, names: Sequence[str], level: float) -> dict[str, Profile]:
     """The profiles of all coefficients, walked side by side: a call costs more than a problem."""
     problem, count = fitted.problem, 2 * POINTS + 1
-    is_log = np.array([name in fitted.law.positive for name in names])
-    starts = np.concatenate([_walk(fitted, number, log) for number, log in enumerate(is_log)])
     numbers = np.arange(len(names))
+    is_log = [_is_positive(fitted, number) for number in range(len(names))]
+    starts = np.concatenate([_walk(fitted, number) for number in range(len(names))])
     paths = _lowest(problem, np.repeat(numbers, count), starts)
     theta = paths.theta.reshape(len(names), count, -1)
     objective = paths.objective.reshape(len(names), count)
     lowest = np.maximum(objective.min(axis=1), SMALLEST)
-    limits = np.array([_limit(fitted, k, float(lowest[k]), level) for k in range(len(names))])
+    limits = np.stack([
+        _limits(fitted, k, theta[k], float(lowest[k]), level) for k in range(len(names))
+    ])  # fmt: skip
     ends = np.stack([
-        _last_held(problem, numbers, theta[:, walk], objective[:, walk], limits)
+        _last_held(problem, numbers, theta[:, walk], objective[:, walk], limits[:, walk])
         for walk in (slice(None, None, -1), slice(None))
     ], axis=1)  # fmt: skip
     verdicts: tuple[Verdict, ...] = ("not identified", "weakly identified", "identified")
@@ -200,13 +222,27 @@ def _profiles(fitted: Fit, names: Sequence[str], level: float) -> dict[str, Prof
     return found
 
 
-def _walk(fitted: Fit, number: int, is_log: bool) -> Array:
-    """Theta with one coefficient moved away from its estimate on both sides, (2 POINTS + 1, P)."""
+def _is_positive(fitted: Fit, number: int) -> bool:
+    return (fitted.law.theta_names or fitted.law.coefficient_names)[number] in fitted.law.positive
+
+
+def _step(fitted: Fit, number: int) -> float:
+    """About a standard error of a coefficient: the scale of a walk's first steps."""
     error = float(np.sqrt(max(fitted.covariance[number, number], 0.0)))
-    step = min(error, 1.0) or 1e-3 * max(abs(fitted.theta[number]), 1e-3)
-    decades = REACH_DECADES * np.log(10) + abs(fitted.theta[number])
-    sizes = max(REACH_ERRORS * step, REACH_SIZES * abs(fitted.theta[number]))
-    side = np.geomspace(0.05 * step, max(decades if is_log else sizes, step), POINTS)
+    return float(min(error, 1.0) or 1e-3 * max(abs(fitted.theta[number]), 1e-3))
+
+
+def _reach(fitted: Fit, number: int) -> float:
+    """How far from its estimate a coefficient is followed, in theta."""
+    step, size = _step(fitted, number), abs(float(fitted.theta[number]))
+    if _is_positive(fitted, number):
+        return max(REACH_DECADES * float(np.log(10)) + size, step)
+    return max(REACH_ERRORS * step, REACH_SIZES * size)
+
+
+def _walk(fitted: Fit, number: int) -> Array:
+    """Theta with one coefficient moved away from its estimate on both sides, (2 POINTS + 1, P)."""
+    side = np.geomspace(0.05 * _step(fitted, number), _reach(fitted, number), POINTS)
     starts = np.repeat(fitted.theta[None], 2 * POINTS + 1, axis=0)
     starts[:, number] += np.concatenate([-side[::-1], [0.0], side])
     return starts
@@ -243,149 +279,45 @@ def _last_held(
     """Where walks leave for good the values whose objective keeps within the limit; NaN if never.
 
     A law of several minima leaves them more than once, and what lies beyond is held as well.
-    `walks` (K, points, P) holds solved thetas; the step that leaves is walked again, ever finer.
+    `walks` (K, points, P) holds solved thetas, `limits` (K, points) those of their objective; the
+    step that leaves is walked again, ever finer.
     """
     ends = np.full(len(walks), np.nan)
-    left, is_held = np.arange(len(walks)), objective <= limits[:, None]
-    shares = np.linspace(0.0, 1.0, REFINED_POINTS)[:, None]
+    left, is_held = np.arange(len(walks)), objective <= limits
+    shares = np.linspace(0.0, 1.0, REFINED_POINTS)
     for _ in range(REFINEMENTS):
         leaves = ~is_held[:, -1]
-        left, walks, is_held = left[leaves], walks[leaves], is_held[leaves]
+        left, is_held = left[leaves], is_held[leaves]
         if len(left) == 0:
             return ends
-        inner, outer = _step_that_leaves(walks, is_held)
-        finer = (inner[:, None] + shares * (outer - inner)[:, None]).reshape(-1, walks.shape[-1])
+        inner, outer = _step_that_leaves(is_held)
+        walks = _between(walks[leaves], inner, outer, shares)
+        limits = _between(limits[leaves], inner, outer, shares)
         held = np.repeat(fixed[left], REFINED_POINTS)
-        solved = minimise(problem, finer, fixed=held, most=PROFILE_ITERATIONS)
-        walks = solved.theta.reshape(len(left), REFINED_POINTS, -1)
-        is_held = solved.objective.reshape(len(left), -1) <= limits[left, None]
+        solved = minimise(
+            problem, walks.reshape(len(held), -1), fixed=held, most=PROFILE_ITERATIONS
+        )  # fmt: skip
+        walks = solved.theta.reshape(walks.shape)
+        is_held = solved.objective.reshape(limits.shape) <= limits
         is_held[:, -1] = False  # as it was from its neighbour, if not from here
-    _, outer = _step_that_leaves(walks, is_held)
-    ends[left] = outer[np.arange(len(left)), fixed[left]]
+    own = np.arange(len(left))
+    ends[left] = walks[own, _step_that_leaves(is_held)[1], fixed[left]]
     return ends
 
 
-def _step_that_leaves(walks: Array, is_held: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Theta at both ends of the last step of each walk from a value held to one that is not."""
-    own, points = np.arange(len(walks)), walks.shape[1]
+def _step_that_leaves(is_held: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Both ends of the last step of each walk from a value held to one that is not."""
+    points = is_held.shape[1]
     outer = np.clip(points - is_held[:, ::-1].argmax(axis=1), 1, points - 1)
     outer = np.where(is_held.any(axis=1), outer, 1)
-    return walks[own, outer - 1], walks[own, outer]
+    return outer - 1, outer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """One law's standing among rivals; lower is better everywhere."""
-
-    law: str
-    num_coefficients: int
-    error: float  # root mean squared log residual of the rows fitted
-    held_out_error: float  # the same on rows the fit did not see
-    num_held_out: int
-    aic: float
-    bic: float
-
-
-def compare(
-    forms: Sequence[type[Law]],
-    table: Mapping[str, Any] | pd.DataFrame,
-    target: str,
-    *,
-    held_out: str = "",
-    clusters: str = "",
-    seed: int = 0,
-) -> list[Score]:
-    """Laws fitted to the same rows, in order of the error on rows they did not see.
-
-    `held_out` names a column that is true for rows kept from every fit; without it the rows are
-    left out in ten folds of whole clusters. AIC = n ln(2 F / n) + 2 P and BIC with P ln n, for the
-    Huber objective F at one delta for all laws: the usual ones where noise is normal. A law that
-    the table cannot identify is left out of the list.
-
-    >>> from moe_leverage.theory.laws import PowerLaw
-    >>> from moe_leverage.theory.rivals import FlooredPowerLaw
-    >>> compute = np.geomspace(1e11, 1e14, 12)
-    >>> table = {"compute": compute, "loss": 2 + 300 * compute**-0.2}
-    >>> [score.law for score in compare([PowerLaw, FlooredPowerLaw], table, "loss")]
-    ['FlooredPowerLaw', 'PowerLaw']
-    """
-    table = _sampled(table, target, seed)
-    rows = len(np.asarray(table[target]))
-    outside = np.asarray(table[held_out], dtype=bool) if held_out else np.zeros(rows, dtype=bool)
-    require(not outside.all(), held_out or "rows", rows, "leaves no row to fit")
-    columns = {name for law in forms for name in law.inputs} | {target} | {clusters} - {""}
-    for name in sorted(columns):
-        require_column(table, name)
-    inside = {name: np.asarray(table[name])[~outside] for name in columns}
-    fits = []
-    for law in forms:
-        try:
-            fits.append(
-                fit(
-                    law, inside, target, clusters=clusters, starts=COMPARED_STARTS, resamples=0,
-                    seed=seed,
-                )
-            )  # fmt: skip
-        except UnidentifiedError:
-            continue
-    require(bool(fits), "forms", [law.__name__ for law in forms], "none is identified by the table")
-    delta = max(fitted.delta for fitted in fits)
-    beyond = {name: np.asarray(table[name])[outside] for name in columns}
-    scores = [_score(fitted, delta, beyond if held_out else None, target, seed) for fitted in fits]
-    return sorted(scores, key=lambda score: score.held_out_error)
-
-
-def _sampled(
-    table: Mapping[str, Any] | pd.DataFrame, target: str, seed: int
-) -> Mapping[str, Any] | pd.DataFrame:
-    """At most MOST_COMPARED rows of a table, drawn by chance."""
-    count = len(np.asarray(table[target]))
-    if count <= MOST_COMPARED:
-        return table
-    rows = np.sort(np.random.default_rng(seed).choice(count, MOST_COMPARED, replace=False))
-    return {name: np.asarray(table[name])[rows] for name in map(str, table)}
-
-
-def _score(
-    fitted: Fit, delta: float, beyond: Mapping[str, Array] | None, target: str, seed: int
-) -> Score:
-    problem = replace(fitted.problem, delta=delta)
-    solved = minimise(problem, fitted.theta[None])
-    rows, size = len(problem.log_target), len(fitted.theta)
-    if beyond is None:
-        errors = _cross_validate(fitted, problem, seed)
-    else:
-        inputs = {name: np.asarray(beyond[name], dtype=float) for name in fitted.law.inputs}
-        errors = fitted.law.log_value(solved.theta[0], inputs) - np.log(beyond[target])
-    fit_term = rows * np.log(max(2 * float(solved.objective[0]) / rows, SMALLEST))
-    return Score(
-        law=type(fitted.law).__name__,
-        num_coefficients=size,
-        error=_root_mean_square(problem.residuals(solved.theta[0])),
-        held_out_error=_root_mean_square(errors),
-        num_held_out=len(errors),
-        aic=float(fit_term) + 2 * size,
-        bic=float(fit_term) + size * float(np.log(rows)),
-    )
-
-
-def _cross_validate(fitted: Fit, problem: Problem, seed: int) -> Array:
-    """Log error of every row, predicted from the folds that it is not in."""
-    generator = np.random.default_rng(seed)
-    count = int(fitted.clusters.max()) + 1
-    fold_of = (generator.permutation(count) % FOLDS)[fitted.clusters]
-    folds = np.unique(fold_of)
-    begin = fitted.law.starts(problem.inputs, problem.log_target, FOLD_STARTS, generator)
-    begin = np.concatenate([fitted.theta[None], begin])
-    weights = (fold_of != folds[:, None]).astype(float)
-    every, of_every = np.tile(begin, (len(folds), 1)), np.repeat(weights, len(begin), axis=0)
-    tried = minimise(problem, every, weights=of_every, most=TRIAL_ITERATIONS)
-    best = tried.objective.reshape(len(folds), -1).argmin(axis=1)
-    lowest = tried.theta.reshape(len(folds), len(begin), -1)[np.arange(len(folds)), best]
-    errors = problem.residuals(minimise(problem, lowest, weights=weights).theta)
-    own: Array = errors[np.searchsorted(folds, fold_of), np.arange(len(fold_of))]
-    return own
-
-
-def _root_mean_square(errors: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(errors))))
+def _between(
+    values: Array, inner: NDArray[np.int64], outer: NDArray[np.int64], shares: Array
+) -> Array:
+    """Values of each walk at these shares of the way from one of its points to another."""
+    own = np.arange(len(values))
+    from_here, to_there = values[own, inner][:, None], values[own, outer][:, None]
+    shares = shares.reshape(1, -1, *[1] * (values.ndim - 2))
+    return np.asarray(from_here + shares * (to_there - from_here))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from moe_leverage.analysis.as_leverage import Frontier, as_leverage
-from moe_leverage.analysis.diagnose import Score, compare
+from moe_leverage.analysis.held_out import Score, compare
 from moe_leverage.analysis.leverage import Leverage
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.registry import rivals

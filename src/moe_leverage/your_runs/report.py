@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from moe_leverage.analysis.diagnose import Profile, profile
 from moe_leverage.analysis.findings import Findings, published_leverage
 from moe_leverage.analysis.fitted import Fit
 from moe_leverage.analysis.identification import IDENTIFIED, NOT_IDENTIFIED
 from moe_leverage.analysis.leverage import Leverage
+from moe_leverage.analysis.profiles import Profile, profile
 from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.your_runs import advice, answer
