@@ -1,14 +1,19 @@
 """Leverage read back from tables whose law is known; bounds, noise, and refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import stdtrit
 from synthetic_runs import BUDGETS, DENSE, FRONTIER, JOINT, all_runs, dense_runs, moe_runs, noisy
 
 from moe_leverage.analysis.dense_frontier import Draws, frontier_compute
-from moe_leverage.analysis.leverage import estimate
+from moe_leverage.analysis.leverage import estimate, inverse_log_compute
 from moe_leverage.analysis.points import best_runs, table_noise
 from moe_leverage.analysis.reductions import redrawn_optima
+from moe_leverage.theory.laws import PowerLaw
+from moe_leverage.theory.rivals import FlooredPowerLaw
 
 ESTIMATORS = {"frontier", "power curves", "floored curves", "joint"}
 
@@ -216,3 +221,123 @@ def test_a_best_setting_is_surer_the_more_seeds_it_has():
     same = redrawn_optima(once, "rate", 0.05 / 5, 2000)[0].std()
     assert found[1] == pytest.approx(same)
     assert found[0] > 1.5 * found[1]
+
+
+@pytest.mark.parametrize("law", [PowerLaw(9.0, -0.08), FlooredPowerLaw(1.6, 330.0, -0.19)])
+def test_a_loss_leads_back_to_the_compute_that_its_curve_has_it_at(law):
+    compute = np.array([1e11, 3e12, 1e14])
+    names = law.coefficient_names
+    theta = np.array([
+        np.log(getattr(law, name)) if name in law.positive else getattr(law, name)
+        for name in names
+    ])[None]  # fmt: skip
+    log_loss = np.log(law.evaluate(compute=compute))[None]
+    np.testing.assert_allclose(inverse_log_compute(type(law), theta, log_loss)[0], np.log(compute))
+
+
+def test_power_curves_have_the_leverage_of_their_laws_with_ends_by_the_level_asked_for():
+    """Two straight curves whose ratio is known; what lies off the dense budgets is marked."""
+    dense = dense_runs(budgets=FRONTIER[:5], seeds=1)
+    dense = dense.assign(loss=29 * dense["compute"] ** -0.08)
+    moe = moe_runs(experts=(64,), scales=(1,))
+    gain = np.array([0.5, 1.2, 1.5, 2.0, 3.0])
+    moe = moe.assign(loss=29 * (gain * moe["compute"]) ** -0.08)
+    table = noisy(pd.concat([dense, moe], ignore_index=True), 1e-3)
+    found = estimate(table, resamples=400)
+    wide = found.points[found.points["estimator"] == "power curves"]
+    # the mixtures' own curve is fitted to all five of their budgets: a straight line in logarithms
+    line = np.polyfit(np.log(moe["compute"]), np.log(gain), 1)
+    wanted = np.exp(np.polyval(line, np.log(moe["compute"].to_numpy())))
+    np.testing.assert_allclose(wide["efficiency_leverage"], wanted, rtol=0.05)
+    reached = wide["efficiency_leverage"] * wide["compute"]
+    off = (reached < FRONTIER[0]) | (reached > FRONTIER[4])
+    assert off.tolist() == [True, False, False, False, True]
+    assert wide["extrapolated"].tolist() == off.tolist()
+    named = found.fits.items()
+    own = next(f for name, f in named if name.endswith(", PowerLaw") and name[:5] != "dense")
+    log_loss = own.law.log_value(own.samples, {"compute": moe["compute"].to_numpy()})
+    theirs = found.fits["dense, PowerLaw"].samples
+    drawn = (log_loss - theirs[:, :1]) / theirs[:, 1:] - np.log(moe["compute"].to_numpy())
+    for end, share in (("low", 0.05), ("high", 0.95)):
+        drawn_end = np.exp(np.quantile(drawn, share, axis=0, method="nearest"))
+        np.testing.assert_allclose(wide[end], drawn_end)
+
+
+def test_noise_between_seeds_is_widened_by_student_for_its_degrees_of_freedom():
+    table = small(sigma=0.01)
+    sigma, freedom = table_noise(table)
+    found = estimate(table, resamples=2)
+    assert (found.noise_freedom, found.noise_is_between_seeds) == (freedom, True)
+    assert found.noise == pytest.approx(sigma * stdtrit(freedom, 0.95) / 1.6448536)
+    assert found.noise > sigma
+    given = estimate(table[table["seed"] == 0], resamples=2, residual_noise=(0.02, 2))
+    assert given.noise == pytest.approx(0.02 * stdtrit(2, 0.95) / 1.6448536)
+    assert (given.noise_freedom, given.noise_is_between_seeds) == (2, False)
+
+
+def test_noise_of_too_few_seeds_is_pooled_with_what_the_dense_curve_leaves_over():
+    table = small(sigma=0.01)
+    dense = table[~table["is_moe"] & (table["seed"] == 0)]
+    again = table[~table["is_moe"] & (table["seed"] == 1)].head(2)  # two degrees of freedom
+    table = pd.concat([dense, again, table[table["is_moe"]]], ignore_index=True)
+    sigma, freedom = table_noise(table)
+    assert freedom == 2
+    found = estimate(table, resamples=2)
+    curve = found.fits["dense, FlooredPowerLaw"]
+    left = len(curve.residuals) - 3
+    both = freedom + left
+    pooled = np.sqrt((sigma**2 * freedom + (curve.residuals**2).sum()) / both)
+    assert found.noise == pytest.approx(pooled * stdtrit(both, 0.95) / 1.6448536)
+    assert (found.noise_freedom, found.noise_is_between_seeds) == (both, False)
+
+
+def test_a_variant_s_seeds_tell_nothing_of_the_plain_recipe_s_noise():
+    table = small(sigma=0.003).assign(variant="")
+    wild = noisy(moe_runs(experts=(64,), scales=(1,), seeds=8), 0.2, seed=1)
+    both = pd.concat([table, wild.assign(variant="odd")], ignore_index=True)
+    assert estimate(both, resamples=2).noise == pytest.approx(estimate(table, resamples=2).noise)
+
+
+def test_estimators_agree_where_all_their_intervals_share_a_value(exact):
+    points = exact.points
+    _, one = next(iter(points.groupby(["activation_ratio", "granularity", "compute"])))
+    assert set(one["estimator"]) == ESTIMATORS
+
+    def agree(low, high):
+        return bool(
+            replace(exact, points=one.assign(low=low, high=high)).side_by_side()["agree"].item()
+        )
+
+    assert agree([1.0, 1.2, 1.3, 1.4], [2.0, 1.9, 1.6, 1.5])
+    assert not agree([1.0, 1.2, 1.3, 1.4], [2.0, 1.9, 1.35, 1.5])
+    assert agree([np.nan, 1.2, np.nan, 1.4], [2.0, 1.9, 1.35, 1.5])  # an open one says nothing
+
+
+def test_plain_points_are_those_of_the_frontier_without_variants_and_bounds(exact):
+    marked = exact.points.assign(variant=np.where(exact.points["granularity"] == 16.0, "odd", ""))
+    marked.loc[marked.index[0], "efficiency_leverage"] = np.nan
+    plain = replace(exact, points=marked).plain_points()
+    assert set(plain["estimator"]) == {"frontier"}
+    assert 16.0 not in set(plain["granularity"])
+    assert len(plain) == 7 * 3 * 5 - (marked.iloc[0]["variant"] == "")
+
+
+def test_a_frontier_of_two_dense_points_is_straight_whatever_is_dominated():
+    dense = dense_runs(budgets=(1e12, 1e14), seeds=3)
+    worse = dense_runs(budgets=(1e13,), seeds=3).assign(loss=9.0)
+    moe = moe_runs(experts=(64,), scales=(1,), budgets=(1e12, 1e13))
+    for rows in ([dense, moe], [dense, worse, moe]):
+        found = estimate(noisy(pd.concat(rows, ignore_index=True)), resamples=20)
+        assert found.is_straight
+        frontier = found.points[found.points["estimator"] == "frontier"]
+        np.testing.assert_allclose(frontier["at_most"], frontier["efficiency_leverage"])
+    three = pd.concat([dense_runs(budgets=(1e12, 1e13, 1e14)), moe], ignore_index=True)
+    assert not estimate(noisy(three), resamples=20).is_straight
+
+
+def test_dense_runs_that_all_lose_to_the_cheapest_are_told_its_loss():
+    table = small().drop(columns="seed")
+    dense = ~table["is_moe"]
+    rising = table["loss"].where(~dense, 3.0 + 0.1 * np.log10(table["compute"] / 3e11))
+    with pytest.raises(ValueError, match=r"no dense run has less than the cheapest, 3:"):
+        estimate(table.assign(loss=rising))
