@@ -478,3 +478,8 @@ def test_a_count_under_the_name_of_its_logarithm_is_refused(tmp_path):
         read(tmp_path, "loss,log10(C),tokens,A,G\n3.0,1e18,1e9,1,2\n2.9,1e18,1e9,0.1,4\n")
     with pytest.raises(ValueError, match="compute"):  # of another base, or of none that is said
         read(tmp_path, "loss,log C,A,G\n3.0,18,1,2\n2.9,18,0.1,4\n")
+
+
+def test_of_two_losses_the_one_on_held_out_text_is_proposed(tmp_path):
+    with pytest.raises(ValueError, match=r"--column loss='eval/loss'$"):
+        read(tmp_path, "train/loss,eval/loss,flops,A,G\n2.9,3.0,1e18,1,2\n2.8,2.9,1e18,0.1,4\n")

@@ -131,6 +131,7 @@ MOE_WORDS = {
 NO_LOSS = re.compile(
     r"aux|balanc|router|z_loss|zloss|(^|_)(se|std|stderr|sem|var|err|error|ema|weight|coef|scale)$"
 )
+HELD_OUT = re.compile(r"(^|_)(val|valid|validation|eval|test|heldout|held_out)(_|$)")
 LOSS = re.compile(r"(^|_)loss(_|$)")
 SAME = 1e-9  # relative: two columns of the same numbers are one
 CHOOSE = "choose with --column"
@@ -186,7 +187,8 @@ def guess_map(cells: pd.DataFrame, given: ColumnMap | None = None) -> ColumnMap:
             notes.append(f"columns {' and '.join(found)} hold the same numbers: {found[0]} is read")
             found = found[:1]
         if len(found) > 1 and ours in ESSENTIAL:
-            doubts.append(f"{ours} = {found}: could all be it; {CHOOSE} {ours}='{found[0]}'")
+            one = next((name for name in found if HELD_OUT.search(plain_name(name))), found[0])
+            doubts.append(f"{ours} = {found}: could all be it; {CHOOSE} {ours}='{one}'")
         elif len(found) > 1:
             notes.append(f"{' and '.join(found)} could both be {ours}: neither is read")
         elif found:
