@@ -56,11 +56,28 @@ def test_a_run_of_the_ledger_is_trained_again(run_file, tmp_path, monkeypatch, c
     (stored,) = ledger.records(out)
     monkeypatch.setattr(ledger.find, "__defaults__", (tmp_path,))
     capsys.readouterr()
+    asked = []
+    plain = loop.train
+    monkeypatch.setattr(
+        loop, "train", lambda *run, execution, **rest: asked.append(execution) or plain(
+            *run, execution=dataclasses.replace(execution, compile=False), **rest
+        )
+    )  # fmt: skip
     assert call(monkeypatch, "train", "--run", stored["run_id"]) == 0
     loss = f"validation loss {stored['validation_loss_nats']:.4f}"
     again, recorded = capsys.readouterr().out.splitlines()
     assert loss in again
     assert recorded.startswith(f"in the ledger: {loss}, with torch ")
+    assert "compiled" not in recorded
+    compiled = stored | {"environment": stored["environment"] | {"compile": True, "threads": 1}}
+    out.write_text(json.dumps(compiled, separators=(",", ":")) + "\n")
+    assert call(monkeypatch, "train", "--run", stored["run_id"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(", compiled")
+    how = tmp_path / "how.json"
+    how.write_text('{"threads": 2}')
+    assert call(monkeypatch, "train", "--run", stored["run_id"], "--execution", how) == 0
+    threads = stored["environment"]["threads"]
+    assert [(e.threads, e.compile) for e in asked] == [(threads, False), (1, True), (2, True)]
 
 
 def test_the_same_command_again_records_nothing_twice(run_file, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,8 @@ import typer
 
 from moe_leverage.cli import app
 
+HOW = ("threads", "compile")  # of the fields of Execution those on which a loss depends
+
 
 @app.command()
 def train(
@@ -37,8 +39,8 @@ def train(
 
     Example: moe-leverage train --config run.json --out record.jsonl --checkpoints run/
 
-    Again what the ledger holds: moe-leverage train --run 111d68ac48ba. Runs that it begins from are
-    trained before it.
+    Again what the ledger holds, as it was trained: moe-leverage train --run 111d68ac48ba. Runs that
+    it begins from are trained before it.
 
     Several processes: torchrun --nproc-per-node 2 -m moe_leverage train --config run.json
     """
@@ -55,7 +57,9 @@ def train(
         run = RunConfig.from_dict(recorded["config"])
     else:
         raise ValueError("train: give either --config FILE or --run RUN_ID")
-    settings = {} if execution is None else read_object(execution, "execution")
+    # again as it was trained, unless another way is asked for: the last digits hang on both
+    settings = {name: recorded["environment"][name] for name in HOW if recorded}
+    settings |= {} if execution is None else read_object(execution, "execution")
     if out is not None:
         paths.require_output("out", out, config, execution)
         ledger.require_ledger(out)
@@ -119,5 +123,5 @@ def _beside(recorded: dict[str, Any]) -> str:
     where = recorded["environment"]
     return (
         f"in the ledger: {found}, with torch {where['torch']} on {where['threads']} thread(s) "
-        f"of {where['device_name']}"
+        f"of {where['device_name']}{', compiled' if where['compile'] else ''}"
     )
