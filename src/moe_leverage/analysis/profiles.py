@@ -39,6 +39,7 @@ REACH_SIZES = 2.0  # of the coefficient itself
 PROFILE_ITERATIONS = 40  # what is gained after them is far below the threshold
 PROFILE_STARTS = 8  # besides the estimate, of every point: a law may have several minima
 UNTOLD_REACH = 3.0  # of theta: a factor of 20 in a positive coefficient
+STILL = 0.05  # standard errors: what a law moves beyond the end of a coefficient
 SMALLEST = 1e-300
 
 Verdict = Literal["identified", "weakly identified", "not identified"]
@@ -128,33 +129,35 @@ def _limits(fitted: Fit, number: int, theta: Array, lowest: float, level: float)
     told = _num_told(fitted, lowest)
     freedom = max(fitted.num_clusters - told, 1)
     spare = max(len(fitted.log_target) - told, 1)  # of rows: their noise is lowest's
-    error = 2 * lowest * _dependence(fitted, number) / spare
-    rooms = _rooms(fitted, number, theta) / np.sqrt(error)
+    error = float(np.sqrt(2 * lowest * _dependence(fitted, number) / spare))
+    rooms = _rooms(fitted, number, theta, error)
     quantiles = np.array([student_quantile(freedom, level, float(room)) for room in rooms])
-    return np.asarray(lowest + quantiles**2 * error / 2)
+    return np.asarray(lowest + (quantiles * error) ** 2 / 2)
 
 
-def _rooms(fitted: Fit, number: int, theta: Array) -> Array:
-    """How far the law moves, in ln, as a coefficient goes from each value to its nearer end, (m,).
+def _rooms(fitted: Fit, number: int, theta: Array, error: float) -> Array:
+    """How many errors the law moves as a coefficient goes from each value to its nearer end, (m,).
 
-    The others follow. A positive coefficient ends at nothing and at more than all; others have no
-    ends.
+    The others follow. A positive coefficient has an end, at nothing or beyond all, where going as
+    far again moves the law no more; without one the room is infinite.
     """
+    room = np.full(len(theta), np.inf)
     if not _is_positive(fitted, number):
-        return np.full(len(theta), np.inf)
-    problem = replace(
-        fitted.problem,
-        log_target=fitted.law.log_value(theta, fitted.inputs),
-        delta=np.inf,
-    )
-    moved = []
-    for end in _reach(fitted, number) * np.array([-1.0, 1.0]):
-        begin = np.array(theta)
-        begin[:, number] = fitted.theta[number] + end
-        held = np.full(len(theta), number)
-        moved.append(minimise(problem, begin, fixed=held, most=PROFILE_ITERATIONS).objective)
-    nearer = np.fmin(*moved)
-    return np.asarray(np.sqrt(2 * np.where(np.isnan(nearer), np.inf, nearer)))
+        return room
+    drawn = fitted.law.log_value(theta, fitted.inputs)
+    problem = replace(fitted.problem, log_target=drawn, delta=np.inf)
+    held = np.full(len(theta), number)
+    for side in (-1.0, 1.0):
+        moved = []
+        for far in (1.0, 2.0):
+            begin = np.array(theta)
+            begin[:, number] = fitted.theta[number] + side * far * _reach(fitted, number)
+            ended = minimise(problem, begin, fixed=held, most=PROFILE_ITERATIONS)
+            objective = np.nan_to_num(ended.objective, nan=np.inf, posinf=np.inf)
+            moved.append(np.sqrt(2 * objective) / error)
+        is_end = moved[1] <= moved[0] + STILL
+        room = np.where(is_end, np.minimum(room, moved[0]), room)
+    return np.asarray(room)
 
 
 def _num_told(fitted: Fit, lowest: float) -> int:

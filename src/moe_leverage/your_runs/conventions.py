@@ -23,10 +23,8 @@ GAP = 0.15  # ln: dense rows and mixtures this far apart are warned of
 LEGAL = (0.6, 5.0)  # training FLOPs over 6 N_a D; forward FLOPs lie near a third of that
 COUNTED = (0.7, 1.45)  # the same over exact FLOPs of a shape
 STEEPEST = -0.5  # slope of ln ratio in ln N_a: attention and vocabulary weigh less in large models
-TRAINING_A_TOKEN = (
-    5.2,
-    16.0,
-)  # FLOPs of a token over N_a: 6 and more in training, 2 and more forward
+# FLOPs of a token over N_a: 6 and more in training, 2 and more forward
+TRAINING_A_TOKEN = (5.2, 16.0)
 MOST_PAIRS = 400  # rows that a slope is taken from
 
 
@@ -73,9 +71,7 @@ def _with_active(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         return frame
     known = frame["active_params"] if "active_params" in frame else pd.Series(np.nan, frame.index)
     filled = known.where(known.notna() | frame["is_moe"], frame["total_params"])
-    if filled[~frame["is_moe"]].isna().any() or (
-        (filled.isna() & frame["is_moe"]).all() and (bool(frame["is_moe"].any()))
-    ):
+    if filled[~frame["is_moe"]].isna().any():
         return frame
     if not filled.equals(known):
         notes.append("active_params of dense rows is their total_params")
