@@ -193,17 +193,25 @@ def test_mixtures_in_another_convention_are_warned_of(factor, word):
     assert "row 8" in warnings[0] or "8" in warnings[0].split("rows")[-1]
 
 
-@pytest.mark.parametrize("factor", [2.2, 1 / 2.2])
-def test_mixtures_at_twice_the_level_are_in_other_units(factor):
-    with pytest.raises(ValueError, match="mixed units"):
+@pytest.mark.parametrize(("factor", "row"), [(2.2, 0), (1 / 2.2, 8)])
+def test_mixtures_at_twice_the_level_are_in_other_units(factor, row):
+    """Which of the two families is meant, nothing tells: the first row of the lower is named."""
+    with pytest.raises(ValueError, match=rf"^row {row}, compute = .* mixed units"):
         complete(many(np.where(np.arange(16) >= 8, factor, 1.0)))
+
+
+def test_of_two_faults_the_single_row_is_named():
+    ratio = np.where(np.arange(16) >= 8, 1.4, 1.0)
+    ratio[11] = 5.0
+    with pytest.raises(ValueError, match=r"^row 11, compute = .* mixed units"):
+        complete(many(ratio))
 
 
 def test_a_ratio_that_falls_as_models_grow_is_no_gap_between_families():
     """Attention and vocabulary weigh less in large models, and the mixtures may be the large."""
-    sizes = np.r_[np.geomspace(1e8, 1e9, 8), np.geomspace(1e9, 1e10, 8)]
+    sizes = np.r_[np.geomspace(1e7, 1e9, 8), np.geomspace(1e9, 1e11, 8)]
     frame = many(np.ones(16)).assign(active_params=sizes, num_tokens=20 * sizes)
-    frame["compute"] = 120 * sizes**2 * 1.6 * (sizes / 1e9) ** -0.15
+    frame["compute"] = 120 * sizes**2 * 1.6 * (sizes / 1e9) ** -0.1
     assert complete(frame)[1] == 0.0
 
 

@@ -24,6 +24,8 @@ from moe_leverage.figures import (
     granularity,
     joint_law,
     limits,
+    ling_mini_beta,
+    other_choices,
     other_laws,
     second_pilot,
     shared_experts,
@@ -728,6 +730,49 @@ def test_a_first_shared_expert_is_weighed_pair_by_pair():
     assert "by +0.050 nats at 1e12 (2), -0.010 nats at 1e13 (1)," in said
     assert shared_experts.first_expert(runs.query("num_shared_experts > 0")) == ""
     assert shared_experts.first_expert(runs.iloc[:0]) == ""
+
+
+def test_attention_s_share_is_weighed_from_end_to_end_for_each_outcome():
+    rows = [
+        (budget, seed, share, loss + 0.01 * seed + wobble)
+        for budget, ends in ((1e12, (0.16, 0.48)), (1e13, (0.2, 0.5)))
+        for seed, wobble in ((0, 0.0), (1, 0.002), (2, -0.002))
+        for share, loss in zip((ends[0], 0.3, ends[1]), (3.4, 2.0, 3.3 + wobble), strict=True)
+    ]
+    runs = pd.DataFrame(rows, columns=["budget_flops", "seed", "attention_share", "loss_nats"])
+    said = other_choices.more_attention(runs)
+    assert "changes the loss by -0.100 nats at 1e12 FLOPs (from 16 % to 48 %)," in said
+    assert "-0.100 nats at 1e13 FLOPs (from 20 % to 50 %)," in said
+    assert "6 pairs of one seed" in said
+    assert said.endswith("the largest tried is the best.")
+    worse = other_choices.more_attention(runs.assign(loss_nats=-runs["loss_nats"]))
+    assert worse.endswith("the smallest tried is the best.")
+    sign = runs["seed"].map({0: 1.0, 1: -1.0, 2: 0.0})
+    even = runs.assign(loss_nats=sign * runs["attention_share"])
+    assert other_choices.more_attention(even).endswith("cannot be told.")
+    assert other_choices.more_attention(runs.query("seed == 0")) == ""
+    assert other_choices.more_attention(runs.iloc[:0]) == ""
+
+
+def test_the_pair_says_of_its_law_whether_it_saves_more_for_each_outcome():
+    rows = [
+        (family, seed, flops, loss + 0.1 * seed, "ok")
+        for seed in range(3)
+        for family, flops, loss in (("moe", 1e13, 2.5 - 0.002 * seed), ("dense", 1.75e13, 2.54))
+    ]
+    names = ["family", "seed", "training_flops", "loss_nats", "status"]
+    runs = pd.DataFrame(rows, columns=names).assign(excluded=None)
+    said = ling_mini_beta.seed_by_seed(runs)
+    assert "gave the dense partner 1.75 times the compute" in said
+    assert "ends -0.042 nats away (-0.045 to -0.039, 3 pairs): the mixture saves more" in said
+    less = runs.assign(loss_nats=-runs["loss_nats"])
+    assert "saves less than the law said" in ling_mini_beta.seed_by_seed(less)
+    noisy = runs.assign(
+        loss_nats=runs["loss_nats"] + 0.2 * runs["seed"] * (runs["family"] == "moe")
+    )
+    assert ling_mini_beta.seed_by_seed(noisy).endswith("cannot be told from level.")
+    assert ling_mini_beta.seed_by_seed(runs.query("seed < 2")) == ""
+    assert ling_mini_beta.seed_by_seed(runs.query("family == 'moe'")) == ""
 
 
 def test_a_bend_is_held_against_that_of_the_published_law():

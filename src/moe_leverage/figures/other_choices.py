@@ -9,9 +9,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from moe_leverage.audit.pairs import LEAST_FREEDOM, mean_and_half_width
 from moe_leverage.design.search import BEST_ATTENTION_SHARE, MAX_ATTENTION_SHARE
 from moe_leverage.page import sweeps, theme
-from moe_leverage.page.drawing import STUDY_RANGE, draw_points, note, points, ranges
+from moe_leverage.page.drawing import STUDY_RANGE, draw_points, note, percent, points, power, ranges
 from moe_leverage.page.notation import axis_label
 from moe_leverage.page.registry import Drawing, figure
 
@@ -111,6 +112,37 @@ def losses_of_dense_first(runs: pd.DataFrame, repeated: pd.DataFrame | None = No
     )  # fmt: skip
     return sweeps.draw(
         sweeps.means_of(runs, axis.name, repeated=repeated), axis, {"ours": "measured"}
+    )
+
+
+def more_attention(runs: pd.DataFrame) -> str:
+    """The loss at the largest attention share less that at the smallest, in words, by pairs.
+
+    Pairs share budget and seed. Nothing is said with too few of them.
+    """
+    if runs.empty:
+        return ""
+    share, at = runs["attention_share"].round(3), ["budget_flops", "seed"]
+    ends = share.groupby(runs["budget_flops"]).agg(["min", "max"])
+    low, high = (runs["budget_flops"].map(ends[end]) for end in ("min", "max"))
+    most, least = (runs[share == end].set_index(at)["loss_nats"] for end in (high, low))
+    gaps = (most - least).dropna().rename("nats").rename_axis(["budget", "seed"]).reset_index()
+    if len(gaps) < gaps["budget"].nunique() + LEAST_FREEDOM:
+        return ""
+    mean, wide = mean_and_half_width(gaps)
+    said = [
+        f"{gaps.loc[gaps['budget'] == budget, 'nats'].mean():+.3f} nats at "
+        f"{power(float(str(budget)))} FLOPs (from {percent(row['min'])} to {percent(row['max'])})"
+        for budget, row in ends.iterrows()
+    ]
+    end = "which of the two is better cannot be told"
+    if mean + wide < 0:
+        end = "attention's share is not free here, and the largest tried is the best"
+    elif mean - wide > 0:
+        end = "attention's share is not free here, and the smallest tried is the best"
+    return (
+        f"A larger share of attention changes the loss by {', '.join(said)}, {mean:+.3f} on "
+        f"average ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} pairs of one seed): {end}."
     )
 
 
