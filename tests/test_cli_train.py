@@ -11,7 +11,7 @@ from toy import CORPUS, DENSE, HERE, run_of
 
 from moe_leverage import cli, corpus, ledger
 from moe_leverage.config import RunConfig
-from moe_leverage.training import loop, machine, size
+from moe_leverage.training import chain, machine, size
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_a_run_of_the_ledger_is_trained_again(run_file, tmp_path, monkeypatch, c
     monkeypatch.setattr(ledger.find, "__defaults__", (tmp_path,))
     capsys.readouterr()
     asked = []
-    plain = loop.train
+    plain = chain.train
     monkeypatch.setattr(
-        loop, "train", lambda *run, execution, **rest: asked.append(execution) or plain(
+        chain, "train", lambda *run, execution, **rest: asked.append(execution) or plain(
             *run, execution=dataclasses.replace(execution, compile=False), **rest
         )
     )  # fmt: skip
@@ -187,7 +187,7 @@ def test_an_execution_that_no_machine_has_is_refused(
 def test_an_environment_of_another_launcher_is_refused_before_the_work(
     run_file, tmp_path, monkeypatch, capsys, variables, answer
 ):
-    monkeypatch.setattr(loop, "train", lambda *rest, **more: pytest.fail("trained"))
+    monkeypatch.setattr(chain, "train", lambda *rest, **more: pytest.fail("trained"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     out = tmp_path / "mine.jsonl"
