@@ -7,7 +7,8 @@ document.addEventListener("click", (event) => {
 /* What is wider than the page scrolls in its frame, which must then answer to the keyboard: code
    in a fold too, which the theme measured while it was closed, and a table that grows inside a frame
    that does not, as a filter's rows or a late font make it. */
-const frames = ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math";
+const frames =
+  ".highlight pre, .pst-scrollable-table-container, .cell_output, div.math, .ml-scroll";
 const watch = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     const frame = target.matches("table") ? target.closest(frames) : target;
@@ -34,12 +35,24 @@ function makeReachable(frame) {
   );
 }
 
-document.addEventListener("DOMContentLoaded", () => {
-  for (const frame of document.querySelectorAll(frames)) {
-    watch.observe(frame);
-    frame.addEventListener("scroll", () => shade(frame), { passive: true });
-    for (const table of frame.querySelectorAll("table")) watch.observe(table);
+function attend(frame) {
+  watch.observe(frame);
+  frame.addEventListener("scroll", () => shade(frame), { passive: true });
+  for (const table of frame.querySelectorAll("table")) watch.observe(table);
+}
+
+/* The instruments make their tables later */
+const grown = new MutationObserver((changes) => {
+  for (const node of changes.flatMap((change) => [...change.addedNodes])) {
+    if (node.nodeType !== Node.ELEMENT_NODE) continue;
+    if (node.matches(".ml-scroll")) attend(node);
+    for (const frame of node.querySelectorAll(".ml-scroll")) attend(frame);
   }
+});
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const frame of document.querySelectorAll(frames)) attend(frame);
+  grown.observe(document.body, { childList: true, subtree: true });
 });
 
 /* On paper a fold cannot be opened: what is part of the text prints open, and is as it was afterwards.

@@ -151,6 +151,18 @@ def test_what_is_wider_than_a_phone_scrolls_and_shows_that_it_does(page: Page) -
     page.wait_for_selector("article .ml-more-left")
 
 
+def test_a_table_that_an_instrument_makes_shows_that_it_scrolls(page: Page, address: str) -> None:
+    page.goto(f"{address}notebooks/tool-explorer.html")
+    page.wait_for_selector(".ml-explorer .ml-scroll table")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll(".ml-scroll")].every(
+          (frame) => frame.scrollWidth - frame.clientWidth > 1 ===
+            frame.classList.contains("ml-more-right"))"""
+    )
+    if page.viewport_size["width"] < 600:  # type: ignore[index]
+        assert page.locator(".ml-scroll.ml-more-right").count() > 0
+
+
 def test_an_equation_keeps_the_size_of_its_letters(page: Page) -> None:
     """Wider than the page it scrolls from its first letter to its last, and is never smaller."""
     drawn = page.evaluate(EQUATIONS)
