@@ -197,7 +197,7 @@ def test_mixtures_in_another_convention_are_warned_of(factor, word):
 def test_mixtures_at_twice_the_level_are_in_other_units(factor, row):
     """Which of the two families is meant, nothing tells: the first row of the lower is named."""
     with pytest.raises(ValueError, match=rf"^row {row}, compute = .* mixed units"):
-        complete(many(np.where(np.arange(16) >= 8, factor, 1.0)))
+        complete(many(np.where(np.arange(16) >= 8, 2 * factor, 2.0)))
 
 
 def test_of_two_faults_the_single_row_is_named():
