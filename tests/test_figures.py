@@ -22,6 +22,7 @@ from moe_leverage.figures import (
     activation_ratio,
     flops_accounting,
     granularity,
+    hyperparameter_laws,
     joint_law,
     limits,
     ling_mini_beta,
@@ -730,6 +731,17 @@ def test_a_first_shared_expert_is_weighed_pair_by_pair():
     assert "by +0.050 nats at 1e12 (2), -0.010 nats at 1e13 (1)," in said
     assert shared_experts.first_expert(runs.query("num_shared_experts > 0")) == ""
     assert shared_experts.first_expert(runs.iloc[:0]) == ""
+
+
+def test_the_check_of_rates_says_what_another_setting_would_have_saved():
+    cross = sweep("learning_rate", [1e-3, 2e-3, 4e-3]).query("seed == 0").assign(batch_tokens=4096)
+    better = cross.assign(loss_nats=cross["learning_rate"].map({1e-3: 3.1, 2e-3: 3.0, 4e-3: 2.94}))
+    said = hyperparameter_laws.check(better).finding
+    assert "lowest loss of its cross at 0 of" in said
+    assert "Most is saved by 2 times the predicted rate at A =" in said
+    assert "2.0 % of the loss" in said
+    worse = cross.assign(loss_nats=cross["learning_rate"].map({1e-3: 3.1, 2e-3: 3.0, 4e-3: 3.2}))
+    assert "saved" not in hyperparameter_laws.check(worse).finding
 
 
 def test_attention_s_share_is_weighed_from_end_to_end_for_each_outcome():

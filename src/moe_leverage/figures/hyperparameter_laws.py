@@ -268,7 +268,23 @@ def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
         f"The predicted setting has the lowest loss of its cross at {num_best} of "
         f"{designs.ngroups} designs."
     )
-    return Drawing(fig, pd.concat([*tables, means[:0]], ignore_index=True), finding)
+    crosses = pd.concat([*tables, means[:0]], ignore_index=True)
+    return Drawing(fig, crosses, finding + _most_saved(crosses))
+
+
+def _most_saved(crosses: pd.DataFrame) -> str:
+    """Where another setting than the predicted one saves most, and how much, in words."""
+    if crosses.empty or crosses["excess_percent"].min() >= 0:
+        return ""
+    best = crosses.iloc[int(crosses["excess_percent"].to_numpy(float).argmin())]
+    what = {"learning_rate": "rate", "batch_tokens": "batch"}[str(best["axis"])]
+    ends = f"{-best['excess_percent_high']:.1f} to {-best['excess_percent_low']:.1f} %"
+    known = f" ({ends})" if np.isfinite(best["excess_percent_low"]) else ""
+    return (
+        f" Most is saved by {best['factor']:.2g} times the predicted {what} at A = "
+        f"{percent(best['activation_ratio'])}, G = {best['granularity']:.2g}: "
+        f"{-best['excess_percent']:.1f} % of the loss{known}."
+    )
 
 
 def _excess(runs: pd.DataFrame) -> pd.DataFrame:
