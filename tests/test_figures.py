@@ -676,8 +676,8 @@ def test_the_best_activation_ratio_is_told_for_each_outcome():
         }
     )
     told = activation_ratio.best_ratio(runs)
-    assert "at 1e13 FLOPs the largest EL is 2.4 (2.1 to 2.9), at A = 5.0 %" in told
-    assert told.endswith("the sparsest, 2.0 %, cannot be told from it.")
+    assert "at 1e13 FLOPs the largest EL is 2.4 (90 % interval 2.1 to 2.9), at A = 5.0 %" in told
+    assert told.endswith("the sparsest, A = 2.0 %, cannot be told from it.")
     clear = runs.assign(leverage_high=[2.05, 2.9, 1.5])
     assert activation_ratio.best_ratio(clear).endswith("has clearly less.")
     steady = runs.assign(efficiency_leverage=[2.6, 2.4, 1.3])
@@ -694,8 +694,8 @@ def test_the_law_far_below_its_runs_is_held_against_our_designs_for_each_outcome
                          "training_flops": 1e13, "leverage_low": [1.8, 0.9, 0.1],
                          "leverage_high": [2.2, 1.2, 0.2]})  # fmt: skip
     against = activation_ratio.beside_the_law(runs, PUBLISHED.joint)
-    assert against.startswith("By the law 2 of the 2 designs and budgets")
-    assert "1 lie above 1 with their whole interval and 0 below it" in against
+    assert against.startswith("By the law 2 of the 2 mixtures and budgets")
+    assert "1 of these win with their whole interval and 0 lose with it; of 1 neither" in against
     assert against.endswith("errs against mixtures.")
     lower = runs.assign(leverage_low=0.5, leverage_high=0.7)
     assert "the law points the right way" in activation_ratio.beside_the_law(lower, PUBLISHED.joint)
@@ -710,7 +710,7 @@ def test_fine_experts_are_held_against_coarse_ones_for_each_outcome():
     runs = pd.DataFrame({**at, "granularity": [2.0] * 3 + [8.0] * 3 + [16.0] * 3,
                          "loss_nats": [2.5, 2.6, 2.4, 2.55, 2.66, 2.44, 9, 9, 9]})  # fmt: skip
     worse = granularity.fine_against_coarse(runs, PUBLISHED.joint)
-    assert "end 0.050 nats above (+0.033 to +0.067, 3 pairs)" in worse
+    assert "0.050 nats above that of experts as wide as the model (G = 2; +0.033 to" in worse
     assert worse.endswith("finer experts cost more than they give.")
     better = runs.assign(loss_nats=-runs["loss_nats"])
     assert "finer experts pay" in granularity.fine_against_coarse(better, PUBLISHED.joint)
@@ -776,7 +776,7 @@ def test_the_pair_says_of_its_law_whether_it_saves_more_for_each_outcome():
     runs = pd.DataFrame(rows, columns=names).assign(excluded=None)
     said = ling_mini_beta.seed_by_seed(runs)
     assert "gave the dense partner 1.75 times the compute" in said
-    assert "ends -0.042 nats away (-0.045 to -0.039, 3 pairs): the mixture saves more" in said
+    assert "ends 0.042 nats below it (-0.045 to -0.039, 3 pairs): the mixture saves more" in said
     less = runs.assign(loss_nats=-runs["loss_nats"])
     assert "saves less than the law said" in ling_mini_beta.seed_by_seed(less)
     noisy = runs.assign(

@@ -165,14 +165,14 @@ def best_ratio(runs: pd.DataFrame, failing: Sequence[str] = ()) -> str:
     sparsest = group.iloc[0]
     value = (
         f"In our runs at {power(top)} FLOPs the largest EL is {best['efficiency_leverage']:.1f} "
-        f"({best['leverage_low']:.1f} to {best['leverage_high']:.1f}), at "
+        f"(90 % interval {best['leverage_low']:.1f} to {best['leverage_high']:.1f}), at "
         f"A = {percent(best['activation_ratio'])}"
     )
     if best["activation_ratio"] == sparsest["activation_ratio"]:
         return f"{value}, the sparsest design."
     apart = sparsest["leverage_high"] < best["leverage_low"]
     words = "has clearly less" if apart else "cannot be told from it"
-    return f"{value}; the sparsest, {percent(sparsest['activation_ratio'])}, {words}."
+    return f"{value}; the sparsest, A = {percent(sparsest['activation_ratio'])}, {words}."
 
 
 def beside_the_law(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str] = ()) -> str:
@@ -194,10 +194,13 @@ def beside_the_law(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str] = (
     above = int((losing["leverage_low"] > 1).sum())
     below = int((losing["leverage_high"] < 1).sum())
     start = (
-        f"By the law {len(losing)} of the {len(runs)} designs and budgets that we measured have an "
-        f"EL below 1, down to {told.min():.2f}."
+        f"By the law {len(losing)} of the {len(runs)} mixtures and budgets that we measured lose "
+        f"to dense models (EL below 1, down to {told.min():.2f})."
     )
-    counts = f"Of these {above} lie above 1 with their whole interval and {below} below it"
+    counts = (
+        f"As measured, {above} of these win with their whole interval and {below} lose with it; of "
+        f"{len(losing) - above - below} neither can be told"
+    )
     if above > below:
         return f"{start} {counts}: the law does not hold so far down, and errs against mixtures."
     if below > above:

@@ -217,10 +217,10 @@ def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str
     saved = law(**fixed, granularity=BEST_RANGE[0]) / law(**fixed, granularity=COARSE) - 1
     side = "above" if mean > 0 else "below"
     start = (
-        f"Held against experts as wide as the model (G = {COARSE:g}) at equal budget and seed, "
-        f"those of the paper's best range (G = {BEST_RANGE[0]:g} to {BEST_RANGE[1]:g}) end "
-        f"{abs(mean):.3f} nats {side} ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} "
-        f"pairs), where by the law they have at least {saved:.0%} more leverage"
+        f"At equal budget and seed the loss of experts of the paper's best range (G = "
+        f"{BEST_RANGE[0]:g} to {BEST_RANGE[1]:g}) ends {abs(mean):.3f} nats {side} that of experts "
+        f"as wide as the model (G = {COARSE:g}; {mean - wide:+.3f} to {mean + wide:+.3f}, "
+        f"{len(gaps)} pairs), where by the law they have at least {saved:.0%} more leverage"
     )
     if mean - wide > 0:
         return f"{start}: in models this small finer experts cost more than they give."

@@ -167,7 +167,8 @@ def seed_by_seed(runs: pd.DataFrame) -> str:
     start = (
         f"Our law gave the dense partner {compute['dense'] / compute['moe']:.2f} times the compute "
         f"of the mixture, so that both would end level. Seed by seed the mixture ends "
-        f"{mean:+.3f} nats away ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} pairs)"
+        f"{abs(mean):.3f} nats {'below' if mean < 0 else 'above'} it ({mean - wide:+.3f} to "
+        f"{mean + wide:+.3f}, {len(gaps)} pairs)"
     )
     if mean + wide < 0:
         return f"{start}: the mixture saves more than the law said."
