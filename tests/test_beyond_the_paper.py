@@ -8,12 +8,14 @@ from moe_leverage.figures import beyond_the_paper as beyond
 
 def points(*rows):
     names = ["activation_ratio", "granularity", "training_flops", "efficiency_leverage"]
-    return pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=names)
+    return table.assign(run_id=[f"run-{place}" for place in table.index])
 
 
 def test_a_crossing_is_interpolated_in_logarithms():
     found = beyond.crossings(points((0.1, 2.0, 1e12, 0.5), (0.1, 2.0, 1e14, 2.0)))
     assert found["training_flops"].tolist() == pytest.approx([1e13])
+    assert found["run_id"].tolist() == ["run-0 run-1"]
 
 
 def test_a_design_on_one_side_of_1_has_no_crossing():

@@ -15,6 +15,7 @@ from moe_leverage import ledger, paths
 from moe_leverage.corpus import documents, domains
 from moe_leverage.corpus import tokens as corpus
 from moe_leverage.corpus.documents import Document, Source
+from moe_leverage.stages import DOMAINS
 
 WORDS = ("expert", "router", "token", "layer", "weight", "balance", "load", "score", "gate", "loss")
 
@@ -79,7 +80,7 @@ def test_a_build_is_checked_whole_and_the_same_again(toy):
     assert {p.name: p.read_bytes() for p in (paths.CACHE / "corpus/smoke").iterdir()} == files
     manifest = corpus.read_manifest("smoke")
     assert len(first.train) == sum(row["tokens"] for row in manifest["domains"].values())
-    assert set(first.validation) == set(documents.DOMAINS)
+    assert set(first.validation) == set(DOMAINS)
     assert first.train.dtype == np.uint16
     assert first.train.max() < first.vocab_size == 300
     assert all(row["licences"] == ["MIT"] for row in manifest["domains"].values())

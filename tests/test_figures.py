@@ -577,7 +577,7 @@ def test_the_ratio_of_two_optima_carries_the_noise_of_both():
     ends = {"dense": (100.0, 80.0, 130.0), "moe": (50.0, 45.0, 60.0)}
     names = ["flops_per_token", "flops_per_token_low", "flops_per_token_high"]
     minima = pd.DataFrame(list(ends.values()), columns=names)
-    minima = minima.assign(family=list(ends), training_flops=1e12)
+    minima = minima.assign(family=list(ends), training_flops=1e12, run_id=["a b", "c"])
     (row,) = measured.allocation_ratio(minima).to_dict("records")
     assert row["model_ratio"] == pytest.approx(0.5)
     down, up = np.hypot(np.log(50 / 45), np.log(1.3)), np.hypot(np.log(1.2), np.log(100 / 80))

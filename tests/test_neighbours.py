@@ -15,8 +15,8 @@ from moe_leverage.analysis import journey
 from moe_leverage.audit import load_claims, load_neighbours, pairs
 from moe_leverage.audit.claims import CHECKS
 from moe_leverage.config import LING2_ROUTING, RunConfig
-from moe_leverage.corpus.documents import DOMAINS
 from moe_leverage.modules import import_modules
+from moe_leverage.stages import DOMAINS
 from moe_leverage.studies.catalogue import STUDIES, plan
 from moe_leverage.studies.neighbours import LING_PARTS
 from moe_leverage.training.schedule import merge_windows, phase_steps

@@ -14,6 +14,7 @@ def noise(**changes):
     base = pd.DataFrame({
         "budget_flops": 1e12, "design": "dense", "recipe": pilot.BASE, "drawn": "both",
         "seed": seeds, "order_seed": -1, "loss_nats": 3 + 0.01 * seeds,
+        "run_id": [f"run-{seed}" for seed in seeds],
     })  # fmt: skip
     other = base.assign(recipe="QK-norm", loss_nats=base["loss_nats"] - 0.02)
     return pd.concat([base, other], ignore_index=True).assign(**changes)

@@ -14,9 +14,8 @@ from toy import CORPUS, CPU, DENSE, MOE, run_of
 from moe_leverage import corpus, ledger, stages
 from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import RoutingConfig, RunConfig
-from moe_leverage.corpus.documents import DOMAINS
 from moe_leverage.model.upcycling import upcycled
-from moe_leverage.stages import behind, require_chain, sequences_before
+from moe_leverage.stages import DOMAINS, behind, require_chain, sequences_before
 from moe_leverage.studies import catalogue, rounds, runner
 from moe_leverage.studies.backends import Pool
 from moe_leverage.studies.place import Place, missing, ready, recorded

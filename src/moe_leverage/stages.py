@@ -21,6 +21,7 @@ from moe_leverage.accounting import count_training_flops
 from moe_leverage.config import ModelConfig, RunConfig
 from moe_leverage.rules import require
 
+DOMAINS = ("code", "prose", "services", "data")  # of the training text
 OF_EXPERTS = (  # fields in which the mixture may differ from its branches
     "num_experts", "num_active_experts", "d_expert", "d_ffn", "num_dense_layers", "routing",
     "num_attention_experts", "shares_key_values", "router_bias",

@@ -30,7 +30,6 @@ import numpy as np
 
 from moe_leverage import paths
 
-DOMAINS = ("code", "prose", "services", "data")
 END_OF_TEXT = 0  # the token that ends a document
 LARGEST_MEMBER_BYTES = 32 << 20  # a larger file in a wheel is left out; of a packed one, the rest
 LARGEST_DOCUMENT = 16_000  # characters; a longer text becomes several documents

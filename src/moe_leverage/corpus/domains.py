@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_leverage.corpus import documents
-from moe_leverage.corpus.documents import DOMAINS, Document, Report, file_sha256
+from moe_leverage.corpus.documents import Document, Report, file_sha256
 from moe_leverage.paths import write_atomically
 from moe_leverage.rules import require
+from moe_leverage.stages import DOMAINS
 
 INDEX = "train.domains"
 

@@ -28,7 +28,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from moe_leverage import paths
 from moe_leverage.corpus import documents, domains
 from moe_leverage.corpus.documents import (
-    DOMAINS,
     END_OF_TEXT,
     Document,
     Recipe,
@@ -38,6 +37,7 @@ from moe_leverage.corpus.documents import (
 from moe_leverage.corpus.domains import DomainText, Index, Tokens
 from moe_leverage.locks import claim
 from moe_leverage.rules import one_of, require
+from moe_leverage.stages import DOMAINS
 
 TIERS = ("smoke", "full")
 TOKENIZER_SLICE_BYTES = 2 << 20  # of each domain of the smoke tier, that the tokenizer learns from

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from moe_leverage.corpus.documents import DOMAINS, recipe
+from moe_leverage.corpus.documents import recipe
 from moe_leverage.corpus.tokens import TIERS, read_manifest
+from moe_leverage.stages import DOMAINS
 
 DESCRIPTIONS = {
     "code": "library source without its docstrings",

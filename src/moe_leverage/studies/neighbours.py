@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from moe_leverage.accounting import count_training_flops
-from moe_leverage.corpus.documents import DOMAINS
+from moe_leverage.stages import DOMAINS
 from moe_leverage.studies.ladder import BASE, after_sizes
 from moe_leverage.studies.protocol import Laws, Point, derive
 from moe_leverage.studies.sweeps import SEEDS, Sweep, study
