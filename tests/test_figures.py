@@ -694,8 +694,8 @@ def test_the_law_far_below_its_runs_is_held_against_our_designs_for_each_outcome
                          "training_flops": 1e13, "leverage_low": [1.8, 0.9, 0.1],
                          "leverage_high": [2.2, 1.2, 0.2]})  # fmt: skip
     against = activation_ratio.beside_the_law(runs, PUBLISHED.joint)
-    assert against.startswith("By the law 2 of the 2 mixtures and budgets")
-    assert "1 of these win with their whole interval and 0 lose with it; of 1 neither" in against
+    assert against.startswith("The law would have 2 of our 2 mixtures")
+    assert "1 of these win (their whole 90 % interval lies above 1), 0 lose (below 1)" in against
     assert against.endswith("errs against mixtures.")
     lower = runs.assign(leverage_low=0.5, leverage_high=0.7)
     assert "the law points the right way" in activation_ratio.beside_the_law(lower, PUBLISHED.joint)

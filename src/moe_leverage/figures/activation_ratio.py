@@ -194,12 +194,12 @@ def beside_the_law(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str] = (
     above = int((losing["leverage_low"] > 1).sum())
     below = int((losing["leverage_high"] < 1).sum())
     start = (
-        f"By the law {len(losing)} of the {len(runs)} mixtures and budgets that we measured lose "
+        f"The law would have {len(losing)} of our {len(runs)} mixtures, each at its budget, lose "
         f"to dense models (EL below 1, down to {told.min():.2f})."
     )
     counts = (
-        f"As measured, {above} of these win with their whole interval and {below} lose with it; of "
-        f"{len(losing) - above - below} neither can be told"
+        f"As measured, {above} of these win (their whole 90 % interval lies above 1), {below} lose "
+        f"(below 1) and {len(losing) - above - below} may do either"
     )
     if above > below:
         return f"{start} {counts}: the law does not hold so far down, and errs against mixtures."
