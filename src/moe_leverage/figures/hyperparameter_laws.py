@@ -272,6 +272,22 @@ def check(runs: pd.DataFrame, repeated: pd.DataFrame | None = None) -> Drawing:
     return Drawing(fig, crosses, finding + _most_saved(crosses))
 
 
+def in_numbers(learning_rate: PowerLaw, batch_tokens: PowerLaw) -> str:
+    r"""Equation 3 with the numbers of two laws, as Markdown.
+
+    >>> "= 1.5\\, C^{-0.25}$" in in_numbers(PowerLaw(1.5, -0.25), PowerLaw(0.125, 0.5))
+    True
+    """
+    eta, batch = (
+        rf"{law.coefficient:.4g}\, C^{{{law.exponent:.4g}}}"
+        for law in (learning_rate, batch_tokens)
+    )
+    return (
+        rf"With these numbers and $C$ in FLOPs, $\eta_\text{{opt}} = {eta}$ and "
+        rf"$B_\text{{opt}} = {batch}$."
+    )
+
+
 def _most_saved(crosses: pd.DataFrame) -> str:
     """Where another setting than the predicted one saves most, and how much, in words."""
     if crosses.empty or crosses["excess_percent"].min() >= 0:

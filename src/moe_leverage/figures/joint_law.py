@@ -40,6 +40,22 @@ HELD_OUT_LEVERAGE = 6.0  # Section 4.2.2: points at or above it were not fitted
 BASES = {"10": 10.0, "e": math.e, "2": 2.0}
 
 
+def in_numbers(law: JointLaw) -> str:
+    r"""Equation 13 with the numbers of a law and the logarithms that this book reads it in.
+
+    >>> "{1.23 -0.0761 \\log_{10} C" in in_numbers(JointLaw(1.23, -0.0761, 0.02, -0.1, 0.02, 5e16))
+    True
+    """
+    exponent = (
+        rf"{law.a:.3g} {law.d:+.3g} \log_{{10}} C {law.gamma:+.3g} (\log_2 G)^2 "
+        rf"{law.beta:+.3g} \log_2 G"
+    )
+    return (
+        "With these numbers, and the logarithms that alone return what the text says of them, "
+        rf"$\mathrm{{EL}} = \hat{{A}}^{{{exponent}}}$."
+    )
+
+
 @figure(
     "leverage-landscape",
     paper="Figure 1",
