@@ -102,6 +102,19 @@ def differences(
     return found
 
 
+def gaps(changed: pd.Series[float], partner: pd.Series[float]) -> pd.DataFrame:
+    """Columns `budget`, `seed` and `nats` of losses less those of their partners, a row a pair.
+
+    Both are indexed by budget and seed; what has no partner is left out.
+
+    >>> at = pd.MultiIndex.from_tuples([(1e12, 0), (1e12, 1)])
+    >>> gaps(pd.Series([3.5, 3.4], at), pd.Series([3.25], at[:1]))["nats"].tolist()
+    [0.25]
+    """
+    nats = (changed - partner).dropna().rename("nats")
+    return nats.rename_axis(["budget", "seed"]).reset_index()
+
+
 def mean_and_half_width(found: pd.DataFrame) -> tuple[float, float]:
     """The mean over budgets of their mean differences, and half the width of its interval."""
     by_budget = found.groupby("budget")["nats"]

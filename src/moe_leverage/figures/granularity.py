@@ -16,7 +16,7 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.audit.claims import Measurement
-from moe_leverage.audit.pairs import mean_and_half_width
+from moe_leverage.audit.pairs import gaps, mean_and_half_width
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import (
     STUDY_RANGE,
@@ -209,10 +209,10 @@ def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str
     at = ["budget_flops", "seed"]
     fine = runs[runs["granularity"].between(*BEST_RANGE)].groupby(at)["loss_nats"].mean()
     coarse = runs[runs["granularity"].round() == COARSE].groupby(at)["loss_nats"].mean()
-    gaps = (fine - coarse).dropna().rename("nats").rename_axis(["budget", "seed"]).reset_index()
-    if len(gaps) < LEAST_PAIRS:
+    found = gaps(fine, coarse)
+    if len(found) < LEAST_PAIRS:
         return ""
-    mean, wide = mean_and_half_width(gaps)
+    mean, wide = mean_and_half_width(found)
     fixed = {"activation_ratio": TABLE_8_ACTIVATION, "compute": STUDY_BUDGETS_FLOPS[0]}
     saved = law(**fixed, granularity=BEST_RANGE[0]) / law(**fixed, granularity=COARSE) - 1
     side = "above" if mean > 0 else "below"
@@ -220,7 +220,7 @@ def fine_against_coarse(runs: pd.DataFrame, law: JointLaw, failing: Sequence[str
         f"At equal budget and seed the loss of experts of the paper's best range (G = "
         f"{BEST_RANGE[0]:g} to {BEST_RANGE[1]:g}) ends {abs(mean):.3f} nats {side} that of experts "
         f"as wide as the model (G = {COARSE:g}; {mean - wide:+.3f} to {mean + wide:+.3f}, "
-        f"{len(gaps)} pairs), where by the law they have at least {saved:.0%} more leverage"
+        f"{len(found)} pairs), where by the law they have at least {saved:.0%} more leverage"
     )
     if mean - wide > 0:
         return f"{start}: in models this small finer experts cost more than they give."

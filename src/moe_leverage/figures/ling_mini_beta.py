@@ -13,7 +13,7 @@ import pandas as pd
 
 from moe_leverage import ledger
 from moe_leverage.audit.evidence import early_loss
-from moe_leverage.audit.pairs import LEAST_FREEDOM, mean_and_half_width
+from moe_leverage.audit.pairs import LEAST_FREEDOM, gaps, mean_and_half_width
 from moe_leverage.page import theme
 from moe_leverage.page.drawing import FAMILIES, draw_points, note, percent, power, ranges
 from moe_leverage.page.notation import axis_label
@@ -156,19 +156,20 @@ def seed_by_seed(runs: pd.DataFrame) -> str:
     Models of one seed read the same text in the same order. Nothing is said without three seeds.
     """
     done = ledger.finished(runs)
-    losses = done.pivot_table(index="seed", columns="family", values="loss_nats")
+    at = [pd.Series("of the pair", done.index, name="budget"), "seed"]
+    losses = {str(name): of.groupby(at)["loss_nats"].mean() for name, of in done.groupby("family")}
     if set(losses) != set(FAMILIES):
         return ""
-    gaps = (losses["moe"] - losses["dense"]).dropna().rename("nats").reset_index()
-    if len(gaps) < 1 + LEAST_FREEDOM:
+    found = gaps(losses["moe"], losses["dense"])
+    if len(found) < 1 + LEAST_FREEDOM:
         return ""
-    mean, wide = mean_and_half_width(gaps.assign(budget=0.0))
+    mean, wide = mean_and_half_width(found)
     compute = done.groupby("family")["training_flops"].mean()
     start = (
         f"Our law gave the dense partner {compute['dense'] / compute['moe']:.2f} times the compute "
         f"of the mixture, so that both would end level. Seed by seed the mixture ends "
         f"{abs(mean):.3f} nats {'below' if mean < 0 else 'above'} it ({mean - wide:+.3f} to "
-        f"{mean + wide:+.3f}, {len(gaps)} pairs)"
+        f"{mean + wide:+.3f}, {len(found)} pairs)"
     )
     if mean + wide < 0:
         return f"{start}: the mixture saves more than the law said."

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from moe_leverage.audit.pairs import LEAST_FREEDOM, mean_and_half_width
+from moe_leverage.audit.pairs import LEAST_FREEDOM, gaps, mean_and_half_width
 from moe_leverage.design.search import BEST_ATTENTION_SHARE, MAX_ATTENTION_SHARE
 from moe_leverage.page import sweeps, theme
 from moe_leverage.page.drawing import STUDY_RANGE, draw_points, note, percent, points, power, ranges
@@ -126,12 +126,12 @@ def more_attention(runs: pd.DataFrame) -> str:
     ends = share.groupby(runs["budget_flops"]).agg(["min", "max"])
     low, high = (runs["budget_flops"].map(ends[end]) for end in ("min", "max"))
     most, least = (runs[share == end].set_index(at)["loss_nats"] for end in (high, low))
-    gaps = (most - least).dropna().rename("nats").rename_axis(["budget", "seed"]).reset_index()
-    if len(gaps) < gaps["budget"].nunique() + LEAST_FREEDOM:
+    found = gaps(most, least)
+    if len(found) < found["budget"].nunique() + LEAST_FREEDOM:
         return ""
-    mean, wide = mean_and_half_width(gaps)
+    mean, wide = mean_and_half_width(found)
     said = [
-        f"{gaps.loc[gaps['budget'] == budget, 'nats'].mean():+.3f} nats at "
+        f"{found.loc[found['budget'] == budget, 'nats'].mean():+.3f} nats at "
         f"{power(float(str(budget)))} FLOPs (from {percent(row['min'])} to {percent(row['max'])})"
         for budget, row in ends.iterrows()
     ]
@@ -142,7 +142,8 @@ def more_attention(runs: pd.DataFrame) -> str:
         end = "attention's share is not free here, and the smallest tried is the best"
     return (
         f"A larger share of attention changes the loss by {', '.join(said)}, {mean:+.3f} on "
-        f"average ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(gaps)} pairs of one seed): {end}."
+        f"average ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(found)} pairs of one seed): "
+        f"{end}."
     )
 
 

@@ -95,7 +95,6 @@ def show(name: str, *inputs: object, **options: object) -> None:
     drawing = draw(name, *inputs, **options)
     finding = short(drawing.finding)
     entry = ENTRIES[name]
-    bare = links.bare_marks(drawing.figure) if entry.studies else 0
     svg = save(name, drawing)
     narrow_svg = narrowed(name, drawing)
     plt.close(drawing.figure)
@@ -106,7 +105,6 @@ def show(name: str, *inputs: object, **options: object) -> None:
         "finding": finding,
         "function": f"{entry.function.__module__}.{entry.function.__name__}",
         "runs": "linked" if links.names_runs(svg) else "",
-        "bare_marks": bare,
         "data": list(entry.data),
         "studies": {study: num_runs(study) for study in entry.studies},
     }
