@@ -66,7 +66,8 @@ def cells(study: Study, laws: Laws | None = None) -> Iterator[Planned]:
 def _repetitions(
     study: Study, planned: list[Planned], losses: Mapping[str, float]
 ) -> Iterator[Planned]:
-    """The best cell of each complete grid, with the further seeds of `repeat_best`."""
+    """The best cell of each complete grid, with the further seeds that its sweep repeats it with."""
+    seeds = {sweep.name: sweep.repeat_best for sweep in study.sweeps}
     grids: dict[tuple[str, float], list[Planned]] = {}
     for cell in planned:
         grids.setdefault((cell.sweep, cell.point.budget_flops), []).append(cell)
@@ -74,6 +75,6 @@ def _repetitions(
         finite = [task for task in grid if math.isfinite(losses.get(task.run_id, math.nan))]
         if finite and all(task.run_id in losses for task in grid):
             best = min(finite, key=lambda task: losses[task.run_id])
-            for seed in study.repeat_best:
+            for seed in seeds[best.sweep]:
                 point = replace(best.point, seed=seed)
                 yield replace(best, point=point, run=best.run.with_seed(seed))

@@ -40,7 +40,8 @@ def plan_now(name: str, place: Place) -> list[Planned]:
     """The plan of a study as the adopted laws and the ledger give it now."""
     wanted = plan(name)
     path = place.ledger / f"{name}.jsonl"
-    if not (get(name).repeat_best and path.is_file()):
+    repeats = any(sweep.repeat_best for sweep in get(name).sweeps)
+    if not (repeats and path.is_file()):
         return wanted
     losses = {r["run_id"]: r["validation_loss_nats"] for r in ledger.records(path)}
     return plan(name, losses={i: math.nan if n is None else n for i, n in losses.items()})

@@ -63,6 +63,7 @@ class Sweep:
     derive: Callable[[Point, Laws], RunConfig] = derive
     ignored: frozenset[str] = frozenset()  # names that some points may do without
     after: str = ""  # a sweep of the study before this one: each run begins from its seed's there
+    repeat_best: tuple[int, ...] = ()  # seeds with which its best cell at a budget is repeated
 
     def __post_init__(self) -> None:
         for axis, values in self.axes.items():
@@ -141,7 +142,6 @@ class Study:
     answers: str
     sweeps: tuple[Sweep, ...]
     needs: tuple[str, ...] = ()  # the laws, by their names among the adopted ones
-    repeat_best: tuple[int, ...] = ()  # seeds with which the best cell of each budget is repeated
     protocol: int = PROTOCOL  # its records say by which they were trained
     role: str = "variant"  # one of ledger.ROLES: which analyses read it
     varies: tuple[str, ...] = ()  # columns of the ledger's table that tell its variants apart
