@@ -66,7 +66,7 @@ def cells(study: Study, laws: Laws | None = None) -> Iterator[Planned]:
 def _repetitions(
     study: Study, planned: list[Planned], losses: Mapping[str, float]
 ) -> Iterator[Planned]:
-    """The best cell of each complete grid, with the further seeds that its sweep repeats it with."""
+    """The best cell of each complete grid, with the further seeds of its sweep."""
     seeds = {sweep.name: sweep.repeat_best for sweep in study.sweeps}
     grids: dict[tuple[str, float], list[Planned]] = {}
     for cell in planned:
