@@ -95,6 +95,21 @@ def test_json_round_trip_is_exact_and_strict():
         RunConfig.from_dict(values)
 
 
+@pytest.mark.parametrize(("stages", "is_read"), [(30, True), (31, False), (2_000, False)])
+def test_runs_within_runs_are_read_up_to_a_depth_and_refused_beyond(stages, is_read):
+    plain = RunConfig(model=dense(), learning_rate=1e-3, **RUN).to_dict()
+    nested = plain
+    for _ in range(stages):
+        nested = plain | {"parents": [nested]}
+    if not is_read:
+        with pytest.raises(ValueError, match="more than 64 objects and lists within each other"):
+            RunConfig.from_dict(nested)
+        return
+    run = RunConfig.from_dict(nested)
+    assert RunConfig.from_dict(run.to_dict()).identity() == run.identity()
+    assert run.with_seed(3).parents[0].seed == 3
+
+
 def test_identities_are_stable_and_tell_runs_apart():
     run = RunConfig(model=dense(), learning_rate=1e-3, **RUN)
     assert run.identity() == "e6240f5da7cc"  # a new value here orphans every run of the ledger

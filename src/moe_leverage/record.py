@@ -17,6 +17,8 @@ from typing import Any, Literal, Self
 
 from moe_leverage.rules import one_of, refuse, require
 
+MOST_NESTED = 64  # a run in whose `parents` stand runs with `parents`, and so on
+
 
 class Record:
     """Strict conversion of a frozen dataclass to and from plain JSON values."""
@@ -38,6 +40,8 @@ class Record:
             if name not in hints:
                 rule = "is not a field of this config"
                 refuse(f"{cls.__name__}.{name}", values[name], rule)
+        rule = f"has more than {MOST_NESTED} objects and lists within each other"
+        require(_is_shallow(values), cls.__name__, f"{len(values)} fields", rule)
         held = {n: converted(f"{cls.__name__}.{n}", v, hints[n]) for n, v in values.items()}
         for f in fields(typing.cast(Any, cls)):
             if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
@@ -101,6 +105,17 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         refuse(name, value, f"must be of type {hint.__name__}")
     return value
+
+
+def _is_shallow(values: Mapping[str, Any]) -> bool:
+    """Whether plain values end within MOST_NESTED levels, found without going down by calls."""
+    level: list[Any] = [values]
+    for _ in range(MOST_NESTED):
+        held = [parts.values() if isinstance(parts, Mapping) else parts for parts in level]
+        level = [part for parts in held for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _is_in(value: object, options: tuple[object, ...]) -> bool:
