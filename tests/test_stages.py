@@ -422,6 +422,23 @@ def test_rounds_follow_the_generations_and_name_what_could_not_begin(planned, pl
         assert states[task.run_id] == expected
 
 
+def test_rounds_go_on_after_a_run_that_another_study_has_recorded(planned, place, monkeypatch):
+    seeds = [task for task in planned if task.sweep == "seed"]
+    for seed in seeds:
+        assert runner.run_one(dataclasses.replace(seed, study="other"), POOL, place).state == "ok"
+
+    def in_this_process(waiting, **rest):
+        runner.share(planned, place)
+        return [runner.run_one(t, POOL, place) for t in ready(missing(waiting, place), place)]
+
+    monkeypatch.setattr(rounds.runner, "run", in_this_process)
+    monkeypatch.setattr(rounds, "planned_now", lambda studies, place: planned)
+    found = rounds.run_rounds(["toy"], POOL, place, lambda *rest: contextlib.nullcontext())
+    assert {o.state for o in found} == {"ok"}
+    assert len(found) == len(planned) - len(seeds)
+    assert set(ledger.statuses(place.ledger / "toy.jsonl")) == {task.run_id for task in planned}
+
+
 # --- on the small corpus -------------------------------------------------------------------
 
 

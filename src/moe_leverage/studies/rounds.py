@@ -48,7 +48,8 @@ def run_rounds(
         with progress(waiting, place) as report:
             found = runner.run(waiting, pool=left, place=place, report=report)
         outcomes |= {outcome.run_id: outcome for outcome in found}
-        if len(found) < len(waiting):
+        # a run that another study has recorded is copied, which is no outcome and no run left over
+        if any(task.run_id not in outcomes for task in missing(waiting, place)):
             return list(outcomes.values())
 
 
