@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from moe_leverage.cli import app
 
 HOW = ("threads", "compile")  # of the fields of Execution those on which a loss depends
+FEWER = {"DEFAULT": "default", "AVX2": "avx2"}  # instructions that a machine with more can do with
 
 
 @app.command()
@@ -59,6 +61,9 @@ def train(
         raise ValueError("train: give either --config FILE or --run RUN_ID")
     # again as it was trained, unless another way is asked for: the last digits hang on both
     settings = {name: recorded["environment"][name] for name in HOW if recorded}
+    fewer = FEWER.get(recorded["environment"]["instructions"] if recorded else "", "")
+    if fewer and "torch" not in sys.modules:  # which reads this once, when it is imported
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", fewer)
     settings |= {} if execution is None else read_object(execution, "execution")
     if out is not None:
         paths.require_output("out", out, config, execution)
@@ -98,7 +103,7 @@ def _print(record: dict[str, Any], recorded: dict[str, Any], as_json: bool) -> N
     """The record, and in words also what the ledger holds of the run."""
     typer.echo(json.dumps(record) if as_json else _summary(record))
     if recorded and not as_json:
-        typer.echo(_beside(recorded))
+        typer.echo(_beside(recorded, record["environment"]["instructions"]))
 
 
 def _summary(record: dict[str, Any]) -> str:
@@ -116,12 +121,14 @@ def _summary(record: dict[str, Any]) -> str:
     )
 
 
-def _beside(recorded: dict[str, Any]) -> str:
+def _beside(recorded: dict[str, Any], instructions: str) -> str:
     """What the ledger holds of the run that was trained again, and where that came about."""
     loss = recorded["validation_loss_nats"]
     found = "diverged" if loss is None else f"validation loss {loss:.4f}"
     where = recorded["environment"]
+    apart = f"; {instructions} here rounds otherwise, which parts two runs as two seeds do"
     return (
         f"in the ledger: {found}, with torch {where['torch']} on {where['threads']} thread(s) "
-        f"of {where['device_name']}{', compiled' if where['compile'] else ''}"
+        f"of {where['device_name']}{', compiled' if where['compile'] else ''}, "
+        f"by {where['instructions']}{'' if where['instructions'] == instructions else apart}"
     )
