@@ -255,7 +255,7 @@ def test_a_run_to_train_is_named_in_one_way(run_file, tmp_path, monkeypatch, cap
         ("[" * 100_000, "not JSON"),
         ('{"gradient_clip": Infinity}', "not JSON"),
         ('{"gradient_clip": 1e400}', "not JSON"),
-        ('{"model": ' * 900 + "1" + "}" * 900, "ModelConfig.model = {'model': "),
+        ('{"model": ' * 900 + "1" + "}" * 900, "more than 64 objects and lists"),
         (json.dumps(run_of(DENSE).to_dict() | {"num_steps": 10**30}), "num_steps = 1e+30"),
         (json.dumps(run_of(DENSE).to_dict() | {"num_steps": 10**400}), "not JSON"),
         (json.dumps(run_of(DENSE).to_dict() | {"num_steps": "x" * 10**6}), "num_steps = 'xxx"),
