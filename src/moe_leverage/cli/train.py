@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,9 +62,8 @@ def train(
         raise ValueError("train: give either --config FILE or --run RUN_ID")
     # again as it was trained, unless another way is asked for: the last digits hang on both
     settings = {name: recorded["environment"][name] for name in HOW if recorded}
-    fewer = FEWER.get(recorded["environment"]["instructions"] if recorded else "", "")
-    if fewer and "torch" not in sys.modules:  # which reads this once, when it is imported
-        os.environ.setdefault("ATEN_CPU_CAPABILITY", fewer)
+    if recorded:
+        _choose_instructions(recorded["environment"]["instructions"])
     settings |= {} if execution is None else read_object(execution, "execution")
     if out is not None:
         paths.require_output("out", out, config, execution)
@@ -97,6 +97,19 @@ def train(
     if out is not None:
         ledger.append(out, record | {"study": out.stem})
     _print(record, recorded, as_json)
+
+
+def _choose_instructions(recorded: str) -> None:
+    """Have torch do with the vector instructions of a record, where this machine has more.
+
+    Steps compiled for them have a folder of their own: torch finds those of another set as well,
+    and running both ended in a crash.
+    """
+    fewer = FEWER.get(recorded, "")
+    if fewer and "torch" not in sys.modules:  # which reads this once, when it is imported
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", fewer)
+        folder = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{fewer}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _print(record: dict[str, Any], recorded: dict[str, Any], as_json: bool) -> None:
