@@ -37,28 +37,29 @@ def benchmark_profile(table_4: pd.DataFrame) -> Drawing:
     scores = table_4[table_4["row"] == "benchmark"].copy()
     scores["difference"] = scores["ling_mini_beta_score"] - scores["dense_6_1b_score"]
     scores = scores.sort_values(["category", "difference"]).reset_index(drop=True)
+    place = scores.index + pd.factorize(scores["category"])[0]  # a row above each for its name
     fig, ax = plt.subplots(figsize=(theme.WIDTH_INCHES * 1.05, 8.2))
     for sign, role, label in (
         (1, "moe", "Ling-mini-beta ahead"),
         (-1, "dense", "Dense-6.1B ahead"),
     ):
-        side = scores[np.sign(scores["difference"]) == sign]
-        ink = theme.colour(role)
-        ax.hlines(side.index, 0, side["difference"], color=ink, lw=2)
-        ax.plot(side["difference"], side.index, theme.MARKERS[role], color=ink, label=label)
+        is_side = np.sign(scores["difference"]) == sign
+        side, rows, ink = scores[is_side], place[is_side], theme.colour(role)
+        ax.hlines(rows, 0, side["difference"], color=ink, lw=2)
+        ax.plot(side["difference"], rows, theme.MARKERS[role], color=ink, label=label)
     ax.axvline(0, color=theme.colour("muted"), lw=1)
-    ax.set_yticks(scores.index, scores["metric"], fontsize=9)
-    starts = scores.groupby("category").head(1)
-    for at, category in zip(starts.index, starts["category"], strict=True):
-        ax.axhline(at - 0.5, color=theme.colour("grid"), lw=1)
+    ax.set_yticks(place, scores["metric"], fontsize=9)
+    for category, rows in scores.groupby("category").groups.items():
+        above = float(place[rows].max()) + 1
+        ax.axhline(above + 0.5, color=theme.colour("grid"), lw=1)
         ax.text(
-            16.8, at - 0.3, category, fontsize=9, ha="right", va="bottom",
+            16.8, above, str(category), fontsize=9, ha="right", va="center",
             color=theme.colour("muted"),
         )  # fmt: skip
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("Difference of scores (points)")
     ax.set_ylabel("Benchmark")
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     note(fig, f"Published: {TRAINING}.")
     ahead = int((scores["difference"] > 0).sum())
     extremes = scores.set_index("metric")["difference"]
