@@ -98,6 +98,11 @@ DEEP_ENOUGH = tuple(  # the bodies of the searches, whose first layer may be den
     {**place, "size": 3 if place["budget_flops"] < TUNING_GRIDS[2][0] else 5}
     for place in TWO_PLACES
 )
+OVERTRAINED = (  # the bodies of the searches at a third of the budget: three times the best tokens
+    {"budget_flops": 3e12, "size": 2},
+    {"budget_flops": 1e13, "size": 3},
+)
+OVERTRAINED_DENSE = ({"budget_flops": 1e12, "size": 1}, {"budget_flops": 3e13, "size": 5})
 CROSS: tuple[dict[str, Any], ...] = (
     {},
     {"learning_rate_factor": 0.5},
@@ -303,6 +308,21 @@ STUDIES = (
                 axes={"cross": CROSS},
             )
             for name, design in CHECKED.items()
+        ),
+        role="check",
+    ),
+    after_sizes(
+        "overtrained",
+        "Section 4: is leverage the same where all read three times the best tokens of their size?",
+        Sweep(
+            name="both",
+            base=BASE,
+            axes={"place": OVERTRAINED, "experts": (*AT_THE_TOP, SPARSEST), "seed": SEEDS[:2]},
+        ),
+        Sweep(  # below and above, so that the leverage of the others lies between
+            name="dense-ends",
+            base=replace(BASE, dense=True),
+            axes={"place": OVERTRAINED_DENSE},
         ),
         role="check",
     ),
