@@ -36,3 +36,34 @@ def test_both_ways_of_balancing_stand_side_by_side():
     assert table["loss, bias"].tolist() == [3.9, 3.9]
     assert table["largest load, auxiliary loss"].tolist() == [2.0, 2.0]
     assert beyond.routing_comparison(pd.DataFrame()).empty
+
+
+def merge_runs(merged):
+    """Runs of the study `merge` at two budgets and two seeds; merged ones have these losses."""
+    recipes = [
+        ("exponential", 0, 3.0),
+        ("none", 0, 3.2),
+        ("none", 8, merged[0]),
+        ("none", 16, merged[1]),
+    ]
+    return pd.DataFrame([
+        {"status": "ok", "decay": decay, "merge_checkpoints": count, "budget_flops": budget,
+         "seed": seed, "loss_nats": loss + 0.01 * seed + off * (0.001 if seed else -0.001)}
+        for off, (decay, count, loss) in enumerate(recipes)
+        for budget in (1e12, 1e13)
+        for seed in (0, 1)
+    ])  # fmt: skip
+
+
+def test_the_best_merge_is_held_against_the_decay():
+    table = beyond.merging_table(merge_runs((3.06, 3.05)))
+    assert table.columns.tolist() == [
+        "compute (FLOPs)", "decayed", "16 merged", "8 merged", "constant, not merged"]  # fmt: skip
+    told = beyond.merging_in_words(merge_runs((3.06, 3.05)))
+    assert "last 16 checkpoints" in told
+    assert "brings 75 %" in told
+    assert "+0.050 nats" in told
+    assert told.endswith("decay is the better here.")
+    assert beyond.merging_in_words(merge_runs((2.9, 2.95))).endswith("merging is the better here.")
+    assert beyond.merging_in_words(merge_runs((3.1, 3.0))).endswith("cannot be told apart.")
+    assert beyond.merging_in_words(pd.DataFrame()) == ""

@@ -9,14 +9,16 @@ import chapters
 import jupytext
 import pytest
 
-from moe_leverage.audit import load_claims
-from moe_leverage.audit.claims import Measurement
+from moe_leverage.audit import load_claims, load_neighbours
+from moe_leverage.audit.claims import Label, Measurement
 from moe_leverage.audit.conclusions import NUMBER, conclude, load_facts
 from moe_leverage.page import heads
 
 ENTRIES = heads.chapters()
+BESIDE = {name: entry for name, entry in ENTRIES.items() if "printed" not in entry}
 FACTS = {fact.id: fact for fact in load_facts()}
 CLAIMS = {claim.id: claim for claim in load_claims()}
+NEIGHBOURS = {claim.id: claim for claim in load_neighbours()}
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name not in BESIDE])
 def test_an_entry_names_what_there_is(name: str) -> None:
     entry = ENTRIES[name]
     assert entry["printed"] in FACTS
@@ -38,6 +40,42 @@ def test_an_entry_names_what_there_is(name: str) -> None:
     for claim in entry.get("effects", {}):
         assert CLAIMS[claim].region is not None, claim
         assert claim in FACTS[entry["runs"]].claims, claim
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_entry_beside_the_paper_names_claims_of_its_chapter(name: str) -> None:
+    entry = BESIDE[name]
+    assert {"who", "paper", "numbers", "figure"} <= set(entry)
+    asked = {*entry["effects"], *entry["answer"]}
+    assert {NEIGHBOURS[claim].chapter for claim in asked} == {name}
+    for claim, texts in entry["answer"].items():
+        assert set(texts) == {"holds", "fails", "open"}
+        assert {found for text in texts.values() for found, _ in NUMBER.findall(text)} == {claim}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    ("found", "label", "outcome"),
+    [(0.05, "measured: agrees", "holds"), (-0.05, "measured: disagrees", "fails")],
+)
+def test_a_head_beside_the_paper_gives_effects_with_interval_and_verdict(
+    name: str, found: float, label: Label, outcome: str, said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    entry, decided = BESIDE[name], type(heads.DECIDED)()
+    shown = Measurement(effect=found, low=found - 0.01, high=found + 0.01)
+    for claim in {*entry["effects"], *entry["answer"]}:
+        decided[claim] = replace(heads.DECIDED[claim], found=shown, label=label)
+    monkeypatch.setattr(heads, "DECIDED", decided)
+    heads.head(name)
+    heads.answer(name)
+    head, answer = said
+    assert head.startswith(f"- **{entry['who']}:** {entry['paper']}")
+    assert head.count(f" ({found - 0.01:+.3f} to {found + 0.01:+.3f}; {label})") == 3
+    assert head.count(f" {found:+.3f}") == 3
+    for texts in entry["answer"].values():
+        words = NUMBER.sub("{}", texts[outcome]).split("{}")
+        assert all(part in answer for part in words)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -84,7 +122,7 @@ def test_our_line_turns_over_when_the_gates_hold(
     heads.head("05-granularity")
     heads.answer("05-granularity")
     head, answer = said
-    assert "the best G is 11.0 (10.00 to 12.00)" in head
+    assert "the best G is 11.0 (10.0 to 12.0)" in head
     assert "measured: agrees" in head
     assert "gates" not in head
     assert answer.endswith(fact.holds)

@@ -169,13 +169,19 @@ def html_table(verdicts: tuple[Verdict, ...], facts: Mapping[str, str] | None = 
 
 
 def folded_table(verdicts: tuple[Verdict, ...]) -> str:
-    """The verdicts of one chapter as an HTML table; a row links to the ledger of all claims."""
+    """The verdicts of one chapter as an HTML table; a row links to the ledger of all claims.
+
+    Claims of papers beside ours stand in the table of their chapter alone.
+    """
     frame = table(verdicts)
     head = "".join(f'<th scope="col">{name}</th>' for name in SHORT_COLUMNS)
+    beside = {verdict.claim.id for verdict in verdicts if verdict.claim.paper}
     rows = []
     for name, row in frame.iterrows():
         texts = {column: html.escape(str(row[column])) for column in (*SHORT_COLUMNS, "locator")}
-        place = f'<a href="{CLAIMS_PAGE}#claim-{name}">{texts["locator"]}</a>'
+        place = texts["locator"]
+        if name not in beside:
+            place = f'<a href="{CLAIMS_PAGE}#claim-{name}">{place}</a>'
         texts["claim"] += f"<br><small>{place}</small>"
         cells = "".join(f"<td>{texts[column]}</td>" for column in SHORT_COLUMNS)
         rows.append(f'<tr id="claim-{name}">{cells}</tr>')

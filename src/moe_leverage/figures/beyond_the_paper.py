@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from moe_leverage.audit.pairs import LEAST_FREEDOM, gaps, mean_and_half_width
 from moe_leverage.design.designer import Explanation
 from moe_leverage.design.huggingface import OpenModel, printed_counts
 from moe_leverage.design.limits import Limits
@@ -123,6 +124,56 @@ def routing_comparison(runs: pd.DataFrame) -> pd.DataFrame:
     wide = frame.pivot_table(index=keys, columns="routing", values=["loss", "largest load"])
     wide.columns = pd.Index([", ".join(names) for names in wide.columns.to_list()])
     return wide.reset_index()
+
+
+def merging_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss at each budget with a decaying rate and with a constant one, merged or not.
+
+    `runs` is the study `merge`. Merged runs say how many of their last checkpoints were averaged.
+    """
+    if runs.empty:
+        return pd.DataFrame(columns=["compute (FLOPs)"])
+    done = runs[runs["status"] == "ok"]
+    recipes = [
+        "decayed" if decay != "none" else f"{count} merged" if count else "constant, not merged"
+        for decay, count in zip(done["decay"], done["merge_checkpoints"], strict=True)
+    ]
+    wide = done.assign(recipe=recipes).pivot_table(
+        index="budget_flops", columns="recipe", values="loss_nats"
+    )
+    wide = wide[wide.mean().sort_values().index]
+    wide.columns = pd.Index(list(wide.columns))
+    return wide.rename(index=power).rename_axis("compute (FLOPs)").reset_index()
+
+
+def merging_in_words(runs: pd.DataFrame) -> str:
+    """What the best merge of a constant rate leaves of what the decay brings, pair by pair."""
+    table = merging_table(runs)
+    merged = [name for name in table if str(name).endswith(" merged")]
+    if not {"decayed", "constant, not merged"} <= set(table) or not merged:
+        return ""
+    best = str(table[merged].mean().idxmin())
+    done, at = runs[runs["status"] == "ok"], ["budget_flops", "seed"]
+    count = done["merge_checkpoints"]
+    is_constant = done["decay"] == "none"
+    decayed, none, after = (
+        done[rows].set_index(at)["loss_nats"]
+        for rows in (~is_constant, is_constant & (count == 0), count == int(best.split()[0]))
+    )
+    found = gaps(after, decayed)
+    if len(found) < found["budget"].nunique() + LEAST_FREEDOM:
+        return ""
+    mean, wide = mean_and_half_width(found)
+    share = 1 - mean / mean_and_half_width(gaps(none, decayed))[0]
+    end = "the two cannot be told apart"
+    if abs(mean) > wide:
+        end = "decay is the better here" if mean > 0 else "merging is the better here"
+    return (
+        f"Averaging the last {best.split()[0]} checkpoints of a constant rate brings "
+        f"{percent(share)} of what decay does: its loss lies {mean:+.3f} nats from that of the "
+        f"decayed rate ({mean - wide:+.3f} to {mean + wide:+.3f}, {len(found)} pairs of one seed), "
+        f"so that {end}."
+    )
 
 
 @figure(

@@ -98,12 +98,15 @@ def say(text: str) -> None:
 
 
 def verdicts(chapter: str) -> None:
-    """Say how the paper's claims of a chapter came out, with a row for each, folded."""
-    decided = tuple(audit.decide(c) for c in audit.load_claims() if c.chapter == chapter)
-    require(len(decided) > 0, "chapter", chapter, "has no claim in data/paper/claims.toml")
-    own = tuple(verdict for verdict in decided if not verdict.claim.reading_of)
-    others = tuple(verdict for verdict in decided if verdict.claim.reading_of)
-    words = {"of the paper": own, "in another reading": others}
+    """Say how the claims of a chapter came out, with a row for each, folded."""
+    known = (*audit.load_claims(), *audit.load_neighbours())
+    decided = tuple(audit.decide(claim) for claim in known if claim.chapter == chapter)
+    require(len(decided) > 0, "chapter", chapter, "has no claim in data/paper")
+    kinds = [_kind(verdict.claim) for verdict in decided]
+    words = {
+        kind: tuple(v for v, own in zip(decided, kinds, strict=True) if own == kind)
+        for kind in dict.fromkeys(kinds)
+    }
     parts = [f"{len(of)} {what} ({_counted(of)})" for what, of in words.items() if of]
     text = f"Claims that belong to this chapter: {', '.join(parts)}."
     bundle = {
@@ -113,6 +116,13 @@ def verdicts(chapter: str) -> None:
         "text/plain": text,
     }
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _kind(claim: audit.Claim) -> str:
+    """Whose claim it is, as the line above the rows says it."""
+    if claim.paper:
+        return "of a paper beside it"
+    return "in another reading" if claim.reading_of else "of the paper"
 
 
 def _counted(decided: tuple[audit.Verdict, ...]) -> str:

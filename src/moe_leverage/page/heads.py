@@ -1,18 +1,20 @@
 """The three lines at the head of a chapter and the answer at its end, from claims and runs.
 
 data/chapters.toml has the words for each outcome; which outcome it is, and every number, comes from
-the audit at each build.
+the audit at each build. A chapter on a paper beside ours has the claims that this paper makes of
+our runs (data/paper/neighbours.toml) where the others have conclusions.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from typing import Any
 
 from moe_leverage import audit
 from moe_leverage.audit import Conclusion, Verdict
-from moe_leverage.audit.conclusions import PLAINLY, conclude, filled
+from moe_leverage.audit.conclusions import OUTCOMES, PLAINLY, Outcome, conclude, filled
 from moe_leverage.audit.verdicts import AUDIT_PAGE
 from moe_leverage.page.chapter import runs_of, say
 from moe_leverage.page.drawing import power
@@ -20,6 +22,7 @@ from moe_leverage.paths import DATA
 from moe_leverage.rules import require
 
 TRAINED_PAGE = "what-we-trained"
+FORMAT = re.compile(r"\{:[^}]*\}")
 
 
 @cache
@@ -38,12 +41,9 @@ def head(chapter: str, measured: str = "") -> None:
     `measured` is a sentence of the chapter's own about our runs, which begins their line.
     """
     entry = _entry(chapter)
-    printed = _concluded(entry["printed"])
-    words = entry["numbers"].get(printed.outcome) or PLAINLY[printed.outcome]
-    place = f'<a href="{AUDIT_PAGE}#conclusion-{printed.fact.id}">{printed.label}</a>'
     lines = [
-        f"- **The paper says:** {entry['paper']}",
-        f"- **Its own numbers say:** {filled(words, DECIDED)} ({place})",
+        f"- **{entry.get('who', 'The paper says')}:** {entry['paper']}",
+        f"- **Its own numbers say:** {_recounted(entry)}",
         f"- {_ours(entry, measured)}",
     ]
     say("\n".join([*lines, "", f"*{entry['question']}*"]))
@@ -52,12 +52,27 @@ def head(chapter: str, measured: str = "") -> None:
 def answer(chapter: str) -> None:
     """Display the answer to the question of a chapter: its printed part, then that of our runs."""
     entry = _entry(chapter)
-    printed = _concluded(entry["printed"])
-    words = entry["answer"].get(printed.outcome) or PLAINLY[printed.outcome]
-    parts = [f"*{entry['question']}*", filled(words, DECIDED)]
+    if "printed" in entry:
+        words = [_worded(entry["answer"], _concluded(entry["printed"]).outcome)]
+    else:
+        words = [texts[OUTCOMES[DECIDED[name].label]] for name, texts in entry["answer"].items()]
+    parts = [f"*{entry['question']}*", *(filled(text, DECIDED) for text in words)]
     if "runs" in entry:
         parts.append(_concluded(entry["runs"]).consequence)
     say(" ".join(parts))
+
+
+def _recounted(entry: dict[str, Any]) -> str:
+    """The second line: what the paper's own numbers come to, with its conclusion."""
+    if "printed" not in entry:
+        return str(entry["numbers"])
+    printed = _concluded(entry["printed"])
+    place = f'<a href="{AUDIT_PAGE}#conclusion-{printed.fact.id}">{printed.label}</a>'
+    return f"{filled(_worded(entry['numbers'], printed.outcome), DECIDED)} ({place})"
+
+
+def _worded(texts: dict[str, str], outcome: Outcome) -> str:
+    return texts.get(outcome) or PLAINLY[outcome]
 
 
 def _ours(entry: dict[str, Any], measured: str) -> str:
@@ -65,25 +80,36 @@ def _ours(entry: dict[str, Any], measured: str) -> str:
     if "ours" in entry:
         return f"**Our runs say:** {entry['ours']}"
     asked = [(DECIDED[name], words) for name, words in entry["effects"].items()]
-    effects = [words.format(v.value) + _interval(v) for v, words in asked if v.value is not None]
-    conclusion = _concluded(entry["runs"])
-    place = f'<a href="{AUDIT_PAGE}#conclusion-{conclusion.fact.id}">{conclusion.label}</a>'
-    shut = len(conclusion.gates)
-    verb = "fails" if shut == 1 else "fail"
-    gates = f", since {shut} of the gates that it rests on {verb}" if shut else ""
+    effects = [_effect(v, words) for v, words in asked if v.value is not None]
     found = ", ".join(effects) if effects else "no effect can be read from them yet"
     drawn = f", {{numref}}`{entry['figure']}`" if effects else ""
-    said = f"{found}{drawn} ({place}{gates}). {{doc}}`{TRAINED_PAGE}` describes them."
+    said = f"{found}{drawn}{_decided(entry)}. {{doc}}`{TRAINED_PAGE}` describes them."
     if measured:
         said = f"{measured} {said[0].upper()}{said[1:]}"
     return f"**Our runs say{_reach([v for v, _ in asked])}:** {said}"
 
 
-def _interval(verdict: Verdict) -> str:
-    if verdict.interval is None:
+def _decided(entry: dict[str, Any]) -> str:
+    """What our runs decide, in brackets, with the gates that keep it from being decided."""
+    if "runs" not in entry:
         return ""
-    low, high = verdict.interval
-    return f" ({low:.2f} to {high:.2f})"
+    conclusion = _concluded(entry["runs"])
+    place = f'<a href="{AUDIT_PAGE}#conclusion-{conclusion.fact.id}">{conclusion.label}</a>'
+    shut = len(conclusion.gates)
+    verb = "fails" if shut == 1 else "fail"
+    gates = f", since {shut} of the gates that it rests on {verb}" if shut else ""
+    return f" ({place}{gates})"
+
+
+def _effect(verdict: Verdict, words: str) -> str:
+    """An effect in these words with its interval; of a paper beside ours with the verdict too."""
+    more = []
+    if verdict.interval is not None:
+        (number,) = FORMAT.findall(words)
+        more.append(" to ".join(number.format(end) for end in verdict.interval))
+    if verdict.claim.paper:
+        more.append(verdict.label)
+    return words.format(verdict.value) + (f" ({'; '.join(more)})" if more else "")
 
 
 def _reach(verdicts: list[Verdict]) -> str:
@@ -108,7 +134,8 @@ class _Decided(dict[str, Verdict]):
     """Verdicts by claim, each found when it is first asked for, since all take long."""
 
     def __missing__(self, name: str) -> Verdict:
-        (claim,) = [claim for claim in audit.load_claims() if claim.id == name]
+        both = (*audit.load_claims(), *audit.load_neighbours())
+        (claim,) = [claim for claim in both if claim.id == name]
         self[name] = audit.decide(claim)
         return self[name]
 
