@@ -105,6 +105,16 @@ def test_a_config_is_whole_again_from_what_is_shared_and_what_is_its_own():
     assert facts["speed.peak_share"] == pytest.approx(ledger.find(run_id)["peak_share"], rel=1e-4)
 
 
+def test_a_stage_names_the_runs_that_it_begins_from():
+    found = explorer.details("upcycling")
+    for record in ledger.records(ledger.DIRECTORY / "upcycling.jsonl"):
+        if record["run_id"] in found["runs"]:
+            facts = found["common"] | found["runs"][record["run_id"]]["own"]
+            assert facts["config.parents"].split() == record.get("parent_ids", [])
+            parts = [name for name in facts if name.startswith("config.parents.")]
+            assert parts == []
+
+
 def test_an_option_that_old_records_do_not_know_is_at_its_default():
     found = explorer.details("activation")
     records = ledger.records(ledger.DIRECTORY / "activation.jsonl")

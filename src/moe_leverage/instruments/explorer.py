@@ -276,6 +276,9 @@ def _twins(table: pd.DataFrame) -> list[str | None]:
 def _facts(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Config, speed and environment of each run as one level of named values."""
     facts = dict(_config(frame))
+    if "parent_ids" in frame:  # in place of all of their configs
+        begun = frame["parent_ids"].map(lambda ids: " ".join(ids) if isinstance(ids, tuple) else "")
+        facts["config.parents"] = begun
     facts |= {f"speed.{name}": frame[name].map(plain) for name in SPEEDS}
     facts |= {str(name): column for name, column in frame.filter(like="environment.").items()}
     facts["environment.corpus"] = frame["corpus_digest"].str[:12]
@@ -292,7 +295,7 @@ def _config(
         if field.name in PARTS:
             inner = "" if field.name == "model" else f"{field.name}."
             yield from _config(frame, PARTS[field.name], name, inner)
-        elif f"{prefix}{field.name}" in frame:
+        elif f"{prefix}{field.name}" in frame and field.name != "parents":
             column, default = frame[f"{prefix}{field.name}"], field.default
             if column.isna().any() and default is not MISSING:
                 column = column.fillna(cast("Any", default)).astype(type(default))
