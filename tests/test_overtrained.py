@@ -57,5 +57,9 @@ def test_the_words_count_the_places_that_agree(runs: pd.DataFrame) -> None:
     assert f"at {known} of {known} places" in overtrained.in_words(alone)
     doubled = overtrained.leverages(runs, points_of(own, 2.0))
     assert f"at 0 of {known} places" in overtrained.in_words(doubled)
+    assert "smaller at all of them" in overtrained.in_words(doubled)
+    halved = overtrained.leverages(runs, points_of(own, 0.5))
+    assert "larger at all of them" in overtrained.in_words(halved)
+    assert overtrained.in_words(alone).endswith("does not move one way at all of them.")
     assert np.allclose(doubled[overtrained.BEST[0]], 2 * doubled["EL"], equal_nan=True)
     assert overtrained.leverages(runs.iloc[:0], points_of(alone, 1.0)).empty

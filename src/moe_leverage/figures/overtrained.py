@@ -66,5 +66,21 @@ def in_words(table: pd.DataFrame) -> str:
         f"With three times the tokens that are best for each size, in both families, the intervals "
         f"of EL have a value in common with those at the best sizes at {int(meet.sum())} of "
         f"{len(both)} places; the largest change is from {before:.2f} to {now:.2f}, at A = "
-        f"{percent(ratio)} and {power(budget)} FLOPs."
+        f"{percent(ratio)} and {power(budget)} FLOPs.{_direction(both)}"
+    )
+
+
+def _direction(both: pd.DataFrame) -> str:
+    """What follows where EL moves one way at every place, and somewhere beyond the intervals."""
+    is_above, is_below = both["from"] > both["to "], both["to"] < both["from "]
+    way = more = ""
+    if (both["EL"] > both[BEST[0]]).all() and is_above.any():
+        way, more = "larger", "more"
+    if (both["EL"] < both[BEST[0]]).all() and is_below.any():
+        way, more = "smaller", "less"
+    if not way:
+        return " It does not move one way at all of them."
+    return (
+        f" It is {way} at all of them: leverage between models that read so much, as those of the "
+        f"paper's studies do, is {more} than the lowest losses of a budget give."
     )
