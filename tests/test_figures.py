@@ -306,6 +306,10 @@ INPUTS |= {  # figures of our own runs alone
     "pilot-rates": ((page.runs_of("pilot", directory=ledger.FIRST_LADDER),), None),
     "routing-pilot": ((second_pilot.routing_table(page.runs_of("routing-pilot")),), None),
     "noise-pilot": ((SPREADS,), None),
+    "loss-upcycled": ((page.runs_of("upcycling"),), None),
+    "loss-by-domain": ((page.runs_of("upcycling"),), None),
+    "journey-errors": ((page.runs_of("average-parameters"),), None),
+    "journey-windows": ((page.runs_of("average-parameters"),), None),
     "seed-noise": ((limits.noise_of_ladders(trained.ladders()),), None),
     "router-loads": ((trained.loads(trained.ladders()),), None),
 }

@@ -164,6 +164,6 @@ def test_the_cache_of_a_user_without_a_name_or_a_number_has_a_place(
         raise ImportError("pwd")  # as getpass does on Windows, where no variable has the name
 
     monkeypatch.setattr(paths.getpass, "getuser", unknown)
-    assert paths._user() == str(os.getuid())
+    assert paths.user_name() == str(os.getuid())
     monkeypatch.delattr(os, "getuid")
-    assert paths._user() == "unknown"
+    assert paths.user_name() == "unknown"

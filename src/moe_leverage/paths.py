@@ -31,10 +31,10 @@ def _cache() -> Path:
         return _CHECKOUT / ".cache"
     with contextlib.suppress(RuntimeError):  # of a user without a home
         return Path.home() / ".cache" / "moe-leverage"
-    return Path(tempfile.gettempdir()) / f"moe-leverage-{_user()}"
+    return Path(tempfile.gettempdir()) / f"moe-leverage-{user_name()}"
 
 
-def _user() -> str:
+def user_name() -> str:
     """A name of the user for a folder, where the system knows none its number, where it has one."""
     try:
         return getpass.getuser()

@@ -105,10 +105,12 @@ def _choose_instructions(recorded: str) -> None:
     Steps compiled for them have a folder of their own: torch finds those of another set as well,
     and running both ended in a crash.
     """
+    from moe_leverage import paths
+
     fewer = FEWER.get(recorded, "")
     if fewer and "torch" not in sys.modules:  # which reads this once, when it is imported
         os.environ.setdefault("ATEN_CPU_CAPABILITY", fewer)
-        folder = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{fewer}"
+        folder = Path(tempfile.gettempdir()) / f"torchinductor_{paths.user_name()}_{fewer}"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 

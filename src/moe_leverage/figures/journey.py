@@ -68,7 +68,8 @@ def schedule_table(runs: pd.DataFrame) -> pd.DataFrame:
     studies=("average-parameters",),
     caption="Loss of each model that was pruned while it trained, over what the dense law of the "
     "same study says of it when its size is taken to be its final, its average or its first "
-    "parameter count: on the line the law is right. Means over seeds.",
+    "parameter count, over the average as a share of the first: on the line the law is right. "
+    "Means over seeds.",
 )
 def errors(runs: pd.DataFrame) -> Drawing:
     """Per cent by which the loss is off, one panel a reading; `runs` are all of the study."""
@@ -93,8 +94,8 @@ def errors(runs: pd.DataFrame) -> Drawing:
             )  # fmt: skip
         link_runs(ax, means, "average_share", reading)
         ax.set_title(words)
+        ax.set_xlabel("$\\bar N / N_0$")
     axes[0].set_ylabel("Loss over the dense law's, % off")
-    axes[1].set_xlabel("Average count over the first, $\\bar N / N_0$")
     axes[0].legend(fontsize=8.5)
     note(fig, "Ours alone: their abstract prints no loss.")
     return Drawing(fig, means, errors_in_words(runs))
@@ -139,6 +140,7 @@ def windows(runs: pd.DataFrame) -> Drawing:
             link_runs(ax, mine.assign(place=place), "place", "loss_nats")
         ax.set_xticks(range(len(order)), order, fontsize=8.5, rotation=30)
         ax.set_title(f"{power(budget)} FLOPs")
+        ax.set_xlabel("Share of training, while pruned")
     axes[0][0].set_ylabel("Held-out loss, nats a token")
     axes[0][0].legend(
         fontsize=8.5, loc="lower left", bbox_to_anchor=(0.0, 1.1), ncols=3, title="zeros in the end"

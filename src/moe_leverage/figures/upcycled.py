@@ -185,6 +185,7 @@ def domains(runs: pd.DataFrame) -> Drawing:
         )  # fmt: skip
         link_runs(ax, mine.assign(place=place), "place", "nats")
     ax.set_xticks(range(len(names)), names)
+    ax.set_xlabel("Domain of the held-out text")
     ax.set_ylabel("Loss less the dense model's, nats")
     ax.legend(fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     note(fig, "Ours alone: their abstract prints no loss.")

@@ -26,7 +26,7 @@ from moe_leverage.theory.law import Law
 from moe_leverage.theory.laws import PUBLISHED
 from moe_leverage.theory.rounding import half_units
 
-NUM_SAMPLES = 140  # bootstrap samples of the measured law that the page carries
+NUM_SAMPLES = 135  # bootstrap samples of the measured law that the page carries
 SAMPLE_DIGITS = 5  # significant, of their coefficients: EL to about 1e-4
 POWER_LAWS = (
     "learning_rate",
