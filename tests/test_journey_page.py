@@ -81,3 +81,9 @@ def test_the_figures_link_every_mark_to_its_runs(name: str, runs: pd.DataFrame) 
     assert len(drawn.table) == 30
     assert all(len(str(ids).split()) == 2 for ids in drawn.table["run_id"])
     assert drawn.finding.endswith(".")
+
+
+def test_a_loss_above_the_law_lies_above_the_line(runs: pd.DataFrame) -> None:
+    raised = np.where(runs["prune_sparsity"] > 0, 1.05, 1.0)
+    drawn = registry.draw("journey-errors", runs.assign(loss_nats=runs["loss_nats"] * raised))
+    assert drawn.table["average"].mean() == pytest.approx(5, abs=0.5)

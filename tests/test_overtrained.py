@@ -63,3 +63,14 @@ def test_the_words_count_the_places_that_agree(runs: pd.DataFrame) -> None:
     assert overtrained.in_words(alone).endswith("does not move one way at all of them.")
     assert np.allclose(doubled[overtrained.BEST[0]], 2 * doubled["EL"], equal_nan=True)
     assert overtrained.leverages(runs.iloc[:0], points_of(alone, 1.0)).empty
+
+
+def test_a_mixture_worse_than_its_dense_twin_is_read_from_the_smaller_budget(
+    runs: pd.DataFrame,
+) -> None:
+    dense = runs[~runs["is_moe"]].groupby("budget_flops")["loss_nats"].mean()
+    worse = runs["is_moe"] & (runs["budget_flops"] == 3e12)
+    between = np.sqrt(dense[1e12] * dense[3e12])
+    lost = runs.assign(loss_nats=runs["loss_nats"].where(~worse, between))
+    table = overtrained.leverages(lost, nowhere())
+    assert table.loc[table["C"] == 3e12, "EL"].between(1 / 3, 1).all()

@@ -33,12 +33,13 @@ def pruned(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         return runs
     kept = runs[runs["prune_sparsity"].astype(float) > 0]
-    windows = [
-        f"{100 * start:.0f} to {100 * end:.0f} %"
-        for start, end in zip(kept["prune_start"], kept["prune_end"], strict=True)
-    ]
+    windows = map(_window, kept["prune_start"], kept["prune_end"])
     share = kept["average_params"].astype(float) / kept["total_params"].astype(float)
-    return kept.assign(window=windows, average_share=share)
+    return kept.assign(window=list(windows), average_share=share)
+
+
+def _window(start: float, end: float) -> str:
+    return f"{100 * start:.0f} to {100 * end:.0f} %"
 
 
 def schedule_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -123,8 +124,7 @@ def windows(runs: pd.DataFrame) -> Drawing:
     size = (theme.WIDTH_INCHES * 1.25, 3.8)
     fig, axes = plt.subplots(1, len(budgets), squeeze=False, figsize=size)
     sparsities = sorted(means["prune_sparsity"].unique())
-    named = [f"{100 * start:.0f} to {100 * end:.0f} %" for start, end in WINDOWS]
-    order = [name for _, name in sorted(zip(WINDOWS, named, strict=True))]
+    order = [_window(*ends) for ends in sorted(WINDOWS)]
     for ax, budget in zip(axes[0], budgets, strict=True):
         for i, (ink, sparsity) in enumerate(
             zip(theme.sequential_colours(len(sparsities)), sparsities, strict=True)
@@ -146,7 +146,7 @@ def windows(runs: pd.DataFrame) -> Drawing:
         fontsize=8.5, loc="lower left", bbox_to_anchor=(0.0, 1.1), ncols=3, title="zeros in the end"
     )
     note(fig, "Ours alone: their abstract prints no loss.")
-    return Drawing(fig, means, windows_in_words(means, named[0]))
+    return Drawing(fig, means, windows_in_words(means, _window(*WINDOWS[0])))
 
 
 def windows_in_words(means: pd.DataFrame, theirs: str) -> str:
